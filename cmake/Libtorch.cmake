@@ -1,0 +1,15 @@
+# libtorch as the pip wheel holds it. find_package(Torch) of a CUDA wheel would need a CUDA toolkit,
+# which a machine that only serves does not have, and adds run paths that don't exist.
+file(GLOB torch_dirs "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
+set(LIBTORCH_ROOT "${torch_dirs}" CACHE PATH "The torch package (holds include/ and lib/)")
+find_library(C10_LIBRARY c10 HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH REQUIRED)
+find_library(TORCH_CPU_LIBRARY torch_cpu HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH REQUIRED)
+find_library(TORCH_CUDA_LIBRARY torch_cuda HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH)
+find_library(C10_CUDA_LIBRARY c10_cuda HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH)
+add_library(bicached_libtorch INTERFACE)
+target_include_directories(bicached_libtorch SYSTEM INTERFACE "${LIBTORCH_ROOT}/include")
+target_link_libraries(bicached_libtorch INTERFACE "${TORCH_CPU_LIBRARY}" "${C10_LIBRARY}")
+if(TORCH_CUDA_LIBRARY) # registers the CUDA kernels; no symbol of it is referred to
+  target_link_libraries(bicached_libtorch INTERFACE -Wl,--no-as-needed "${TORCH_CUDA_LIBRARY}" "${C10_CUDA_LIBRARY}"
+                                                    -Wl,--as-needed)
+endif()

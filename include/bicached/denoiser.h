@@ -1,0 +1,138 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bicached/request.h"
+
+namespace bicached {
+
+/// What the engine and the HTTP layer need to know of a loaded model.
+struct ModelInfo {
+  std::string family;       // a name of the family table
+  std::string name;         // for display: the folder's name
+  std::string fingerprint;  // hash of config and weights' header and size: part of a prefix's key
+  std::string device;       // "cpu", "cuda:0"
+  std::string dtype;        // compute type: "float32", "bfloat16"
+  int num_layers = 0;
+  int hidden_size = 0;
+  int num_heads = 0;
+  int num_kv_heads = 0;
+  int head_size = 0;
+  int vocab_size = 0;       // ids below this may be in a prompt
+  int num_logits = 0;       // rows of the output matrix, >= vocab_size
+  int max_length = 0;       // longest canvas, tokens
+  TokenId mask_token = 0;
+  std::vector<TokenId> end_tokens;  // any of them ends the text
+  int logits_shift = 0;     // logits of row j - shift serve position j (Dream: 1)
+  int64_t num_parameters = 0;
+  int64_t weight_bytes = 0;
+  int64_t kv_bytes_per_token = 0;   // K and V of all layers
+};
+
+/// A contiguous piece of the KV pool that one canvas owns: K (with RoPE applied) and V of every
+/// layer for T positions.
+using SlabId = int32_t;
+
+/// A stored prefix: K and V of the layers below `max_depth` and hidden states at boundaries.
+using EntryId = int32_t;
+inline constexpr int32_t kNoId = -1;
+
+/// Rows of one canvas that take part in a forward, from a layer on: the one idea of the engine.
+/// See DESIGN 2 for which technique writes which groups. Example, canvas of T = 9 with a cached
+/// prefix P = 4 at depth b = 2 in a model of L = 3 layers, refresh forward:
+///
+///     {rows [4, 9), enter_layer 0}   layers 0, 1, 2 run 5 rows each
+///     {rows [0, 4), enter_layer 2}   layer 2 runs 4 rows more, from the entry's hidden state
+///
+/// In a layer all groups first write K/V to their slab, then each attends over [0, key_end).
+struct RowGroup {
+  SlabId slab = kNoId;
+  int begin = 0;             // rows [begin, end) of the canvas, unless `rows` is set
+  int end = 0;
+  std::vector<int> rows;     // an index list instead of the range; ascending
+  int enter_layer = 0;       // first layer that runs these rows
+  int leave_layer = -1;      // first layer that no longer runs them; -1: they stay to the end
+  int key_end = 0;           // attends over canvas positions [0, key_end)
+  /// Tokens of the rows in order, masked positions as the mask token. Only for enter_layer == 0.
+  std::vector<TokenId> tokens;
+  EntryId enter_from = kNoId;   // enter_layer > 0: entry whose hidden state at that boundary is taken
+  EntryId capture_to = kNoId;   // entry that receives hidden states of the rows that are its positions
+
+  int num_rows() const { return rows.empty() ? end - begin : static_cast<int>(rows.size()); }
+  int row_at(int i) const { return rows.empty() ? begin + i : rows[static_cast<size_t>(i)]; }
+};
+
+/// A row whose logits are wanted.
+struct LogitRow {
+  int group = 0;                            // index into Forward::groups
+  int row = 0;                              // canvas position; must be a row of that group
+  const SamplingParams* sampling = nullptr; // not owned
+  bool suppress_end_tokens = false;         // end tokens are never chosen (ignore_eos)
+  double uniform = 0.0;                     // in [0, 1): the row's randomness, used at temperature > 0
+  /// Classifier-free guidance: the same position of the unconditional canvas, whose logits u give
+  /// u + (cfg_scale + 1) * (logits - u). -1: none.
+  int unconditional_group = -1;
+  float cfg_scale = 0.0f;
+};
+
+/// One pass of the model over the rows of any number of canvases.
+struct Forward {
+  std::vector<RowGroup> groups;
+  std::vector<LogitRow> logit_rows;
+};
+
+/// The four numbers that come back for a LogitRow. The mask token is never chosen, but takes part in
+/// the softmax, as in the reference implementations.
+struct RowResult {
+  TokenId token = 0;
+  float probability = 0.0f;  // softmax(logits)[token], without temperature
+  float margin = 0.0f;       // first minus second probability
+  float entropy = 0.0f;      // -sum p ln p, nats
+  std::vector<TokenLogprob> top;  // num_top_logprobs most probable, when asked for
+};
+
+/// Shape of a prefix entry. Hidden states are kept only for boundaries a depth policy can ask for.
+struct EntrySpec {
+  int prefix_len = 0;
+  int max_depth = 0;            // K/V kept for layers < max_depth
+  std::vector<int> boundaries;  // layers b > 0 at which a group may enter (state before layer b)
+};
+
+/// The model as the engine sees it: slabs, forwards, prefix entries. Engine thread only.
+/// `TorchDenoiser` is the real one; tests of engine and HTTP use `FakeDenoiser`, without torch.
+///
+/// Errors: kOutOfMemory when the device has no memory left (the state is then as before the call);
+/// everything else is a defect (kInternal).
+class Denoiser {
+ public:
+  virtual ~Denoiser() = default;
+
+  virtual const ModelInfo& info() const = 0;
+
+  /// Reserves K/V room for a canvas of `num_tokens`. Nothing: does not fit now.
+  virtual std::optional<SlabId> open_slab(int num_tokens) = 0;
+  virtual void close_slab(SlabId slab) = 0;
+  virtual int64_t capacity_tokens() const = 0;
+  virtual int64_t free_tokens() const = 0;
+
+  /// Runs all groups in one packed pass; results[i] belongs to forward.logit_rows[i].
+  virtual std::vector<RowResult> run(const Forward& forward) = 0;
+
+  /// Prefix entries. `create_entry` allocates; a forward with `capture_to` fills the hidden states;
+  /// `fill_entry` copies K/V of layers < max_depth, positions [0, P), out of a slab.
+  virtual int64_t entry_bytes(const EntrySpec& spec) const = 0;
+  virtual EntryId create_entry(const EntrySpec& spec) = 0;
+  virtual void fill_entry(EntryId entry, SlabId from) = 0;
+  /// Copies K/V of layers < depth to positions [0, P) of the slab.
+  virtual void load_entry(EntryId entry, SlabId to, int depth) = 0;
+  virtual void destroy_entry(EntryId entry) = 0;
+
+  /// Throws kInternal if slabs overlap, leak, or the accounts don't add up.
+  virtual void check_integrity() const = 0;
+};
+
+}  // namespace bicached

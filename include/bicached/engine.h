@@ -1,0 +1,85 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "bicached/channel.h"
+#include "bicached/denoiser.h"
+#include "bicached/request.h"
+#include "bicached/settings.h"
+
+namespace bicached {
+
+/// Numbers an operator watches. Counters grow for ever; gauges are the state after the last forward.
+/// Written by the engine thread, read by any.
+struct EngineStats {
+  // gauges
+  std::atomic<int64_t> running{0}, queued{0}, slab_tokens_used{0}, slab_tokens_capacity{0};
+  // counters
+  std::atomic<int64_t> forwards{0}, rows{0}, row_layers{0}, logit_rows{0};
+  std::atomic<int64_t> tokens_committed{0}, prompt_tokens{0}, completion_tokens{0};
+  std::atomic<int64_t> refreshes{0}, cancelled{0}, failed_steps{0};
+  std::atomic<int64_t> busy_us{0};  // time in forwards
+};
+
+/// The client's end of a submitted job. Destroying it cancels what is still running: the canvases
+/// take no part in the next forward. One thread.
+class ResponseStream {
+ public:
+  struct Shared;
+  explicit ResponseStream(std::shared_ptr<Shared> shared);
+  ~ResponseStream();
+  ResponseStream(ResponseStream&&) noexcept = default;
+  ResponseStream& operator=(ResponseStream&&) = delete;
+
+  /// The next update, waiting for it. Nothing: every canvas has had its last update.
+  std::optional<GenerationUpdate> next();
+  /// As `next`, until `deadline`; nothing also when it passed (then `is_done()` is false).
+  std::optional<GenerationUpdate> next_until(std::chrono::steady_clock::time_point deadline);
+  bool is_done() const;
+  /// Stops one canvas (a stop string was found); the others go on.
+  void cancel(int index);
+
+ private:
+  std::shared_ptr<Shared> shared_;
+};
+
+/// Decodes requests with continuous batching on a thread of its own.
+///
+/// Any thread may call `submit`, `begin_drain`, `stats`. The loop: take new requests, plan, forward,
+/// commit, publish. It never sleeps while there is work and never spins while there is none.
+class Engine {
+ public:
+  /// Takes over the denoiser; it is used only on the engine's thread from `start()` on.
+  Engine(std::unique_ptr<Denoiser> denoiser, const EngineSettings& settings,
+         const CacheSettings& cache_settings);
+  ~Engine();  // as stop()
+
+  void start();
+
+  /// Queues a job of one or more canvases (`n`, several prompts), all or none. Throws
+  /// kQueueFull, kDraining, or kInvalidRequest when a canvas could never fit.
+  ResponseStream submit(std::vector<GenerateRequest> canvases);
+
+  /// New submits throw kDraining from now on; what was accepted goes on.
+  void begin_drain();
+  bool is_draining() const;
+  /// Drains until nothing is left or `timeout` passes; the rest gets an error update. Ends the thread.
+  void stop(std::chrono::milliseconds drain_timeout);
+
+  const EngineStats& stats() const;
+  const ModelInfo& model() const;
+  /// A guess of when a queue place is free, seconds, at least 1: for Retry-After.
+  int retry_after_s() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace bicached

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "bicached/chat_template.h"
+#include "bicached/engine.h"
+#include "bicached/settings.h"
+#include "bicached/tokenizer.h"
+
+namespace bicached {
+
+/// What requests are answered with, once the model is loaded. All outlive the server.
+struct Backend {
+  Engine* engine = nullptr;
+  const Tokenizer* tokenizer = nullptr;
+  const ChatTemplate* chat_template = nullptr;  // null: the model has none, chat is refused with 400
+  DecodeSettings defaults;                      // resolved: no -1 and no empty algorithm left
+  std::string model_id;                         // what /v1/models answers
+};
+
+/// The OpenAI HTTP API (API.md) over one engine. A fixed thread pool, sized queue + running + spare,
+/// so that /health and /metrics never wait behind requests.
+///
+/// It listens before the model is loaded (503 `not_ready`), so an operator sees the process early.
+class HttpServer {
+ public:
+  explicit HttpServer(const Settings& settings);
+  ~HttpServer();
+
+  /// Binds and returns the port (the free one it found for port 0). Throws kInvalidSettings when the
+  /// address can't be bound.
+  int bind();
+  /// Serves until `stop`; blocks.
+  void run();
+  /// From now on requests are answered. Once.
+  void set_backend(const Backend& backend);
+  /// /ready fails and new requests get 503 `draining`; running ones go on. Any thread.
+  void begin_drain();
+  /// Ends `run` once open responses are written. Any thread.
+  void stop();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace bicached
