@@ -27,10 +27,12 @@ struct RenderedChat {
 /// the process, so the checkpoint's is compiled and tried at start-up, with a size and time limit.
 class ChatTemplate {
  public:
-  /// From `chat_template.jinja` or `tokenizer_config.json`. Throws kInvalidModel naming file and reason.
+  /// From `chat_template.jinja` or `tokenizer_config.json`. Throws kInvalidModel naming file and
+  /// reason.
   static std::unique_ptr<ChatTemplate> load(const std::string& folder);
   /// From source text; `bos_token`, `eos_token` empty = undefined.
-  static std::unique_ptr<ChatTemplate> compile(const std::string& source, const std::string& bos_token,
+  static std::unique_ptr<ChatTemplate> compile(const std::string& source,
+                                               const std::string& bos_token,
                                                const std::string& eos_token);
   virtual ~ChatTemplate() = default;
 

@@ -22,15 +22,15 @@ struct ModelInfo {
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_size = 0;
-  int vocab_size = 0;       // ids below this may be in a prompt
-  int num_logits = 0;       // rows of the output matrix, >= vocab_size
-  int max_length = 0;       // longest canvas, tokens
+  int vocab_size = 0;  // ids below this may be in a prompt
+  int num_logits = 0;  // rows of the output matrix, >= vocab_size
+  int max_length = 0;  // longest canvas, tokens
   TokenId mask_token = 0;
   std::vector<TokenId> end_tokens;  // any of them ends the text
-  int logits_shift = 0;     // logits of row j - shift serve position j (Dream: 1)
+  int logits_shift = 0;             // logits of row j - shift serve position j (Dream: 1)
   int64_t num_parameters = 0;
   int64_t weight_bytes = 0;
-  int64_t kv_bytes_per_token = 0;   // K and V of all layers
+  int64_t kv_bytes_per_token = 0;  // K and V of all layers
 };
 
 /// A contiguous piece of the KV pool that one canvas owns: K (with RoPE applied) and V of every
@@ -51,16 +51,18 @@ inline constexpr int32_t kNoId = -1;
 /// In a layer all groups first write K/V to their slab, then each attends over [0, key_end).
 struct RowGroup {
   SlabId slab = kNoId;
-  int begin = 0;             // rows [begin, end) of the canvas, unless `rows` is set
+  int begin = 0;  // rows [begin, end) of the canvas, unless `rows` is set
   int end = 0;
-  std::vector<int> rows;     // an index list instead of the range; ascending
-  int enter_layer = 0;       // first layer that runs these rows
-  int leave_layer = -1;      // first layer that no longer runs them; -1: they stay to the end
-  int key_end = 0;           // attends over canvas positions [0, key_end)
+  std::vector<int> rows;  // an index list instead of the range; ascending
+  int enter_layer = 0;    // first layer that runs these rows
+  int leave_layer = -1;   // first layer that no longer runs them; -1: they stay to the end
+  int key_end = 0;        // attends over canvas positions [0, key_end)
   /// Tokens of the rows in order, masked positions as the mask token. Only for enter_layer == 0.
   std::vector<TokenId> tokens;
-  EntryId enter_from = kNoId;   // enter_layer > 0: entry whose hidden state at that boundary is taken
-  EntryId capture_to = kNoId;   // entry that receives hidden states of the rows that are its positions
+  EntryId enter_from =
+      kNoId;  // enter_layer > 0: entry whose hidden state at that boundary is taken
+  EntryId capture_to =
+      kNoId;  // entry that receives hidden states of the rows that are its positions
 
   int num_rows() const { return rows.empty() ? end - begin : static_cast<int>(rows.size()); }
   int row_at(int i) const { return rows.empty() ? begin + i : rows[static_cast<size_t>(i)]; }
@@ -68,11 +70,11 @@ struct RowGroup {
 
 /// A row whose logits are wanted.
 struct LogitRow {
-  int group = 0;                            // index into Forward::groups
-  int row = 0;                              // canvas position; must be a row of that group
-  const SamplingParams* sampling = nullptr; // not owned
-  bool suppress_end_tokens = false;         // end tokens are never chosen (ignore_eos)
-  double uniform = 0.0;                     // in [0, 1): the row's randomness, used at temperature > 0
+  int group = 0;                             // index into Forward::groups
+  int row = 0;                               // canvas position; must be a row of that group
+  const SamplingParams* sampling = nullptr;  // not owned
+  bool suppress_end_tokens = false;          // end tokens are never chosen (ignore_eos)
+  double uniform = 0.0;  // in [0, 1): the row's randomness, used at temperature > 0
   /// Classifier-free guidance: the same position of the unconditional canvas, whose logits u give
   /// u + (cfg_scale + 1) * (logits - u). -1: none.
   int unconditional_group = -1;
@@ -85,13 +87,13 @@ struct Forward {
   std::vector<LogitRow> logit_rows;
 };
 
-/// The four numbers that come back for a LogitRow. The mask token is never chosen, but takes part in
-/// the softmax, as in the reference implementations.
+/// The four numbers that come back for a LogitRow. The mask token is never chosen, but takes part
+/// in the softmax, as in the reference implementations.
 struct RowResult {
   TokenId token = 0;
-  float probability = 0.0f;  // softmax(logits)[token], without temperature
-  float margin = 0.0f;       // first minus second probability
-  float entropy = 0.0f;      // -sum p ln p, nats
+  float probability = 0.0f;       // softmax(logits)[token], without temperature
+  float margin = 0.0f;            // first minus second probability
+  float entropy = 0.0f;           // -sum p ln p, nats
   std::vector<TokenLogprob> top;  // num_top_logprobs most probable, when asked for
 };
 

@@ -15,8 +15,8 @@
 
 namespace bicached {
 
-/// Numbers an operator watches. Counters grow for ever; gauges are the state after the last forward.
-/// Written by the engine thread, read by any.
+/// Numbers an operator watches. Counters grow for ever; gauges are the state after the last
+/// forward. Written by the engine thread, read by any.
 struct EngineStats {
   // gauges
   std::atomic<int64_t> running{0}, queued{0}, slab_tokens_used{0}, slab_tokens_capacity{0};
@@ -51,8 +51,9 @@ class ResponseStream {
 
 /// Decodes requests with continuous batching on a thread of its own.
 ///
-/// Any thread may call `submit`, `begin_drain`, `stats`. The loop: take new requests, plan, forward,
-/// commit, publish. It never sleeps while there is work and never spins while there is none.
+/// Any thread may call `submit`, `begin_drain`, `stats`. The loop: take new requests, plan,
+/// forward, commit, publish. It never sleeps while there is work and never spins while there is
+/// none.
 class Engine {
  public:
   /// Takes over the denoiser; it is used only on the engine's thread from `start()` on.
@@ -69,7 +70,8 @@ class Engine {
   /// New submits throw kDraining from now on; what was accepted goes on.
   void begin_drain();
   bool is_draining() const;
-  /// Drains until nothing is left or `timeout` passes; the rest gets an error update. Ends the thread.
+  /// Drains until nothing is left or `timeout` passes; the rest gets an error update. Ends the
+  /// thread.
   void stop(std::chrono::milliseconds drain_timeout);
 
   const EngineStats& stats() const;

@@ -14,13 +14,14 @@ namespace bicached {
 struct Backend {
   Engine* engine = nullptr;
   const Tokenizer* tokenizer = nullptr;
-  const ChatTemplate* chat_template = nullptr;  // null: the model has none, chat is refused with 400
-  DecodeSettings defaults;                      // resolved: no -1 and no empty algorithm left
-  std::string model_id;                         // what /v1/models answers
+  const ChatTemplate* chat_template =
+      nullptr;              // null: the model has none, chat is refused with 400
+  DecodeSettings defaults;  // resolved: no -1 and no empty algorithm left
+  std::string model_id;     // what /v1/models answers
 };
 
-/// The OpenAI HTTP API (API.md) over one engine. A fixed thread pool, sized queue + running + spare,
-/// so that /health and /metrics never wait behind requests.
+/// The OpenAI HTTP API (API.md) over one engine. A fixed thread pool, sized queue + running +
+/// spare, so that /health and /metrics never wait behind requests.
 ///
 /// It listens before the model is loaded (503 `not_ready`), so an operator sees the process early.
 class HttpServer {
@@ -28,8 +29,8 @@ class HttpServer {
   explicit HttpServer(const Settings& settings);
   ~HttpServer();
 
-  /// Binds and returns the port (the free one it found for port 0). Throws kInvalidSettings when the
-  /// address can't be bound.
+  /// Binds and returns the port (the free one it found for port 0). Throws kInvalidSettings when
+  /// the address can't be bound.
   int bind();
   /// Serves until `stop`; blocks.
   void run();

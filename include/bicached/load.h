@@ -15,9 +15,11 @@ using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)
 
 /// Loads a model folder (config.json, safetensors) and makes it ready to decode.
 ///
-/// Throws kInvalidModel naming file, tensor and what would be right; kOutOfMemory when the weights or
-/// the smallest K/V pool do not fit; kInvalidSettings for a device or dtype this machine has not.
-std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings, const LoadProgress& progress);
+/// Throws kInvalidModel naming file, tensor and what would be right; kOutOfMemory when the weights
+/// or the smallest K/V pool do not fit; kInvalidSettings for a device or dtype this machine has
+/// not.
+std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
+                                        const LoadProgress& progress);
 
 /// What a folder holds, from config.json and the safetensors headers alone: no weights are read.
 /// `device` and `dtype` are what `load_denoiser` would choose. Throws as above.

@@ -14,10 +14,10 @@ using TokenId = int32_t;
 /// How a token is drawn from a row of logits. temperature 0 = the most probable token, ties to the
 /// lowest id; else a draw from softmax(logits / temperature) after top-k and top-p.
 struct SamplingParams {
-  float temperature = 0.0f;  // [0, 2]
-  float top_p = 1.0f;        // (0, 1]; 1 = off
-  int top_k = 0;             // >= 0; 0 = off
-  uint64_t seed = 0;         // with (forward, position) the only source of randomness
+  float temperature = 0.0f;   // [0, 2]
+  float top_p = 1.0f;         // (0, 1]; 1 = off
+  int top_k = 0;              // >= 0; 0 = off
+  uint64_t seed = 0;          // with (forward, position) the only source of randomness
   int num_top_logprobs = -1;  // -1: no log-probabilities; 0..20: that many alternatives a token
   std::vector<std::pair<TokenId, float>> logit_bias;  // added to the logits; [-100, 100]
 };
@@ -29,13 +29,13 @@ enum class IntraCache { kNone, kPrefix, kDual };
 /// How the canvas is filled. The fields' ranges are in config/settings and http/codec.
 struct DecodeParams {
   std::string algorithm = "low_confidence";  // a name of unmasker_table()
-  int steps = 64;               // denoising steps of the whole request (quota algorithms)
-  int block_length = 32;        // generation positions decoded together
-  float threshold = 0.9f;       // `threshold`: commit where probability >= threshold
-  float factor = 1.0f;          // `factor`
-  float cfg_scale = 0.0f;       // classifier-free guidance; 0 = off
-  bool eos_early_stop = true;   // finish once all before the first committed end token is decided
-  bool ignore_eos = false;      // end tokens are never chosen
+  int steps = 64;              // denoising steps of the whole request (quota algorithms)
+  int block_length = 32;       // generation positions decoded together
+  float threshold = 0.9f;      // `threshold`: commit where probability >= threshold
+  float factor = 1.0f;         // `factor`
+  float cfg_scale = 0.0f;      // classifier-free guidance; 0 = off
+  bool eos_early_stop = true;  // finish once all before the first committed end token is decided
+  bool ignore_eos = false;     // end tokens are never chosen
   IntraCache intra_cache = IntraCache::kNone;
   /// The block-start forward's logits decide its first step ("use"), or are thrown away and a
   /// second forward over the block decides ("discard", as the published engine; same tokens).
@@ -46,10 +46,10 @@ struct DecodeParams {
 
 /// Reuse of a shared prefix's K/V, for one request (DESIGN 6).
 struct CacheParams {
-  std::string policy = "off";  // a name of depth_policy_table()
-  std::optional<int> depth;    // policy `fixed`
-  int refresh_interval = 16;   // forwards; >= 1
-  int refresh_commits = 16;    // committed tokens; >= 1
+  std::string policy = "off";           // a name of depth_policy_table()
+  std::optional<int> depth;             // policy `fixed`
+  int refresh_interval = 16;            // forwards; >= 1
+  int refresh_commits = 16;             // committed tokens; >= 1
   bool refresh_by_step_modulo = false;  // parity with the published engine: step % interval == 0
   std::optional<int> prefix_len;        // tokens; raw prompts
   std::string salt;                     // requests with different salts never share an entry
@@ -58,10 +58,10 @@ struct CacheParams {
 /// One canvas to decode: prompt, masks, suffix. Validated by whoever makes it (HTTP codec, command
 /// line); the engine trusts it.
 struct GenerateRequest {
-  std::string id;                     // for logs
-  std::vector<TokenId> prompt_ids;    // P tokens
-  int gen_length = 64;                // G masked positions after the prompt
-  std::vector<TokenId> suffix_ids;    // infilling: tokens after the masks
+  std::string id;                   // for logs
+  std::vector<TokenId> prompt_ids;  // P tokens
+  int gen_length = 64;              // G masked positions after the prompt
+  std::vector<TokenId> suffix_ids;  // infilling: tokens after the masks
   SamplingParams sampling;
   DecodeParams decode;
   CacheParams cache;
@@ -91,7 +91,7 @@ struct GenerationStats {
   int cached_tokens = 0;      // prefix tokens taken from a shared entry
   int num_forwards = 0;
   int num_refreshes = 0;
-  int64_t row_layers = 0;     // sum over row groups of rows * layers run: cost without units
+  int64_t row_layers = 0;  // sum over row groups of rows * layers run: cost without units
   int prefix_len = 0;
   int depth = 0;
   std::string cache = "off";  // "hit", "miss", "off"

@@ -7,8 +7,8 @@
 namespace bicached {
 
 /// Every setting of the program, declared once: name, default beside its reason, unit, range,
-/// sentence. The JSON file, the environment (BICACHED_<GROUP>_<NAME>), the command line (--<name> with
-/// dashes), `--help` and the README's table all come from the `visit` functions.
+/// sentence. The JSON file, the environment (BICACHED_<GROUP>_<NAME>), the command line (--<name>
+/// with dashes), `--help` and the README's table all come from the `visit` functions.
 ///
 /// A visitor has one member template `field(name, value, about)` and, for numbers,
 /// `field(name, value, Range{min, max}, unit, about)`; `choice(name, value, {names}, about)`.
@@ -18,8 +18,9 @@ struct Range {
 };
 
 struct ModelSettings {
-  std::string path;             // required: there is no model that everybody wants
-  std::string dtype = "auto";   // auto: bfloat16 where the device multiplies it natively, else float32
+  std::string path;  // required: there is no model that everybody wants
+  std::string dtype =
+      "auto";  // auto: bfloat16 where the device multiplies it natively, else float32
   std::string device = "auto";  // auto: CUDA if there is one
   int num_threads = 0;          // 0: all cores; more only spins
   int64_t kv_cache_bytes = 0;   // 0: a fixed share of what is free after loading (see info)
@@ -38,14 +39,14 @@ struct ModelSettings {
 struct ServerSettings {
   std::string host = "127.0.0.1";  // not the open network unless asked
   int port = 8080;
-  std::string api_key_file;        // empty: no key needed
-  std::vector<std::string> alias;  // further names of the model; "*" accepts any
+  std::string api_key_file;          // empty: no key needed
+  std::vector<std::string> alias;    // further names of the model; "*" accepts any
   int64_t max_body_bytes = 4 << 20;  // a prompt of the longest canvas is far smaller
   int request_timeout_ms = 600000;   // longer than the slowest answer we know
   int keep_alive_ms = 5000;
-  int ping_interval_ms = 15000;      // below the idle limit of common proxies
-  int drain_timeout_ms = 30000;      // the grace period that process managers give
-  int num_spare_threads = 8;         // /health and /metrics while everything else is busy
+  int ping_interval_ms = 15000;  // below the idle limit of common proxies
+  int drain_timeout_ms = 30000;  // the grace period that process managers give
+  int num_spare_threads = 8;     // /health and /metrics while everything else is busy
 
   template <class V>
   void visit(V& v) {
@@ -53,7 +54,8 @@ struct ServerSettings {
     v.field("port", port, Range{0, 65535}, "port", "Port; 0 picks a free one.");
     v.field("api_key_file", api_key_file, "File with one API key a line; empty = open.");
     v.field("alias", alias, "More names the model answers to; * accepts any name.");
-    v.field("max_body_bytes", max_body_bytes, Range{1024, 1 << 30}, "bytes", "Longest request body.");
+    v.field("max_body_bytes", max_body_bytes, Range{1024, 1 << 30}, "bytes",
+            "Longest request body.");
     v.field("request_timeout_ms", request_timeout_ms, Range{1, 86400000}, "ms",
             "Time a request may take, queue included.");
     v.field("keep_alive_ms", keep_alive_ms, Range{0, 600000}, "ms", "Idle time of a connection.");
@@ -67,15 +69,16 @@ struct ServerSettings {
 };
 
 struct EngineSettings {
-  int max_running = 16;            // canvases decoded together
-  int max_queued = 64;             // canvases waiting; more is 429
-  int max_rows_per_forward = 4096; // past this a forward only gets longer, not more efficient
-  int max_age_ms = 2000;           // a request waiting longer goes before cheaper ones
+  int max_running = 16;             // canvases decoded together
+  int max_queued = 64;              // canvases waiting; more is 429
+  int max_rows_per_forward = 4096;  // past this a forward only gets longer, not more efficient
+  int max_age_ms = 2000;            // a request waiting longer goes before cheaper ones
 
   template <class V>
   void visit(V& v) {
     v.field("max_running", max_running, Range{1, 4096}, "canvases", "Canvases decoded together.");
-    v.field("max_queued", max_queued, Range{1, 100000}, "canvases", "Canvases waiting; more get 429.");
+    v.field("max_queued", max_queued, Range{1, 100000}, "canvases",
+            "Canvases waiting; more get 429.");
     v.field("max_rows_per_forward", max_rows_per_forward, Range{64, 1 << 20}, "rows",
             "Rows of one packed forward.");
     v.field("max_age_ms", max_age_ms, Range{0, 600000}, "ms",
@@ -86,23 +89,28 @@ struct EngineSettings {
 /// Defaults of the request fields of the same names. -1 / empty: taken from the model's
 /// generation_config.json, else the value in brackets.
 struct DecodeSettings {
-  int max_tokens = -1;              // [64]
-  int steps = -1;                   // [one token a step]
-  int block_length = -1;            // [32]
-  std::string algorithm;            // [threshold if the model names one, else low_confidence]
-  double threshold = -1;            // [0.9]
-  double factor = 1.0;              // dInfer's default
-  double temperature = 0.0;         // deterministic unless asked
-  std::string intra_cache = "none"; // exact; dual is faster and slightly different
+  int max_tokens = -1;               // [64]
+  int steps = -1;                    // [one token a step]
+  int block_length = -1;             // [32]
+  std::string algorithm;             // [threshold if the model names one, else low_confidence]
+  double threshold = -1;             // [0.9]
+  double factor = 1.0;               // dInfer's default
+  double temperature = 0.0;          // deterministic unless asked
+  std::string intra_cache = "none";  // exact; dual is faster and slightly different
   bool eos_early_stop = true;
 
   template <class V>
   void visit(V& v) {
-    v.field("max_tokens", max_tokens, Range{-1, 1 << 20}, "tokens", "Generation length; -1 = model's, else 64.");
-    v.field("steps", steps, Range{-1, 1 << 20}, "steps", "Denoising steps; -1 = model's, else one a token.");
-    v.field("block_length", block_length, Range{-1, 1 << 20}, "tokens", "Block; -1 = model's, else 32.");
-    v.field("algorithm", algorithm, "Decoding algorithm; empty = threshold if the model names one, else low_confidence.");
-    v.field("threshold", threshold, Range{-1, 1}, "probability", "Of `threshold`; -1 = model's, else 0.9.");
+    v.field("max_tokens", max_tokens, Range{-1, 1 << 20}, "tokens",
+            "Generation length; -1 = model's, else 64.");
+    v.field("steps", steps, Range{-1, 1 << 20}, "steps",
+            "Denoising steps; -1 = model's, else one a token.");
+    v.field("block_length", block_length, Range{-1, 1 << 20}, "tokens",
+            "Block; -1 = model's, else 32.");
+    v.field("algorithm", algorithm,
+            "Decoding algorithm; empty = threshold if the model names one, else low_confidence.");
+    v.field("threshold", threshold, Range{-1, 1}, "probability",
+            "Of `threshold`; -1 = model's, else 0.9.");
     v.field("factor", factor, Range{0, 100}, "", "Of `factor`.");
     v.field("temperature", temperature, Range{0, 2}, "", "0 = most probable token.");
     v.choice("intra_cache", intra_cache, {"none", "prefix", "dual"}, "Reuse inside a request.");
@@ -113,7 +121,7 @@ struct DecodeSettings {
 struct CacheSettings {
   std::string policy = "off";  // `measured` once the store is in
   int64_t cache_bytes = 1LL << 30;
-  int min_uses = 2;            // a prefix seen once is no shared prefix
+  int min_uses = 2;  // a prefix seen once is no shared prefix
 
   template <class V>
   void visit(V&) {}  // settings appear with the store

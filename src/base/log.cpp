@@ -24,8 +24,8 @@ void log_setup(const std::string& level, const std::string& format) {
   auto logger = spdlog::get("bicached");
   if (!logger) logger = spdlog::stderr_color_mt("bicached");
   spdlog::set_default_logger(logger);
-  spdlog::set_level(level == "debug"  ? spdlog::level::debug
-                    : level == "warn" ? spdlog::level::warn
+  spdlog::set_level(level == "debug"   ? spdlog::level::debug
+                    : level == "warn"  ? spdlog::level::warn
                     : level == "error" ? spdlog::level::err
                                        : spdlog::level::info);
   if (format == "json") {

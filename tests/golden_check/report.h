@@ -8,8 +8,12 @@
 class Report {
  public:
   void pass(const std::string& name) { line("pass", name, ""), ++num_passed_; }
-  void fail(const std::string& name, const std::string& why) { line("fail", name, why), ++num_failed_; }
-  void skip(const std::string& name, const std::string& why) { line("skip", name, why), ++num_skipped_; }
+  void fail(const std::string& name, const std::string& why) {
+    line("fail", name, why), ++num_failed_;
+  }
+  void skip(const std::string& name, const std::string& why) {
+    line("skip", name, why), ++num_skipped_;
+  }
   /// A case marked `known_reference_quirk`: neither passes nor fails.
   void quirk(const std::string& name, bool agrees, const std::string& what) {
     line("quirk", name, (agrees ? "we agree: " : "we differ: ") + what);
@@ -31,6 +35,8 @@ class Report {
 
 /// One function a kind of golden data; each looks for its own files under `folder` and does nothing
 /// where there are none.
-void check_text(const std::filesystem::path& folder, Report& report);      // text.cpp
-void check_tensors(const std::filesystem::path& folder, Report& report);   // tensors.cpp: logits, sampling, entry
-void check_traces(const std::filesystem::path& folder, Report& report);    // traces.cpp: traces, schedules, lookups
+void check_text(const std::filesystem::path& folder, Report& report);  // text.cpp
+void check_tensors(const std::filesystem::path& folder,
+                   Report& report);  // tensors.cpp: logits, sampling, entry
+void check_traces(const std::filesystem::path& folder,
+                  Report& report);  // traces.cpp: traces, schedules, lookups

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bicached/request.h"
+
+namespace bicached {
+
+/// A masked position of the active block, with what the model says of it.
+struct Candidate {
+  int position = 0;  // in the canvas; candidates come in ascending order
+  TokenId token = 0;
+  float probability = 0.0f;
+  float margin = 0.0f;   // first minus second probability
+  float entropy = 0.0f;  // nats
+};
+
+/// Where the active block stands.
+struct BlockProgress {
+  int step = 0;       // steps done in this block
+  int num_steps = 1;  // steps this block may take (quota algorithms)
+  int num_masked_at_start = 0;
+};
+
+/// Which masked positions to decide now: the decoding algorithm.
+///
+/// Pure: no tensors, no clock, no state; any thread. One implementation per file in
+/// src/decode/unmask/, one line in `unmasker_table()`. Deterministic; ties go to the lowest
+/// position.
+class Unmasker {
+ public:
+  virtual ~Unmasker() = default;
+
+  /// Indices into `candidates` (not empty), ascending, of the positions to decide. The decoder
+  /// decides the most probable candidate when a step that has a quota chooses none, so a request
+  /// always ends.
+  virtual std::vector<int> choose(std::span<const Candidate> candidates,
+                                  const BlockProgress& progress) const = 0;
+
+  /// How many positions this step decides at least. 0: the step decides nothing and needs no
+  /// forward.
+  virtual int min_choices(const BlockProgress&) const { return 1; }
+  /// Whether a block always takes `num_steps` steps (quota) or ends when nothing is masked.
+  virtual bool counts_steps() const { return false; }
+};
+
+/// A decoding algorithm the server offers.
+struct UnmaskerInfo {
+  const char* name;
+  const char* about;  // a sentence with the source of the method
+  std::unique_ptr<Unmasker> (*make)(const DecodeParams& params);
+};
+
+/// All algorithms, in the order they are shown to users.
+std::span<const UnmaskerInfo> unmasker_table();
+std::vector<std::string> unmasker_names();
+/// Throws kInvalidRequest (param "algorithm") that lists the names when there is no such algorithm.
+std::unique_ptr<Unmasker> make_unmasker(const DecodeParams& params);
+
+}  // namespace bicached

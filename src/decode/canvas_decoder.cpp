@@ -1,0 +1,194 @@
+#include "decode/canvas_decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "bicached/error.h"
+#include "decode/noise.h"
+
+namespace bicached {
+
+CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& model,
+                             PrefixReuse reuse)
+    : request_(request),
+      model_(model),
+      reuse_(reuse),
+      unmasker_(make_unmasker(request.decode)),
+      canvas_(request, model.mask_token),
+      decided_(static_cast<size_t>(request.gen_length)) {
+  const int block_length = request.decode.block_length;
+  num_blocks_ = (request.gen_length + block_length - 1) / block_length;
+  stats_.prompt_tokens = static_cast<int>(request.prompt_ids.size());
+  stats_.prefix_len = reuse.prefix_len;
+  stats_.depth = reuse.depth;
+  enter_block(0);
+  prepare_next();
+}
+
+void CanvasDecoder::enter_block(int block) {
+  block_ = block;
+  block_begin_ = canvas_.generation_begin() + block * request_.decode.block_length;
+  block_end_ = std::min(block_begin_ + request_.decode.block_length, canvas_.generation_end());
+  at_block_start_ = true;
+  // The request's steps, in proportion to the positions; at least one a block.
+  const int64_t steps = request_.decode.steps, length = request_.gen_length;
+  const int64_t first = steps * (block_begin_ - canvas_.generation_begin()) / length;
+  const int64_t last = steps * (block_end_ - canvas_.generation_begin()) / length;
+  progress_ = {0, std::max(1, static_cast<int>(last - first)),
+               canvas_.num_masked_in(block_begin_, block_end_)};
+}
+
+bool CanvasDecoder::block_is_done() const {
+  const bool steps_left = progress_.step < progress_.num_steps;
+  if (unmasker_->counts_steps() && request_.decode.run_empty_steps && steps_left) return false;
+  return canvas_.num_masked_in(block_begin_, block_end_) == 0;
+}
+
+/// Works out the next forward, or that there is none.
+void CanvasDecoder::prepare_next() {
+  update_finish();
+  if (finished()) return;
+  while (block_is_done() && block_ + 1 < num_blocks_) enter_block(block_ + 1);
+  if (block_is_done()) {
+    finish_ = text_ended_ ? FinishReason::kStop : FinishReason::kLength;
+    return;
+  }
+  if (!request_.decode.run_empty_steps) {
+    while (progress_.step < progress_.num_steps && unmasker_->min_choices(progress_) == 0) {
+      ++progress_.step;
+    }
+  }
+
+  const bool full_suffix = at_block_start_ || request_.decode.intra_cache == IntraCache::kNone;
+  next_ = {};
+  next_.refresh = refresh_is_due(full_suffix);
+  next_.decides = request_.decode.use_first_forward || !at_block_start_ ||
+                  request_.decode.intra_cache != IntraCache::kDual;
+  next_.in_block = !full_suffix;
+  next_.block = block_;
+  next_.spans =
+      plan_rows({canvas_.length(), model_.num_layers, block_begin_, block_end_, at_block_start_,
+                 next_.refresh, model_.logits_shift, request_.decode.intra_cache, reuse_});
+  for (const RowSpan& span : next_.spans) {
+    next_.num_rows += span.end - span.begin;
+    next_.row_layers +=
+        static_cast<int64_t>(span.end - span.begin) * (model_.num_layers - span.enter_layer);
+  }
+}
+
+bool CanvasDecoder::refresh_is_due(bool full_suffix) const {
+  if (reuse_.prefix_len == 0 || last_refresh_step_ == denoise_step_) return false;
+  const CacheParams& cache = request_.cache;
+  if (cache.refresh_by_step_modulo) return denoise_step_ % cache.refresh_interval == 0;
+  if (last_refresh_step_ < 0) return true;
+  return full_suffix && (forwards_since_refresh_ >= cache.refresh_interval ||
+                         commits_since_refresh_ >= cache.refresh_commits);
+}
+
+int CanvasDecoder::num_logit_rows() const {
+  return next_.decides ? canvas_.num_masked_in(block_begin_, block_end_) : 0;
+}
+
+void CanvasDecoder::append_to(Forward& forward, SlabId slab, EntryId entry) const {
+  const int first_group = static_cast<int>(forward.groups.size());
+  for (const RowSpan& span : next_.spans) {
+    RowGroup group;
+    group.slab = slab;
+    group.begin = span.begin;
+    group.end = span.end;
+    group.enter_layer = span.enter_layer;
+    group.key_end = canvas_.length();
+    if (span.enter_layer == 0) {
+      group.tokens.assign(canvas_.tokens().begin() + span.begin,
+                          canvas_.tokens().begin() + span.end);
+    } else {
+      group.enter_from = entry;
+    }
+    forward.groups.push_back(std::move(group));
+  }
+  if (!next_.decides) return;
+  for (int position = block_begin_; position < block_end_; ++position) {
+    if (!canvas_.is_masked(position)) continue;
+    LogitRow row;
+    row.row = std::max(0, position - model_.logits_shift);
+    row.group = first_group;
+    while (row.row >= next_.spans[static_cast<size_t>(row.group - first_group)].end) ++row.group;
+    row.sampling = &request_.sampling;
+    row.suppress_end_tokens = request_.decode.ignore_eos;
+    row.uniform = counter_uniform(request_.sampling.seed, static_cast<uint64_t>(denoise_step_),
+                                  static_cast<uint64_t>(position));
+    forward.logit_rows.push_back(row);
+  }
+}
+
+void CanvasDecoder::commit(std::span<const RowResult> results) {
+  last_commits_.clear();
+  ++stats_.num_forwards;
+  stats_.num_refreshes += next_.refresh ? 1 : 0;
+  stats_.row_layers += next_.row_layers;
+  ++forwards_since_refresh_;
+  if (next_.refresh) {
+    last_refresh_step_ = denoise_step_;
+    forwards_since_refresh_ = 1;
+    commits_since_refresh_ = 0;
+  }
+  at_block_start_ = false;
+  if (next_.decides) {
+    std::vector<Candidate> candidates;
+    for (int position = block_begin_; position < block_end_; ++position) {
+      if (!canvas_.is_masked(position)) continue;
+      const RowResult& r = results[candidates.size()];
+      candidates.push_back({position, r.token, r.probability, r.margin, r.entropy});
+    }
+    if (!candidates.empty()) {
+      std::vector<int> chosen = unmasker_->choose(candidates, progress_);
+      const bool may_be_empty = request_.decode.run_empty_steps && unmasker_->counts_steps() &&
+                                progress_.step < progress_.num_steps;
+      if (chosen.empty() && !may_be_empty) {
+        const auto best = std::max_element(
+            candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) { return a.probability < b.probability; });
+        chosen.push_back(static_cast<int>(best - candidates.begin()));
+      }
+      for (int i : chosen) {
+        record(results[static_cast<size_t>(i)], candidates[static_cast<size_t>(i)].position);
+      }
+    }
+    ++progress_.step;
+    ++denoise_step_;
+  }
+  prepare_next();
+}
+
+void CanvasDecoder::record(const RowResult& result, int position) {
+  canvas_.commit(position, result.token);
+  ++commits_since_refresh_;
+  last_commits_.push_back({position, result.token, result.probability});
+  DecidedToken& decided = decided_[static_cast<size_t>(position - canvas_.generation_begin())];
+  // A token of probability 0 (a biased draw) would have a log-probability that JSON can't hold.
+  constexpr float kLowest = -9999.0f;
+  decided = {position, result.token,
+             result.probability > 0 ? std::log(result.probability) : kLowest, result.top};
+}
+
+/// Moves the end of the final text, and ends the request at an end token if it may.
+void CanvasDecoder::update_finish() {
+  const int decided = canvas_.first_masked() - canvas_.generation_begin();
+  while (final_end_ < decided && !text_ended_) {
+    const TokenId token = decided_[static_cast<size_t>(final_end_)].token;
+    text_ended_ = std::find(model_.end_tokens.begin(), model_.end_tokens.end(), token) !=
+                  model_.end_tokens.end();
+    if (!text_ended_) ++final_end_;
+  }
+  stats_.completion_tokens = final_end_;
+  if (text_ended_ && request_.decode.eos_early_stop) finish_ = FinishReason::kStop;
+}
+
+std::vector<DecidedToken> CanvasDecoder::take_final_tokens() {
+  std::vector<DecidedToken> tokens(decided_.begin() + published_end_,
+                                   decided_.begin() + final_end_);
+  published_end_ = final_end_;
+  return tokens;
+}
+
+}  // namespace bicached

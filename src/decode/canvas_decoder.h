@@ -1,0 +1,98 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "bicached/denoiser.h"
+#include "bicached/request.h"
+#include "bicached/unmasker.h"
+#include "decode/canvas.h"
+#include "decode/planner.h"
+
+namespace bicached {
+
+/// What the next forward of a canvas is, as the scheduler and the golden traces see it.
+struct PlannedForward {
+  std::vector<RowSpan> spans;
+  bool decides = true;    // false: its logits are thrown away (use_first_forward off)
+  bool refresh = false;   // the prefix takes part
+  bool in_block = false;  // runs only what the intra-request cache leaves: cheap
+  int num_rows = 0;
+  int64_t row_layers = 0;  // sum of rows * layers
+  int block = 0;
+};
+
+/// A decision of the last forward.
+struct Commit {
+  int position = 0;
+  TokenId token = 0;
+  float probability = 0.0f;
+};
+
+/// Decodes one request: canvas, blocks, refreshes, commits, end of text. Torch-free and without a
+/// clock: the same results give the same canvas. Engine thread only.
+///
+/// Use: while (!finished()) { append_to(forward); run it; commit(results); }
+class CanvasDecoder {
+ public:
+  CanvasDecoder(const GenerateRequest& request, const ModelInfo& model, PrefixReuse reuse);
+
+  bool finished() const { return finish_ != FinishReason::kNone; }
+  FinishReason finish_reason() const { return finish_; }
+  const PlannedForward& next() const { return next_; }
+
+  /// Adds the next forward's row groups and logit rows, on this slab and (depth > 0) this entry.
+  void append_to(Forward& forward, SlabId slab, EntryId entry) const;
+  /// Takes the results of the rows that `append_to` added, in order, and moves on.
+  void commit(std::span<const RowResult> results);
+  /// How many logit rows `append_to` adds.
+  int num_logit_rows() const;
+
+  /// Generation tokens that became final on the left since the last call: all before them is
+  /// decided. Never an end token or what follows it.
+  std::vector<DecidedToken> take_final_tokens();
+  const std::vector<Commit>& last_commits() const { return last_commits_; }
+  const Canvas& canvas() const { return canvas_; }
+  const GenerationStats& stats() const { return stats_; }
+
+ private:
+  void prepare_next();
+  void enter_block(int block);
+  bool block_is_done() const;
+  bool refresh_is_due(bool full_suffix) const;
+  void record(const RowResult& result, int position);
+  void update_finish();
+
+  const GenerateRequest& request_;
+  const ModelInfo& model_;
+  const PrefixReuse reuse_;
+  const std::unique_ptr<Unmasker> unmasker_;
+  Canvas canvas_;
+
+  // The active block.
+  int num_blocks_ = 0;
+  int block_ = 0;
+  int block_begin_ = 0;
+  int block_end_ = 0;
+  BlockProgress progress_;
+  bool at_block_start_ = true;
+
+  // Refreshes of the prefix, over the whole request.
+  int denoise_step_ = 0;
+  int last_refresh_step_ = -1;
+  int forwards_since_refresh_ = 0;
+  int commits_since_refresh_ = 0;
+
+  PlannedForward next_;
+  std::vector<Commit> last_commits_;
+  std::vector<DecidedToken> decided_;  // by generation position
+  int final_end_ = 0;                  // generation positions [0, final_end_) are final
+  int published_end_ = 0;              // and [0, published_end_) were taken
+  bool text_ended_ = false;
+  FinishReason finish_ = FinishReason::kNone;
+  GenerationStats stats_;
+};
+
+}  // namespace bicached

@@ -1,0 +1,35 @@
+#include "decode/unmask/unmaskers.h"
+
+namespace bicached {
+namespace {
+
+/// Fast-dLLM's confidence-aware parallel decoding (arXiv 2505.22618, section 3.3): every position
+/// whose probability reaches the threshold, the most probable one always.
+class Threshold final : public Unmasker {
+ public:
+  explicit Threshold(float threshold) : threshold_(threshold) {}
+
+  std::vector<int> choose(std::span<const Candidate> candidates,
+                          const BlockProgress&) const override {
+    const int best =
+        best_candidates(candidates, 1, [](const Candidate& c) { return c.probability; })[0];
+    std::vector<int> chosen;
+    for (int i = 0; i < static_cast<int>(candidates.size()); ++i) {
+      if (i == best || candidates[static_cast<size_t>(i)].probability >= threshold_) {
+        chosen.push_back(i);
+      }
+    }
+    return chosen;
+  }
+
+ private:
+  float threshold_;
+};
+
+}  // namespace
+
+std::unique_ptr<Unmasker> make_threshold(const DecodeParams& params) {
+  return std::make_unique<Threshold>(params.threshold);
+}
+
+}  // namespace bicached

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "bicached/settings.h"
+#include "engine/sequence.h"
+
+namespace bicached {
+
+/// Who is admitted and who takes part in the next forward: continuous batching at forward
+/// granularity (DESIGN 5). Decides only; slabs and forwards are the engine's. Engine thread only.
+class Scheduler {
+ public:
+  explicit Scheduler(const EngineSettings& settings) : settings_(settings) {}
+
+  void enqueue(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
+
+  /// Admits waiting sequences, oldest first, while there is room and `place(sequence)` finds
+  /// memory. A small one may pass a large one that does not fit, until that one has waited
+  /// `max_age_ms`.
+  void admit(Sequence::Clock::time_point now, const std::function<bool(Sequence&)>& place);
+
+  /// The sequences of the next forward, within the row budget: those that waited `max_age_ms`, then
+  /// the cheap in-block forwards, then the rest; the longest waiting first in each. Never empty
+  /// while something runs; a canvas over the budget goes alone.
+  std::vector<Sequence*> select(Sequence::Clock::time_point now) const;
+
+  /// Takes out all, waiting or running, for which the predicate holds.
+  std::vector<std::unique_ptr<Sequence>> take_if(const std::function<bool(const Sequence&)>& gone);
+
+  bool empty() const { return waiting_.empty() && running_.empty(); }
+  int num_waiting() const { return static_cast<int>(waiting_.size()); }
+  int num_running() const { return static_cast<int>(running_.size()); }
+
+ private:
+  bool is_aged(Sequence::Clock::time_point since, Sequence::Clock::time_point now) const {
+    return now - since >= std::chrono::milliseconds(settings_.max_age_ms);
+  }
+
+  const EngineSettings settings_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;   // by submit
+  std::vector<std::unique_ptr<Sequence>> running_;  // by admission
+};
+
+}  // namespace bicached

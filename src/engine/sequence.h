@@ -1,0 +1,49 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "bicached/engine.h"
+#include "decode/canvas_decoder.h"
+
+namespace bicached {
+
+/// What client and engine share of a job: updates one way, cancellation the other.
+struct ResponseStream::Shared {
+  Shared(size_t num_canvases, size_t max_updates)
+      : updates(max_updates), cancelled(num_canvases), num_open(static_cast<int>(num_canvases)) {}
+
+  Channel<GenerationUpdate> updates;
+  std::vector<std::atomic<bool>> cancelled;  // by canvas
+  int num_open;                              // canvases without a last update; engine thread only
+};
+
+/// One canvas from submit to its last update. Owned by the scheduler from the moment the engine
+/// takes it out of the channel; engine thread only.
+struct Sequence {
+  using Clock = std::chrono::steady_clock;
+
+  GenerateRequest request;  // the decoder refers to it: a Sequence never moves
+  int index = 0;            // in its job
+  std::shared_ptr<ResponseStream::Shared> stream;
+  Clock::time_point submitted;
+
+  // From admission on.
+  std::optional<CanvasDecoder> decoder;
+  SlabId slab = kNoId;
+  EntryId entry = kNoId;
+  Clock::time_point admitted;
+  Clock::time_point last_forward;  // or admission: what ageing counts from
+  int64_t first_token_us = 0;
+
+  int num_tokens() const {  // T
+    return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
+           request.gen_length;
+  }
+  bool is_cancelled() const { return stream->cancelled[static_cast<size_t>(index)]; }
+};
+
+}  // namespace bicached

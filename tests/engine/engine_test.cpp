@@ -1,0 +1,293 @@
+#include "bicached/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <thread>
+
+#include "bicached/error.h"
+#include "engine/fake_denoiser.h"
+
+namespace bicached {
+namespace {
+
+using namespace std::chrono_literals;
+
+GenerateRequest request_of(const std::string& prompt, int gen_length = 32) {
+  GenerateRequest request;
+  request.prompt_ids.assign(prompt.begin(), prompt.end());
+  request.gen_length = gen_length;
+  request.decode.block_length = 8;
+  request.decode.steps = gen_length;
+  return request;
+}
+
+struct Answer {
+  std::string text;
+  GenerationUpdate last;
+};
+
+std::map<int, Answer> read_all(ResponseStream stream) {
+  std::map<int, Answer> answers;
+  while (auto update = stream.next()) {
+    for (const DecidedToken& t : update->tokens) {
+      answers[update->index].text += static_cast<char>(t.token);
+    }
+    answers[update->index].last = *update;
+  }
+  return answers;
+}
+
+class EngineTest : public testing::Test {
+ protected:
+  void start(EngineSettings settings = {}, int64_t capacity_tokens = 1 << 20) {
+    engine = std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control, capacity_tokens),
+                                      settings, CacheSettings{});
+    engine->start();
+  }
+
+  Answer ask(GenerateRequest request) {
+    std::vector<GenerateRequest> job;
+    job.push_back(std::move(request));
+    return read_all(engine->submit(std::move(job)))[0];
+  }
+
+  ResponseStream submit(GenerateRequest request) {
+    std::vector<GenerateRequest> job;
+    job.push_back(std::move(request));
+    return engine->submit(std::move(job));
+  }
+
+  /// Waits, with a limit, until the condition holds.
+  template <typename Condition>
+  static bool eventually(Condition condition) {
+    for (int i = 0; i < 2000; ++i) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(1ms);
+    }
+    return false;
+  }
+
+  std::shared_ptr<FakeDenoiser::Control> control = std::make_shared<FakeDenoiser::Control>();
+  std::unique_ptr<Engine> engine;
+};
+
+TEST_F(EngineTest, AnswersAndGivesMemoryBack) {
+  start();
+  const Answer answer = ask(request_of("hello"));
+  EXPECT_FALSE(answer.text.empty());
+  EXPECT_NE(answer.last.finish, FinishReason::kNone);
+  EXPECT_EQ(answer.last.stats.prompt_tokens, 5);
+  EXPECT_EQ(answer.last.stats.completion_tokens, static_cast<int>(answer.text.size()));
+  EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
+}
+
+TEST_F(EngineTest, AnswerIsTheSameAloneAndInABatch) {
+  start();
+  std::vector<std::string> alone;
+  for (int i = 0; i < 12; ++i) alone.push_back(ask(request_of("prompt" + std::to_string(i))).text);
+  control->forward_ms = 1;
+  std::vector<std::thread> clients;
+  std::vector<std::string> together(12);
+  for (int i = 0; i < 12; ++i) {
+    clients.emplace_back([&, i] {
+      together[static_cast<size_t>(i)] = ask(request_of("prompt" + std::to_string(i))).text;
+    });
+  }
+  for (auto& client : clients) client.join();
+  EXPECT_EQ(together, alone);
+  EXPECT_GT(control->max_canvases_seen, 1);
+}
+
+TEST_F(EngineTest, AJobOfSeveralCanvasesAnswersEach) {
+  start();
+  std::vector<GenerateRequest> job;
+  for (int i = 0; i < 3; ++i) job.push_back(request_of("x" + std::to_string(i)));
+  const auto answers = read_all(engine->submit(std::move(job)));
+  ASSERT_EQ(answers.size(), 3u);
+  for (const auto& [index, answer] : answers) EXPECT_NE(answer.last.finish, FinishReason::kNone);
+}
+
+TEST_F(EngineTest, FullQueueIsRefusedAndLosesNothing) {
+  EngineSettings settings;
+  settings.max_running = 1;
+  settings.max_queued = 2;
+  start(settings);
+  control->forward_ms = 20;
+  std::vector<ResponseStream> accepted;
+  int refused = 0;
+  for (int i = 0; i < 10; ++i) {
+    try {
+      accepted.push_back(submit(request_of("q" + std::to_string(i))));
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), ErrorCode::kQueueFull);
+      ++refused;
+    }
+  }
+  EXPECT_GE(refused, 7);
+  EXPECT_GE(engine->retry_after_s(), 1);
+  control->forward_ms = 0;
+  for (auto& stream : accepted) EXPECT_EQ(read_all(std::move(stream)).size(), 1u);
+  EXPECT_TRUE(
+      eventually([&] { return engine->stats().queued == 0 && control->num_open_slabs == 0; }));
+}
+
+TEST_F(EngineTest, MoreCanvasesThanTheQueueHoldsIsARequestError) {
+  EngineSettings settings;
+  settings.max_queued = 2;
+  start(settings);
+  std::vector<GenerateRequest> job;
+  for (int i = 0; i < 3; ++i) job.push_back(request_of("x"));
+  try {
+    engine->submit(std::move(job));
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kInvalidRequest);
+    EXPECT_EQ(e.param(), "n");
+  }
+}
+
+TEST_F(EngineTest, TooLongACanvasIsRefusedWithTheNumbers) {
+  start({}, 100);
+  try {
+    submit(request_of(std::string(90, 'x'), 32));
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kContextLengthExceeded);
+    EXPECT_NE(std::string(e.what()).find("122"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("100"), std::string::npos) << e.what();
+  }
+}
+
+TEST_F(EngineTest, RequestsWaitForMemoryAndAllFinish) {
+  start({}, 100);  // two canvases of 37 tokens at a time
+  std::vector<ResponseStream> streams;
+  for (int i = 0; i < 8; ++i) streams.push_back(submit(request_of("wait" + std::to_string(i))));
+  for (auto& stream : streams) {
+    EXPECT_NE(read_all(std::move(stream))[0].last.finish, FinishReason::kNone);
+  }
+  EXPECT_LE(control->max_canvases_seen, 2);
+}
+
+TEST_F(EngineTest, ADestroyedStreamStopsCostingForwards) {
+  start();
+  control->forward_ms = 2;
+  control->end_one_in = 0;
+  {
+    auto stream = submit(request_of("gone", 512));
+    ASSERT_TRUE(stream.next());
+  }
+  EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
+  const int forwards = control->num_forwards;
+  std::this_thread::sleep_for(30ms);
+  EXPECT_LE(control->num_forwards, forwards + 1);
+  EXPECT_EQ(engine->stats().cancelled, 1);
+}
+
+TEST_F(EngineTest, CancellingOneCanvasLetsTheOthersFinish) {
+  start();
+  control->end_one_in = 0;
+  std::vector<GenerateRequest> job;
+  for (int i = 0; i < 2; ++i) job.push_back(request_of("pair" + std::to_string(i), 64));
+  auto stream = engine->submit(std::move(job));
+  stream.cancel(0);
+  FinishReason second = FinishReason::kNone;
+  while (auto update = stream.next()) {
+    if (update->index == 1) second = update->finish;
+  }
+  EXPECT_EQ(second, FinishReason::kLength);
+}
+
+TEST_F(EngineTest, ABadRequestInABatchFailsAloneAndTheOthersFinish) {
+  start();
+  const std::string expected = ask(request_of("good", 64)).text;
+  control->poison = '!';
+  control->forward_ms = 1;
+  auto good = submit(request_of("good", 64));
+  const Answer bad = ask(request_of("bad!"));
+  EXPECT_EQ(bad.last.finish, FinishReason::kError);
+  EXPECT_EQ(bad.last.error_code, static_cast<int>(ErrorCode::kInternal));
+  const Answer answer = read_all(std::move(good))[0];
+  EXPECT_NE(answer.last.finish, FinishReason::kError);
+  EXPECT_EQ(answer.text, expected);
+  EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
+}
+
+TEST_F(EngineTest, DeadlineEndsARequestWithAnError) {
+  start();
+  control->forward_ms = 5;
+  control->end_one_in = 0;
+  GenerateRequest request = request_of("late", 256);
+  request.deadline = std::chrono::steady_clock::now() + 40ms;
+  const Answer answer = ask(std::move(request));
+  EXPECT_EQ(answer.last.finish, FinishReason::kError);
+  EXPECT_EQ(answer.last.error_code, static_cast<int>(ErrorCode::kDeadlineExceeded));
+}
+
+TEST_F(EngineTest, DrainFinishesWhatRunsAndRefusesTheRest) {
+  start();
+  control->forward_ms = 2;
+  auto stream = submit(request_of("running"));
+  engine->begin_drain();
+  try {
+    submit(request_of("late"));
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), ErrorCode::kDraining);
+  }
+  engine->stop(5s);
+  EXPECT_NE(read_all(std::move(stream))[0].last.finish, FinishReason::kError);
+}
+
+TEST_F(EngineTest, DrainThatTakesTooLongEndsWithAnErrorUpdate) {
+  start();
+  control->forward_ms = 10;
+  control->end_one_in = 0;
+  auto stream = submit(request_of("endless", 1024));
+  engine->stop(30ms);
+  const Answer answer = read_all(std::move(stream))[0];
+  EXPECT_EQ(answer.last.finish, FinishReason::kError);
+  EXPECT_EQ(answer.last.error_code, static_cast<int>(ErrorCode::kDraining));
+  EXPECT_EQ(control->num_open_slabs, 0);
+}
+
+TEST_F(EngineTest, TheRowBudgetHoldsAndNobodyStarves) {
+  EngineSettings settings;
+  settings.max_rows_per_forward = 100;
+  settings.max_age_ms = 20;
+  start(settings);
+  control->end_one_in = 0;
+  control->forward_ms = 1;
+  std::vector<ResponseStream> streams;
+  for (int i = 0; i < 6; ++i) {
+    GenerateRequest request = request_of("row" + std::to_string(i), 40);
+    if (i % 2 == 0) request.decode.intra_cache = IntraCache::kDual;
+    streams.push_back(submit(std::move(request)));
+  }
+  for (auto& stream : streams) {
+    EXPECT_EQ(read_all(std::move(stream))[0].last.finish, FinishReason::kLength);
+  }
+  EXPECT_LE(control->max_rows_seen, 100);
+}
+
+TEST_F(EngineTest, CanvasSnapshotsFillUp) {
+  start();
+  control->end_one_in = 0;
+  GenerateRequest request = request_of("show", 16);
+  request.wants_canvas = true;
+  auto stream = submit(std::move(request));
+  int masked_before = 17, num_updates = 0;
+  while (auto update = stream.next()) {
+    ASSERT_EQ(update->canvas.size(), 16u);
+    const auto masked = std::count(update->canvas.begin(), update->canvas.end(), -1);
+    EXPECT_LT(masked, masked_before);
+    masked_before = static_cast<int>(masked);
+    ++num_updates;
+  }
+  EXPECT_EQ(masked_before, 0);
+  EXPECT_EQ(num_updates, 16);
+}
+
+}  // namespace
+}  // namespace bicached

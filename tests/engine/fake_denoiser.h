@@ -1,0 +1,145 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "bicached/denoiser.h"
+#include "bicached/error.h"
+
+namespace bicached {
+
+/// A Denoiser without torch: the token of a position is a hash of what stands on the canvas, so
+/// batching, order and timing must not change any answer. Tokens 0..255 are bytes; answers are
+/// small letters, now and then an end.
+///
+/// A test keeps `control` to steer it from another thread.
+class FakeDenoiser final : public Denoiser {
+ public:
+  static constexpr TokenId kEnd = 256, kMask = 257;
+  static constexpr int kMaxLength = 2048;
+
+  struct Control {
+    std::atomic<int> forward_ms{0};  // a forward takes at least this long
+    std::atomic<int> num_forwards{0};
+    std::atomic<int> num_open_slabs{0};
+    std::atomic<int> end_one_in{24};    // how often a token is the end; 0: never
+    std::atomic<int> fail_forwards{0};  // so many next forwards throw
+    std::atomic<int> max_rows_seen{0};
+    std::atomic<int> max_canvases_seen{0};
+    std::atomic<TokenId> poison{-1};  // a forward over a canvas with this token throws
+  };
+
+  explicit FakeDenoiser(std::shared_ptr<Control> control, int64_t capacity_tokens = 1 << 20)
+      : control_(std::move(control)), capacity_(capacity_tokens), free_(capacity_tokens) {
+    info_.family = "fake";
+    info_.name = "fake";
+    info_.fingerprint = "fake";
+    info_.device = "cpu";
+    info_.dtype = "float32";
+    info_.num_layers = 4;
+    info_.hidden_size = 8;
+    info_.num_heads = info_.num_kv_heads = 1;
+    info_.head_size = 8;
+    info_.vocab_size = info_.num_logits = 258;
+    info_.max_length = kMaxLength;
+    info_.mask_token = kMask;
+    info_.end_tokens = {kEnd};
+  }
+
+  const ModelInfo& info() const override { return info_; }
+  int64_t capacity_tokens() const override { return capacity_; }
+  int64_t free_tokens() const override { return free_; }
+
+  std::optional<SlabId> open_slab(int num_tokens) override {
+    if (num_tokens > free_) return std::nullopt;
+    free_ -= num_tokens;
+    slabs_[next_id_].assign(static_cast<size_t>(num_tokens), -1);
+    control_->num_open_slabs = static_cast<int>(slabs_.size());
+    return next_id_++;
+  }
+
+  void close_slab(SlabId slab) override {
+    free_ += static_cast<int64_t>(slabs_.at(slab).size());
+    slabs_.erase(slab);
+    control_->num_open_slabs = static_cast<int>(slabs_.size());
+  }
+
+  std::vector<RowResult> run(const Forward& forward) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(control_->forward_ms.load()));
+    ++control_->num_forwards;
+    if (control_->fail_forwards > 0) {
+      --control_->fail_forwards;
+      throw std::runtime_error("the forward was told to fail");
+    }
+    int num_rows = 0;
+    for (const RowGroup& group : forward.groups) {
+      num_rows += group.num_rows();
+      std::vector<TokenId>& canvas = slabs_.at(group.slab);
+      for (size_t i = 0; i < group.tokens.size(); ++i) {
+        canvas.at(static_cast<size_t>(group.row_at(static_cast<int>(i)))) = group.tokens[i];
+        if (group.tokens[i] == control_->poison) throw std::runtime_error("a poisoned canvas");
+      }
+    }
+    raise_to(control_->max_rows_seen, num_rows);
+    raise_to(control_->max_canvases_seen, static_cast<int>(forward.groups.size()));
+    std::vector<RowResult> results;
+    for (const LogitRow& row : forward.logit_rows) results.push_back(predict(forward, row));
+    return results;
+  }
+
+  int64_t entry_bytes(const EntrySpec& spec) const override {
+    return static_cast<int64_t>(spec.prefix_len) * spec.max_depth;
+  }
+  EntryId create_entry(const EntrySpec&) override { return next_id_++; }
+  void fill_entry(EntryId, SlabId) override {}
+  void load_entry(EntryId, SlabId, int) override {}
+  void destroy_entry(EntryId) override {}
+
+  void check_integrity() const override {
+    int64_t used = 0;
+    for (const auto& [id, canvas] : slabs_) used += static_cast<int64_t>(canvas.size());
+    if (used + free_ != capacity_) throw Error(ErrorCode::kInternal, "slab accounts do not add up");
+  }
+
+ private:
+  static void raise_to(std::atomic<int>& high, int value) {
+    if (value > high) high = value;
+  }
+
+  RowResult predict(const Forward& forward, const LogitRow& row) const {
+    const SlabId slab = forward.groups.at(static_cast<size_t>(row.group)).slab;
+    uint64_t hash = 1469598103934665603ull;
+    const auto add = [&](uint64_t x) { hash = (hash ^ x) * 1099511628211ull; };
+    for (TokenId token : slabs_.at(slab)) add(static_cast<uint64_t>(token + 2));
+    add(static_cast<uint64_t>(row.row));
+    if (row.sampling->temperature > 0) add(static_cast<uint64_t>(row.uniform * 1e15));
+    hash ^= hash >> 29;
+    RowResult result;
+    const int end_one_in = control_->end_one_in;
+    const bool ends = end_one_in > 0 && !row.suppress_end_tokens &&
+                      (hash >> 8) % static_cast<uint64_t>(end_one_in) == 0;
+    result.token = ends ? kEnd : static_cast<TokenId>('a' + hash % 26);
+    result.probability = 0.2f + 0.79f * static_cast<float>((hash >> 16) % 1000) / 1000.0f;
+    for (int i = 0; i < row.sampling->num_top_logprobs; ++i) {
+      result.top.push_back({static_cast<TokenId>('a' + (hash + static_cast<uint64_t>(i)) % 26),
+                            -0.1f - static_cast<float>(i)});
+    }
+    return result;
+  }
+
+  std::shared_ptr<Control> control_;
+  ModelInfo info_;
+  int64_t capacity_;
+  int64_t free_;
+  std::map<SlabId, std::vector<TokenId>> slabs_;
+  int32_t next_id_ = 0;
+};
+
+}  // namespace bicached
