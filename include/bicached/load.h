@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bicached/denoiser.h"
 #include "bicached/settings.h"
@@ -24,5 +25,8 @@ std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
 /// What a folder holds, from config.json and the safetensors headers alone: no weights are read.
 /// `device` and `dtype` are what `load_denoiser` would choose. Throws as above.
 ModelInfo inspect_model(const ModelSettings& settings);
+
+/// Names of the model families this program knows, e.g. "llada".
+std::vector<std::string> family_names();
 
 }  // namespace bicached

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bicached/load.h"
+
+/// The checkpoints of a golden folder, each loaded once, in float32 unless BICACHED_GOLDEN_DTYPE
+/// and BICACHED_GOLDEN_DEVICE say otherwise.
+class Checkpoints {
+ public:
+  explicit Checkpoints(std::filesystem::path folder) : folder_(std::move(folder)) {}
+
+  /// Null when this program does not know the family.
+  bicached::Denoiser* find(const std::string& name, const std::string& family) {
+    const std::vector<std::string> known = bicached::family_names();
+    if (std::find(known.begin(), known.end(), family) == known.end()) return nullptr;
+    auto& denoiser = loaded_[name];
+    if (!denoiser) {
+      bicached::ModelSettings settings;
+      settings.path = (folder_ / name).string();
+      settings.dtype = environment("BICACHED_GOLDEN_DTYPE", "float32");
+      settings.device = environment("BICACHED_GOLDEN_DEVICE", "cpu");
+      denoiser = bicached::load_denoiser(settings, {});
+    }
+    return denoiser.get();
+  }
+
+ private:
+  static std::string environment(const char* name, const char* otherwise) {
+    const char* value = std::getenv(name);
+    return value ? value : otherwise;
+  }
+
+  std::filesystem::path folder_;
+  std::map<std::string, std::unique_ptr<bicached::Denoiser>> loaded_;
+};
