@@ -69,7 +69,7 @@ GenerateRequest request_of(const json& trace) {
                                                                  : IntraCache::kNone;
   // The published engine throws the first forward's logits away where a trace does not say.
   if (trace.contains("entry")) {
-    decode.use_first_forward = params.value("first_forward", "discard") == "use";
+    decode.use_first_forward = params.value("first_forward", json()) == "use";
     request.cache.refresh_interval = std::max(1, static_cast<int>(number("refresh_interval")));
     request.cache.refresh_by_step_modulo = params.value("refresh_rule", "") == "step_modulo";
     request.cache.refresh_commits = request.gen_length + 1;

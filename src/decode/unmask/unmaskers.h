@@ -12,6 +12,14 @@ namespace bicached {
 std::unique_ptr<Unmasker> make_low_confidence(const DecodeParams& params);
 std::unique_ptr<Unmasker> make_threshold(const DecodeParams& params);
 
+/// Index of the most probable candidate, the first of equals. `candidates` is not empty.
+inline int most_probable(std::span<const Candidate> candidates) {
+  const auto best = std::max_element(
+      candidates.begin(), candidates.end(),
+      [](const Candidate& a, const Candidate& b) { return a.probability < b.probability; });
+  return static_cast<int>(best - candidates.begin());
+}
+
 /// Indices of the `count` candidates with the greatest score(candidate), ascending.
 template <typename Score>
 std::vector<int> best_candidates(std::span<const Candidate> candidates, int count, Score score) {
