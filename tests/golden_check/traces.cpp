@@ -61,6 +61,7 @@ GenerateRequest request_of(const json& trace) {
   }
   decode.block_length = params.value("block_length", request.gen_length);
   decode.steps = params.at("steps");
+  decode.factor = static_cast<float>(number("factor"));
   decode.threshold = static_cast<float>(number("threshold"));
   decode.eos_early_stop = false;
   const std::string cache = trace.at("cache");

@@ -9,6 +9,7 @@
 namespace bicached {
 
 // One maker a file of this folder; the table is in unmasker_table.cpp.
+std::unique_ptr<Unmasker> make_factor(const DecodeParams& params);
 std::unique_ptr<Unmasker> make_low_confidence(const DecodeParams& params);
 std::unique_ptr<Unmasker> make_threshold(const DecodeParams& params);
 
