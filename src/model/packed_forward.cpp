@@ -88,7 +88,9 @@ PackedForward::Layout PackedForward::make_layout(const Forward& forward,
   layout.device_slots = to_device(layout.slots);
   if (!device_.is_cpu()) {
     layout.query_offsets = to_device(layout.begins).to(at::kInt);
-    layout.key_starts = to_device(layout.key_begins).to(at::kInt);
+    std::vector<int64_t> starts = layout.key_begins;
+    starts.push_back(0);  // the operator wants one more than it reads
+    layout.key_starts = to_device(starts).to(at::kInt);
     layout.key_counts = to_device(layout.key_lengths).to(at::kInt);
   }
   return layout;
@@ -219,6 +221,7 @@ at::Tensor PackedForward::run_last_layer(const at::Tensor& x, const Layout& layo
   const LayerWeights& w = weights_.layers.back();
   at::Tensor qkv = at::linear(norm(x, w.attention_norm), w.qkv, w.qkv_bias);
   rotate_and_store_rows(qkv, layer, layout);
+  if (wanted_layout.num_rows() == 0) return x.narrow(0, 0, 0);
   const at::Tensor q =
       qkv.narrow(1, 0, int64_t{config_.num_heads} * config_.head_size).index_select(0, wanted);
   return finish_layer(x.index_select(0, wanted), attend(q, layer, wanted_layout), layer);
