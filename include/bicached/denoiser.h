@@ -75,10 +75,6 @@ struct LogitRow {
   const SamplingParams* sampling = nullptr;  // not owned
   bool suppress_end_tokens = false;          // end tokens are never chosen (ignore_eos)
   double uniform = 0.0;  // in [0, 1): the row's randomness, used at temperature > 0
-  /// Classifier-free guidance: the same position of the unconditional canvas, whose logits u give
-  /// u + (cfg_scale + 1) * (logits - u). -1: none.
-  int unconditional_group = -1;
-  float cfg_scale = 0.0f;
 };
 
 /// One pass of the model over the rows of any number of canvases.

@@ -1,0 +1,10 @@
+#pragma once
+
+#include "model/model_config.h"
+
+namespace bicached {
+
+// One a file of this folder; the table is family_table() in model_config.cpp.
+ModelFamily llada_family();
+
+}  // namespace bicached

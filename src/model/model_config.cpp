@@ -1,0 +1,151 @@
+#include "model/model_config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "bicached/error.h"
+#include "model/families/families.h"
+
+namespace bicached {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr int64_t kMaxJsonBytes = 64 << 20;
+
+[[noreturn]] void refuse(const std::string& why) { throw Error(ErrorCode::kInvalidModel, why); }
+
+/// Empty object where the file is missing and that is allowed.
+json read_json(const fs::path& path, bool must_exist) {
+  std::error_code error;
+  const auto size = fs::file_size(path, error);
+  if (error) {
+    if (must_exist) refuse(path.string() + ": can't be read: " + error.message());
+    return json::object();
+  }
+  if (static_cast<int64_t>(size) > kMaxJsonBytes) refuse(path.string() + ": larger than 64 MiB");
+  std::ifstream file(path);
+  json parsed;
+  try {
+    parsed = json::parse(file, [&](int depth, json::parse_event_t, json&) {
+      if (depth > 64) refuse(path.string() + ": JSON nested deeper than 64");
+      return true;
+    });
+  } catch (const json::exception& e) {
+    refuse(path.string() + ": no valid JSON: " + e.what());
+  }
+  if (!parsed.is_object()) refuse(path.string() + ": must be a JSON object");
+  return parsed;
+}
+
+void add_end_token(ModelConfig& config, int64_t id) {
+  if (id < 0 || id >= config.vocab_size) return;
+  const auto token = static_cast<TokenId>(id);
+  if (std::find(config.end_tokens.begin(), config.end_tokens.end(), token) ==
+      config.end_tokens.end()) {
+    config.end_tokens.push_back(token);
+  }
+}
+
+/// eos_token_id of a JSON file: a number or a list.
+void add_end_tokens(ModelConfig& config, const json& file) {
+  const auto it = file.find("eos_token_id");
+  if (it == file.end()) return;
+  for (const json& id : it->is_array() ? *it : json::array({*it})) {
+    if (id.is_number_integer()) add_end_token(config, id.get<int64_t>());
+  }
+}
+
+/// Chat models end a turn with a token that config.json does not call EOS.
+void add_turn_ends(ModelConfig& config, const fs::path& folder) {
+  static const std::set<std::string> kTurnEnds{"<|eot_id|>", "<|im_end|>"};
+  const json tokenizer = read_json(folder / "tokenizer_config.json", false);
+  const auto added = tokenizer.find("added_tokens_decoder");
+  if (added == tokenizer.end() || !added->is_object()) return;
+  for (const auto& [id, about] : added->items()) {
+    if (!about.is_object() || !about.contains("content") || !about["content"].is_string()) continue;
+    const bool is_number =
+        !id.empty() && id.size() < 10 &&
+        std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
+    if (is_number && kTurnEnds.contains(about["content"])) add_end_token(config, std::stoll(id));
+  }
+}
+
+}  // namespace
+
+const std::vector<ModelFamily>& family_table() {
+  static const std::vector<ModelFamily> table{llada_family()};
+  return table;
+}
+
+ParsedModel parse_model_folder(const std::string& folder) {
+  const fs::path path = fs::path(folder) / "config.json";
+  const json config = read_json(path, true);
+  ParsedModel parsed;
+  std::string known;
+  for (const ModelFamily& family : family_table()) {
+    if (family.recognizes(config)) parsed.family = &family;
+    known += std::string(known.empty() ? "" : ", ") + family.about;
+  }
+  if (!parsed.family) {
+    refuse(path.string() + ": model_type " +
+           (config.contains("model_type") ? config["model_type"].dump() : "(none)") +
+           " is not supported; known: " + known);
+  }
+  try {
+    parsed.config = parsed.family->parse(config);
+  } catch (const Error& e) {
+    refuse(path.string() + ": " + e.what());
+  }
+  add_end_tokens(parsed.config, config);
+  add_end_tokens(parsed.config, read_json(fs::path(folder) / "generation_config.json", false));
+  add_turn_ends(parsed.config, folder);
+  return parsed;
+}
+
+int ConfigReader::integer(const char* key, int min, int max) const {
+  const auto it = config_.find(key);
+  if (it == config_.end() || !it->is_number_integer() || *it < min || *it > max) {
+    refuse(std::string(key) + " is " + (it == config_.end() ? "missing" : it->dump()) +
+           "; it must be an integer in [" + std::to_string(min) + ", " + std::to_string(max) + "]");
+  }
+  return it->get<int>();
+}
+
+int ConfigReader::integer_or(const char* key, int otherwise, int min, int max) const {
+  const auto it = config_.find(key);
+  return it == config_.end() || it->is_null() ? otherwise : integer(key, min, max);
+}
+
+double ConfigReader::number(const char* key, double min, double max) const {
+  const auto it = config_.find(key);
+  if (it == config_.end() || !it->is_number() || *it < min || *it > max) {
+    refuse(std::string(key) + " is " + (it == config_.end() ? "missing" : it->dump()) +
+           "; it must be a number in [" + json(min).dump() + ", " + json(max).dump() + "]");
+  }
+  return it->get<double>();
+}
+
+bool ConfigReader::flag(const char* key, bool otherwise) const {
+  const auto it = config_.find(key);
+  if (it == config_.end() || it->is_null()) return otherwise;
+  if (!it->is_boolean())
+    refuse(std::string(key) + " is " + it->dump() + "; it must be true or false");
+  return it->get<bool>();
+}
+
+void ConfigReader::require(const char* key, const std::vector<json>& supported) const {
+  const auto it = config_.find(key);
+  if (it == config_.end() || it->is_null()) return;
+  std::string values;
+  for (const json& value : supported) {
+    if (*it == value) return;
+    values += (values.empty() ? "" : " or ") + value.dump();
+  }
+  refuse(std::string(key) + " is " + it->dump() + "; supported is " + values);
+}
+
+}  // namespace bicached

@@ -1,0 +1,230 @@
+#include "model/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "base/hash.h"
+#include "bicached/error.h"
+
+namespace bicached {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "safetensors data is little-endian");
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+// The format's own limit for a header; LLaDA-8B's has 40 kB.
+constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+constexpr size_t kMaxDimensions = 8;
+
+[[noreturn]] void refuse(const std::string& file, const std::string& why) {
+  throw Error(ErrorCode::kInvalidModel, file + ": " + why);
+}
+
+int64_t bytes_per_element(const std::string& dtype) {
+  if (dtype == "F32") return 4;
+  if (dtype == "BF16" || dtype == "F16") return 2;
+  return 0;
+}
+
+/// Parses JSON that must be an object, without duplicate keys and no deeper than a header ever is.
+json parse_header(const std::string& file, std::string_view text) {
+  std::vector<std::set<std::string>> keys;
+  std::string duplicate;
+  const auto on_event = [&](int depth, json::parse_event_t event, json& parsed) {
+    if (depth > 8) throw Error(ErrorCode::kInvalidModel, file + ": JSON nested deeper than 8");
+    if (event == json::parse_event_t::object_start) {
+      keys.emplace_back();
+    } else if (event == json::parse_event_t::object_end) {
+      keys.pop_back();
+    } else if (event == json::parse_event_t::key &&
+               !keys.back().insert(parsed.get<std::string>()).second) {
+      duplicate = parsed.get<std::string>();
+    }
+    return true;
+  };
+  json header;
+  try {
+    header = json::parse(text, on_event);
+  } catch (const json::exception& e) {
+    refuse(file, std::string("the header is no valid JSON: ") + e.what());
+  }
+  if (!duplicate.empty()) refuse(file, "the header names '" + duplicate + "' twice");
+  if (!header.is_object()) refuse(file, "the header must be a JSON object");
+  return header;
+}
+
+/// One line of the header, checked against the data's size.
+StoredTensor parse_tensor(const std::string& file, const std::string& name, const json& about,
+                          std::span<const std::byte> data) {
+  const std::string where = "tensor '" + name + "': ";
+  if (!about.is_object() || !about.contains("dtype") || !about.contains("shape") ||
+      !about.contains("data_offsets") || !about["dtype"].is_string() ||
+      !about["shape"].is_array() || !about["data_offsets"].is_array() ||
+      about["data_offsets"].size() != 2) {
+    refuse(file, where + "needs dtype, shape and two data_offsets");
+  }
+  StoredTensor tensor;
+  tensor.dtype = about["dtype"];
+  const int64_t element = bytes_per_element(tensor.dtype);
+  if (element == 0) {
+    refuse(file, where + "dtype " + tensor.dtype + " is not supported; F32, BF16 and F16 are");
+  }
+  if (about["shape"].size() > kMaxDimensions) refuse(file, where + "more than 8 dimensions");
+  int64_t bytes = element;
+  for (const json& size : about["shape"]) {
+    if (!size.is_number_unsigned() || size.get<uint64_t>() > (1ull << 40)) {
+      refuse(file, where + "shape " + about["shape"].dump() + " has a size out of [0, 2^40]");
+    }
+    const auto n = size.get<int64_t>();
+    if (__builtin_mul_overflow(bytes, n, &bytes)) refuse(file, where + "shape overflows");
+    tensor.shape.push_back(n);
+  }
+  const json &first = about["data_offsets"][0], &last = about["data_offsets"][1];
+  if (!first.is_number_unsigned() || !last.is_number_unsigned() ||
+      last.get<uint64_t>() > data.size() || first.get<uint64_t>() > last.get<uint64_t>()) {
+    refuse(file, where + "data_offsets " + about["data_offsets"].dump() + " lie outside the " +
+                     std::to_string(data.size()) + " bytes of data: the file may be cut short");
+  }
+  const auto begin = first.get<size_t>(), end = last.get<size_t>();
+  if (static_cast<int64_t>(end - begin) != bytes) {
+    refuse(file, where + "has " + std::to_string(end - begin) + " bytes; dtype and shape need " +
+                     std::to_string(bytes));
+  }
+  tensor.bytes = data.subspan(begin, end - begin);
+  return tensor;
+}
+
+}  // namespace
+
+class Checkpoint::MappedFile {
+ public:
+  explicit MappedFile(const std::string& path) {
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    struct stat about {};
+    if (fd < 0 || ::fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) {
+      if (fd >= 0) ::close(fd);
+      refuse(path, std::string("can't be read: ") + std::strerror(errno));
+    }
+    size_ = static_cast<size_t>(about.st_size);
+    if (size_ > 0) data_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    ::close(fd);
+    if (size_ == 0) refuse(path, "the file is empty");
+    if (data_ == MAP_FAILED) refuse(path, std::string("can't be mapped: ") + std::strerror(errno));
+  }
+  ~MappedFile() { ::munmap(data_, size_); }
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+
+ private:
+  void* data_ = MAP_FAILED;
+  size_t size_ = 0;
+};
+
+Checkpoint::Checkpoint() = default;
+Checkpoint::~Checkpoint() = default;
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+
+void Checkpoint::add_file(const std::string& path) {
+  files_.push_back(std::make_unique<MappedFile>(path));
+  const std::span<const std::byte> file = files_.back()->bytes();
+  uint64_t header_bytes = 0;
+  if (file.size() < sizeof header_bytes) refuse(path, "shorter than the 8 bytes of a header size");
+  std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
+  if (header_bytes > kMaxHeaderBytes || header_bytes > file.size() - sizeof header_bytes) {
+    refuse(path, "header size " + std::to_string(header_bytes) + " is over the file's " +
+                     std::to_string(file.size()) + " bytes or the format's 100 MB");
+  }
+  const char* text = reinterpret_cast<const char*>(file.data()) + sizeof header_bytes;
+  const json header = parse_header(path, {text, header_bytes});
+  const auto data = file.subspan(sizeof header_bytes + header_bytes);
+
+  std::vector<std::pair<size_t, size_t>> pieces;  // offsets, to find overlaps and gaps
+  for (const auto& [name, about] : header.items()) {
+    if (name == "__metadata__") continue;
+    StoredTensor tensor = parse_tensor(path, name, about, data);
+    const auto begin = static_cast<size_t>(tensor.bytes.data() - data.data());
+    pieces.emplace_back(begin, begin + tensor.bytes.size());
+    total_bytes_ += static_cast<int64_t>(tensor.bytes.size());
+    if (!tensors_.emplace(name, std::move(tensor)).second) {
+      refuse(path, "tensor '" + name + "' is in another file as well");
+    }
+  }
+  std::sort(pieces.begin(), pieces.end());
+  size_t end = 0;
+  for (const auto& [begin, piece_end] : pieces) {
+    if (begin != end) {
+      refuse(path,
+             "tensors overlap or leave a gap at byte " + std::to_string(std::min(begin, end)));
+    }
+    end = piece_end;
+  }
+  if (end != data.size()) {
+    refuse(path, std::to_string(data.size() - end) + " bytes of data belong to no tensor");
+  }
+}
+
+Checkpoint Checkpoint::open(const std::string& folder) {
+  Checkpoint checkpoint;
+  const fs::path single = fs::path(folder) / "model.safetensors";
+  const fs::path index = fs::path(folder) / "model.safetensors.index.json";
+  if (fs::exists(single)) {
+    checkpoint.add_file(single.string());
+    return checkpoint;
+  }
+  if (!fs::exists(index)) {
+    refuse(folder, "holds neither model.safetensors nor model.safetensors.index.json");
+  }
+  if (fs::file_size(index) > kMaxHeaderBytes) refuse(index.string(), "larger than 100 MB");
+  std::ifstream file(index);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const json parsed = parse_header(index.string(), text);
+  if (!parsed.contains("weight_map") || !parsed["weight_map"].is_object()) {
+    refuse(index.string(), "needs an object weight_map");
+  }
+  std::set<std::string> shards;
+  for (const auto& [name, shard] : parsed["weight_map"].items()) {
+    // A shard is a file of this folder: a path could point anywhere on the machine.
+    if (!shard.is_string() || shard.get<std::string>().find('/') != std::string::npos) {
+      refuse(index.string(), "weight_map['" + name + "'] must be a file name of this folder");
+    }
+    shards.insert(shard.get<std::string>());
+  }
+  for (const std::string& shard : shards) checkpoint.add_file((fs::path(folder) / shard).string());
+  for (const auto& [name, shard] : parsed["weight_map"].items()) {
+    if (!checkpoint.tensors_.contains(name)) {
+      refuse(index.string(), "names tensor '" + name + "', which its shard does not hold");
+    }
+  }
+  return checkpoint;
+}
+
+std::string Checkpoint::fingerprint() const {
+  Hasher hasher;
+  for (const auto& [name, tensor] : tensors_) {
+    hasher.add(name);
+    hasher.add(tensor.dtype);
+    for (const int64_t n : tensor.shape) hasher.add(std::to_string(n));
+    const std::string_view bytes(reinterpret_cast<const char*>(tensor.bytes.data()),
+                                 tensor.bytes.size());
+    constexpr size_t kSample = 4096;
+    hasher.add(bytes.substr(0, kSample));
+    if (bytes.size() > kSample) hasher.add(bytes.substr(bytes.size() - kSample));
+  }
+  return hasher.hex();
+}
+
+}  // namespace bicached

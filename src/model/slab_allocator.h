@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+
+#include "bicached/denoiser.h"
+
+namespace bicached {
+
+/// Cuts contiguous token ranges out of the KV pool: best fit, neighbours merged when given back.
+/// Numbers only. Engine thread only.
+class SlabAllocator {
+ public:
+  struct Range {
+    int64_t begin = 0;
+    int64_t num_tokens = 0;
+  };
+
+  explicit SlabAllocator(int64_t capacity_tokens);
+
+  /// Nothing when no free range is long enough.
+  std::optional<SlabId> open(int64_t num_tokens);
+  void close(SlabId slab);
+  const Range& range(SlabId slab) const;
+
+  int64_t capacity_tokens() const { return capacity_; }
+  int64_t free_tokens() const { return free_; }
+  /// Throws kInternal unless used and free ranges tile the pool.
+  void check_integrity() const;
+
+ private:
+  int64_t capacity_;
+  int64_t free_;
+  SlabId next_ = 0;
+  std::map<int64_t, int64_t> holes_;  // begin -> length
+  std::map<SlabId, Range> used_;
+};
+
+}  // namespace bicached
