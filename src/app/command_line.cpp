@@ -76,8 +76,6 @@ void add_generate_options(CLI::App& command, GenerateOptions& options) {
   command.add_option("--top-p", options.top_p, "Least set of tokens of this probability")
       ->group(sampling);
   command.add_option("--top-k", options.top_k, "Most probable tokens; 0 = all")->group(sampling);
-  command.add_option("--cfg-scale", options.cfg_scale, "Classifier-free guidance; 0 = off")
-      ->group(sampling);
   command.add_flag("--ignore-eos", options.ignore_eos, "Never choose an end token")
       ->group(sampling);
   command.add_flag("--json", options.json, "Ids, commits of every forward and timings as JSON");

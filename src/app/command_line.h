@@ -17,7 +17,6 @@ struct GenerateOptions {
   std::string seed = "0";
   std::string top_p = "1";
   std::string top_k = "0";
-  std::string cfg_scale = "0";
   bool ignore_eos = false;
   bool json = false;
 };

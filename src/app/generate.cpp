@@ -84,7 +84,6 @@ GenerateRequest make_request(const GenerateOptions& options, const DecodeSetting
   decode.block_length = defaults.block_length;
   decode.threshold = static_cast<float>(defaults.threshold);
   decode.factor = static_cast<float>(defaults.factor);
-  decode.cfg_scale = parse_number<float>("--cfg-scale", options.cfg_scale);
   decode.eos_early_stop = defaults.eos_early_stop;
   decode.ignore_eos = options.ignore_eos;
   decode.intra_cache = defaults.intra_cache == "dual"     ? IntraCache::kDual
