@@ -7,11 +7,18 @@
 namespace bicached {
 
 /// Every setting of the program, declared once: name, default beside its reason, unit, range,
-/// sentence. The JSON file, the environment (BICACHED_<GROUP>_<NAME>), the command line (--<name>
-/// with dashes), `--help` and the README's table all come from the `visit` functions.
+/// sentence. The JSON file (a flat object of these names), the environment (BICACHED_<NAME>), the
+/// command line (--<name> with dashes), `--help` and the README's table all come from the `visit`
+/// functions; see src/config/settings_io.h. Names are unique over all groups.
 ///
-/// A visitor has one member template `field(name, value, about)` and, for numbers,
-/// `field(name, value, Range{min, max}, unit, about)`; `choice(name, value, {names}, about)`.
+/// A visitor has these members, called in the order of the declaration:
+///
+///     template <class Group> void group(const char* title, Group& settings);  // visits it
+///     void field(name, std::string&, about);
+///     void field(name, std::vector<std::string>&, about);
+///     void field(name, bool&, about);
+///     template <class Number> void field(name, Number&, Range, unit, about);  // both ends allowed
+///     void choice(name, std::string&, std::initializer_list<const char*> names, about);
 struct Range {
   double min;
   double max;
@@ -95,7 +102,7 @@ struct DecodeSettings {
   std::string algorithm;             // [threshold if the model names one, else low_confidence]
   double threshold = -1;             // [0.9]
   double factor = 1.0;               // dInfer's default
-  double temperature = 0.0;          // deterministic unless asked
+  double temperature = -1;           // [0: deterministic unless asked]
   std::string intra_cache = "none";  // exact; dual is faster and slightly different
   bool eos_early_stop = true;
 
@@ -112,7 +119,8 @@ struct DecodeSettings {
     v.field("threshold", threshold, Range{-1, 1}, "probability",
             "Of `threshold`; -1 = model's, else 0.9.");
     v.field("factor", factor, Range{0, 100}, "", "Of `factor`.");
-    v.field("temperature", temperature, Range{0, 2}, "", "0 = most probable token.");
+    v.field("temperature", temperature, Range{-1, 2}, "",
+            "0 = most probable token; -1 = model's, else 0.");
     v.choice("intra_cache", intra_cache, {"none", "prefix", "dual"}, "Reuse inside a request.");
     v.field("eos_early_stop", eos_early_stop, "Stop once all before the end token is decided.");
   }

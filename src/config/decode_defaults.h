@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+
+#include "bicached/settings.h"
+
+namespace bicached {
+
+/// Fills what `settings` leaves open (-1, empty) from the model folder's generation_config.json
+/// (gen_length or max_new_tokens, block_length, steps, threshold, temperature, remasking), else
+/// with the value in brackets beside each field of DecodeSettings. A folder without that file is
+/// fine.
+///
+/// In the result no field is -1 or empty. `steps` 0 means one step a token: read it with
+/// `default_steps`. Throws kInvalidModel naming file and key when the file holds a value out of
+/// range, kInvalidSettings when the setting does. Whether the algorithm exists is the decode room's
+/// to check.
+DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
+                                       const std::string& model_folder);
+
+/// Steps of a request that names none, of resolved defaults: never more than there are tokens.
+int default_steps(const DecodeSettings& resolved, int gen_length);
+
+}  // namespace bicached

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "bicached/error.h"
+#include "bicached/request.h"
+
+namespace bicached {
+
+/// What a number of a request may be. The one place: the HTTP codec, the command line and the
+/// defaults of the configuration check against it.
+struct FieldLimit {
+  const char* name;  // as in a request
+  double min;
+  double max;
+  bool min_allowed;  // false: the value must be greater than `min`
+  bool is_integer;
+  const char* unit;  // for messages; may be empty
+};
+
+/// All fields with a range: max_tokens, steps, block_length, temperature, top_p, top_k,
+/// threshold, factor, cfg_scale, top_logprobs, logit_bias, refresh_interval, refresh_commits,
+/// depth, prefix_len.
+std::span<const FieldLimit> field_limits();
+
+/// The limit of a field, or null.
+const FieldLimit* find_field_limit(std::string_view name);
+
+/// "0 < threshold <= 1", "1 to 1048576 tokens".
+std::string describe_limit(const FieldLimit& limit);
+
+/// Throws Error(code, param = name) naming field, value and range, also for NaN. A name without a
+/// limit is a defect (kInternal).
+void check_field(std::string_view name, double value, ErrorCode code = ErrorCode::kInvalidRequest);
+
+/// All numbers of a request. Lengths against the model's are the engine's business.
+void check_params(const DecodeParams& decode, const SamplingParams& sampling, int gen_length,
+                  ErrorCode code = ErrorCode::kInvalidRequest);
+
+}  // namespace bicached
