@@ -17,7 +17,6 @@ constexpr FieldLimit kLimits[] = {
     {"top_k", 0, 2147483647.0, true, true, "tokens"},
     {"threshold", 0, 1, false, false, ""},
     {"factor", 0, 100, false, false, ""},
-    {"cfg_scale", 0, 100, true, false, ""},
     {"top_logprobs", 0, 20, true, true, "tokens"},
     {"logit_bias", -100, 100, true, false, ""},
     {"refresh_interval", 1, kMaxTokens, true, true, "forwards"},
@@ -70,6 +69,7 @@ void check_params(const DecodeParams& decode, const SamplingParams& sampling, in
   check_field("steps", decode.steps, code);
   check_field("block_length", decode.block_length, code);
   check_field("threshold", decode.threshold, code);
+  check_field("factor", decode.factor, code);
   check_field("temperature", sampling.temperature, code);
   check_field("top_p", sampling.top_p, code);
   check_field("top_k", sampling.top_k, code);

@@ -5,6 +5,7 @@
 
 #include "bicached/error.h"
 #include "decode/noise.h"
+#include "decode/unmask/unmaskers.h"
 
 namespace bicached {
 
@@ -144,12 +145,7 @@ void CanvasDecoder::commit(std::span<const RowResult> results) {
       std::vector<int> chosen = unmasker_->choose(candidates, progress_);
       const bool may_be_empty = request_.decode.run_empty_steps && unmasker_->counts_steps() &&
                                 progress_.step < progress_.num_steps;
-      if (chosen.empty() && !may_be_empty) {
-        const auto best = std::max_element(
-            candidates.begin(), candidates.end(),
-            [](const Candidate& a, const Candidate& b) { return a.probability < b.probability; });
-        chosen.push_back(static_cast<int>(best - candidates.begin()));
-      }
+      if (chosen.empty() && !may_be_empty) chosen.push_back(most_probable(candidates));
       for (int i : chosen) {
         record(results[static_cast<size_t>(i)], candidates[static_cast<size_t>(i)].position);
       }

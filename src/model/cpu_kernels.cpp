@@ -5,9 +5,10 @@
 #include <cmath>
 #include <cstring>
 
-// The build is for any x86-64; where GCC can, these loops are also compiled for AVX2 and chosen at run
-// time.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+// The build is for any x86-64; where GCC can, these loops are also compiled for AVX2 and chosen at
+// run time.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
 #define BICACHED_FAST_LOOP __attribute__((target_clones("arch=haswell", "default"), optimize("O3")))
 #else
 #define BICACHED_FAST_LOOP
@@ -58,24 +59,25 @@ void rotate_and_store(const RotateAndStore& layer, std::span<const int64_t> posi
                       std::span<const int64_t> slots) {
   const int64_t size = layer.head_size, half = size / 2;
   const int64_t q_size = layer.num_heads * size, kv_size = layer.num_kv_heads * size;
-  at::parallel_for(0, static_cast<int64_t>(positions.size()), kGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t position = positions[static_cast<size_t>(row)];
-      const int64_t slot = slots[static_cast<size_t>(row)];
-      const float* cos = layer.cos + position * half;
-      const float* sin = layer.sin + position * half;
-      float* q = layer.qkv + row * (q_size + 2 * kv_size);
-      const float* k = q + q_size;
-      for (int64_t h = 0; h < layer.num_heads; ++h) {
-        rotate_head(q + h * size, q + h * size, cos, sin, half);
-      }
-      for (int64_t h = 0; h < layer.num_kv_heads; ++h) {
-        rotate_head(k + h * size, layer.keys + slot * kv_size + h * size, cos, sin, half);
-      }
-      std::memcpy(layer.values + slot * kv_size, k + kv_size,
-                  static_cast<size_t>(kv_size) * sizeof(float));
-    }
-  });
+  at::parallel_for(
+      0, static_cast<int64_t>(positions.size()), kGrain, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          const int64_t position = positions[static_cast<size_t>(row)];
+          const int64_t slot = slots[static_cast<size_t>(row)];
+          const float* cos = layer.cos + position * half;
+          const float* sin = layer.sin + position * half;
+          float* q = layer.qkv + row * (q_size + 2 * kv_size);
+          const float* k = q + q_size;
+          for (int64_t h = 0; h < layer.num_heads; ++h) {
+            rotate_head(q + h * size, q + h * size, cos, sin, half);
+          }
+          for (int64_t h = 0; h < layer.num_kv_heads; ++h) {
+            rotate_head(k + h * size, layer.keys + slot * kv_size + h * size, cos, sin, half);
+          }
+          std::memcpy(layer.values + slot * kv_size, k + kv_size,
+                      static_cast<size_t>(kv_size) * sizeof(float));
+        }
+      });
 }
 
 }  // namespace bicached

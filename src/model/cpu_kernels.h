@@ -5,8 +5,9 @@
 
 namespace bicached {
 
-// Element-wise parts of a layer in float32 on the CPU, in one pass each over the rows; ATen needs three
-// to seven operations for the same. All rows-major and contiguous unless a stride says otherwise.
+// Element-wise parts of a layer in float32 on the CPU, in one pass each over the rows; ATen needs
+// three to seven operations for the same. All rows-major and contiguous unless a stride says
+// otherwise.
 
 /// out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * weight, for N rows of d.
 void rms_norm_rows(const float* x, const float* weight, float* out, int64_t num_rows, int64_t d,

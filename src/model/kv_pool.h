@@ -9,9 +9,9 @@
 
 namespace bicached {
 
-/// K (with RoPE applied) and V of all running canvases: two tensors a layer, [pool tokens, G, D] in the
-/// compute dtype. A canvas owns a contiguous range (its slab) for its whole life; no paging, since its
-/// length never grows. Engine thread only.
+/// K (with RoPE applied) and V of all running canvases: two tensors a layer, [pool tokens, G, D] in
+/// the compute dtype. A canvas owns a contiguous range (its slab) for its whole life; no paging,
+/// since its length never grows. Engine thread only.
 class KvPool {
  public:
   KvPool(const ModelConfig& config, int64_t capacity_tokens, at::Device device,

@@ -67,8 +67,9 @@ void add_turn_ends(ModelConfig& config, const fs::path& folder) {
   if (added == tokenizer.end() || !added->is_object()) return;
   for (const auto& [id, about] : added->items()) {
     if (!about.is_object() || !about.contains("content") || !about["content"].is_string()) continue;
-    const bool is_number = !id.empty() && id.size() < 10 &&
-                           std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
+    const bool is_number =
+        !id.empty() && id.size() < 10 &&
+        std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (is_number && kTurnEnds.contains(about["content"])) add_end_token(config, std::stoll(id));
   }
 }
@@ -131,7 +132,8 @@ double ConfigReader::number(const char* key, double min, double max) const {
 bool ConfigReader::flag(const char* key, bool otherwise) const {
   const auto it = config_.find(key);
   if (it == config_.end() || it->is_null()) return otherwise;
-  if (!it->is_boolean()) refuse(std::string(key) + " is " + it->dump() + "; it must be true or false");
+  if (!it->is_boolean())
+    refuse(std::string(key) + " is " + it->dump() + "; it must be true or false");
   return it->get<bool>();
 }
 

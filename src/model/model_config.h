@@ -30,10 +30,21 @@ struct ModelConfig {
 
 /// The tensors of a model, by role.
 enum class TensorRole {
-  kEmbedding, kFinalNorm, kHead,                                   // once
-  kAttentionNorm, kQuery, kKey, kValue, kAttentionOut,             // a layer
-  kMlpNorm, kGate, kUp, kDown,
-  kQueryBias, kKeyBias, kValueBias,
+  kEmbedding,
+  kFinalNorm,
+  kHead,  // once
+  kAttentionNorm,
+  kQuery,
+  kKey,
+  kValue,
+  kAttentionOut,  // a layer
+  kMlpNorm,
+  kGate,
+  kUp,
+  kDown,
+  kQueryBias,
+  kKeyBias,
+  kValueBias,
 };
 
 /// A model family: how its config.json reads and how its tensors are called. One file each in

@@ -19,7 +19,8 @@ class BoundaryStates {
   virtual ~BoundaryStates() = default;
   /// State before layer `layer` of the prefix's positions: [P, d], compute dtype.
   virtual at::Tensor load(EntryId entry, int layer) const = 0;
-  /// Takes the state before `layer` of the leading rows of a group; keeps it if it has that boundary.
+  /// Takes the state before `layer` of the leading rows of a group; keeps it if it has that
+  /// boundary.
   virtual void capture(EntryId entry, int layer, const at::Tensor& rows) = 0;
 };
 
@@ -35,9 +36,9 @@ using TensorObserver = std::function<void(const std::string& name, const at::Ten
 ///     layers 0, 1     rows 0..4            rows 5..6                              N = 7
 ///     layers 2..      rows 0..4            rows 5..6            rows 7..10        N = 11
 ///
-/// Every linear layer is one GEMM over the N rows; every group is one attention sequence over its own
-/// canvas's keys. In the last layer only the rows whose logits are wanted go on after their K and V are
-/// stored. Engine thread only.
+/// Every linear layer is one GEMM over the N rows; every group is one attention sequence over its
+/// own canvas's keys. In the last layer only the rows whose logits are wanted go on after their K
+/// and V are stored. Engine thread only.
 class PackedForward {
  public:
   PackedForward(const ModelConfig& config, const ModelWeights& weights, KvPool& pool);
@@ -60,8 +61,8 @@ class PackedForward {
   void capture(const Forward& forward, const Layout& layout, const at::Tensor& x, int layer,
                BoundaryStates& states) const;
   at::Tensor run_layer(const at::Tensor& x, int layer, const Layout& layout) const;
-  at::Tensor run_last_layer(const at::Tensor& x, const Layout& layout,
-                            const at::Tensor& wanted, const Layout& wanted_layout) const;
+  at::Tensor run_last_layer(const at::Tensor& x, const Layout& layout, const at::Tensor& wanted,
+                            const Layout& wanted_layout) const;
   void rotate_and_store_rows(at::Tensor& qkv, int layer, const Layout& layout) const;
   at::Tensor attend(const at::Tensor& q, int layer, const Layout& layout) const;
   at::Tensor attend_each(const at::Tensor& q, int layer, const Layout& layout) const;

@@ -127,9 +127,7 @@ class Checkpoint::MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  std::span<const std::byte> bytes() const {
-    return {static_cast<const std::byte*>(data_), size_};
-  }
+  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
 
  private:
   void* data_ = MAP_FAILED;
@@ -169,7 +167,8 @@ void Checkpoint::add_file(const std::string& path) {
   size_t end = 0;
   for (const auto& [begin, piece_end] : pieces) {
     if (begin != end) {
-      refuse(path, "tensors overlap or leave a gap at byte " + std::to_string(std::min(begin, end)));
+      refuse(path,
+             "tensors overlap or leave a gap at byte " + std::to_string(std::min(begin, end)));
     }
     end = piece_end;
   }

@@ -17,8 +17,8 @@ struct StoredTensor {
   std::span<const std::byte> bytes;
 };
 
-/// The safetensors files of a model folder, mapped and validated: `model.safetensors`, or the shards
-/// that `model.safetensors.index.json` names.
+/// The safetensors files of a model folder, mapped and validated: `model.safetensors`, or the
+/// shards that `model.safetensors.index.json` names.
 ///
 /// Everything is checked before a byte is used: header size, JSON, shapes (overflow), offsets
 /// (range, gaps, overlaps), dtypes, duplicate names. Throws kInvalidModel naming file and tensor.

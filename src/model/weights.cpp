@@ -40,10 +40,10 @@ class TensorTable {
   }
 
   std::vector<TensorRole> roles_of_layer() const {
-    std::vector<TensorRole> roles{TensorRole::kAttentionNorm, TensorRole::kQuery, TensorRole::kKey,
-                                  TensorRole::kValue, TensorRole::kAttentionOut,
-                                  TensorRole::kMlpNorm, TensorRole::kGate, TensorRole::kUp,
-                                  TensorRole::kDown};
+    std::vector<TensorRole> roles{
+        TensorRole::kAttentionNorm, TensorRole::kQuery,        TensorRole::kKey,
+        TensorRole::kValue,         TensorRole::kAttentionOut, TensorRole::kMlpNorm,
+        TensorRole::kGate,          TensorRole::kUp,           TensorRole::kDown};
     if (model_.config.qkv_bias) {
       roles.insert(roles.end(),
                    {TensorRole::kQueryBias, TensorRole::kKeyBias, TensorRole::kValueBias});
@@ -143,8 +143,8 @@ ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model
   for (int i = 0; i < model.config.num_layers; ++i) {
     LayerWeights layer;
     layer.attention_norm = place(TensorRole::kAttentionNorm, i);
-    layer.qkv = at::cat({place(TensorRole::kQuery, i), place(TensorRole::kKey, i),
-                         place(TensorRole::kValue, i)});
+    layer.qkv = at::cat(
+        {place(TensorRole::kQuery, i), place(TensorRole::kKey, i), place(TensorRole::kValue, i)});
     if (model.config.qkv_bias) {
       layer.qkv_bias = at::cat({place(TensorRole::kQueryBias, i), place(TensorRole::kKeyBias, i),
                                 place(TensorRole::kValueBias, i)});

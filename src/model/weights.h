@@ -10,8 +10,8 @@
 
 namespace bicached {
 
-/// One layer. Letters: d width, H heads, G KV heads, D head size, m MLP width. Compute dtype, on the
-/// device. Query, key and value are one matrix, gate and up another: one GEMM each.
+/// One layer. Letters: d width, H heads, G KV heads, D head size, m MLP width. Compute dtype, on
+/// the device. Query, key and value are one matrix, gate and up another: one GEMM each.
 struct LayerWeights {
   at::Tensor attention_norm;  // [d]
   at::Tensor qkv;             // [(H + 2 G) D, d]

@@ -131,7 +131,7 @@ TEST(Unmasker, AnUnknownNameListsTheKnownOnes) {
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.param(), "algorithm");
-    EXPECT_NE(std::string(e.what()).find("low_confidence, threshold"), std::string::npos);
+    EXPECT_NE(std::string(e.what()).find("low_confidence, threshold, factor"), std::string::npos);
   }
 }
 

@@ -61,6 +61,7 @@ GenerateRequest request_of(const json& trace) {
   }
   decode.block_length = params.value("block_length", request.gen_length);
   decode.steps = params.at("steps");
+  decode.factor = static_cast<float>(number("factor"));
   decode.threshold = static_cast<float>(number("threshold"));
   decode.eos_early_stop = false;
   const std::string cache = trace.at("cache");
@@ -69,7 +70,7 @@ GenerateRequest request_of(const json& trace) {
                                                                  : IntraCache::kNone;
   // The published engine throws the first forward's logits away where a trace does not say.
   if (trace.contains("entry")) {
-    decode.use_first_forward = params.value("first_forward", "discard") == "use";
+    decode.use_first_forward = params.value("first_forward", json()) == "use";
     request.cache.refresh_interval = std::max(1, static_cast<int>(number("refresh_interval")));
     request.cache.refresh_by_step_modulo = params.value("refresh_rule", "") == "step_modulo";
     request.cache.refresh_commits = request.gen_length + 1;

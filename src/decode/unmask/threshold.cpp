@@ -11,8 +11,7 @@ class Threshold final : public Unmasker {
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress&) const override {
-    const int best =
-        best_candidates(candidates, 1, [](const Candidate& c) { return c.probability; })[0];
+    const int best = most_probable(candidates);
     std::vector<int> chosen;
     for (int i = 0; i < static_cast<int>(candidates.size()); ++i) {
       if (i == best || candidates[static_cast<size_t>(i)].probability >= threshold_) {

@@ -9,6 +9,7 @@ constexpr UnmaskerInfo kTable[] = {
      make_low_confidence},
     {"threshold", "Every token whose probability reaches the threshold, at least one (Fast-dLLM).",
      make_threshold},
+    {"factor", "As many as their probabilities justify together (Fast-dLLM, dInfer).", make_factor},
 };
 
 }  // namespace

@@ -9,8 +9,17 @@
 namespace bicached {
 
 // One maker a file of this folder; the table is in unmasker_table.cpp.
+std::unique_ptr<Unmasker> make_factor(const DecodeParams& params);
 std::unique_ptr<Unmasker> make_low_confidence(const DecodeParams& params);
 std::unique_ptr<Unmasker> make_threshold(const DecodeParams& params);
+
+/// Index of the most probable candidate, the first of equals. `candidates` is not empty.
+inline int most_probable(std::span<const Candidate> candidates) {
+  const auto best = std::max_element(
+      candidates.begin(), candidates.end(),
+      [](const Candidate& a, const Candidate& b) { return a.probability < b.probability; });
+  return static_cast<int>(best - candidates.begin());
+}
 
 /// Indices of the `count` candidates with the greatest score(candidate), ascending.
 template <typename Score>

@@ -9,11 +9,9 @@ namespace {
 using nlohmann::json;
 
 /// LLaDA-8B, LLaDA-1.5 and models with their layout: config keys and tensor names of the OLMo code
-/// that LLaDA was trained with (`LLaDAModelLM`). MHA and GQA; tied or untied head; the embedding may
-/// have more rows than the vocabulary.
-bool recognizes(const json& config) {
-  return config.value("model_type", json()) == "llada";
-}
+/// that LLaDA was trained with (`LLaDAModelLM`). MHA and GQA; tied or untied head; the embedding
+/// may have more rows than the vocabulary.
+bool recognizes(const json& config) { return config.value("model_type", json()) == "llada"; }
 
 ModelConfig parse(const json& config) {
   const ConfigReader read(config);

@@ -1,0 +1,45 @@
+#pragma once
+
+#include "bicached/denoiser.h"
+#include "cache/entries.h"
+#include "decode/sampler.h"
+#include "model/packed_forward.h"
+
+namespace bicached {
+
+/// The real Denoiser: a model, its KV pool and its prefix entries on one device. Engine thread
+/// only.
+class TorchDenoiser final : public Denoiser {
+ public:
+  TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights, int64_t capacity_tokens);
+
+  const ModelInfo& info() const override { return info_; }
+  std::optional<SlabId> open_slab(int num_tokens) override;
+  void close_slab(SlabId slab) override;
+  int64_t capacity_tokens() const override { return pool_.slabs().capacity_tokens(); }
+  int64_t free_tokens() const override { return pool_.slabs().free_tokens(); }
+  std::vector<RowResult> run(const Forward& forward) override;
+  int64_t entry_bytes(const EntrySpec& spec) const override;
+  EntryId create_entry(const EntrySpec& spec) override;
+  void fill_entry(EntryId entry, SlabId from) override;
+  void load_entry(EntryId entry, SlabId to, int depth) override;
+  void destroy_entry(EntryId entry) override;
+  void check_integrity() const override;
+
+  /// Logits of the rows asked, float32 [rows, V], before sampling; and inner tensors through the
+  /// observer. For comparison with reference implementations.
+  at::Tensor run_logits(const Forward& forward);
+  void set_observer(TensorObserver observer) { forward_.set_observer(std::move(observer)); }
+  const KvPool& pool() const { return pool_; }
+
+ private:
+  const ModelInfo info_;
+  const ModelConfig config_;
+  const ModelWeights weights_;
+  KvPool pool_;
+  PrefixEntries entries_;
+  PackedForward forward_;
+  TokenRules rules_;
+};
+
+}  // namespace bicached
