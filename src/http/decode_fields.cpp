@@ -77,7 +77,7 @@ void read_decode(Fields& fields, const DecodeSettings& defaults, CommonFields& o
   decode.algorithm = fields.choice("algorithm", unmasker_names()).value_or(defaults.algorithm);
   decode.threshold =
       static_cast<float>(fields.limited_number("threshold").value_or(defaults.threshold));
-  fields.limited_number("factor");
+  decode.factor = static_cast<float>(fields.limited_number("factor").value_or(defaults.factor));
   refuse_guidance(fields);
   decode.eos_early_stop = fields.boolean("eos_early_stop").value_or(defaults.eos_early_stop);
   decode.ignore_eos = fields.boolean("ignore_eos").value_or(false);
