@@ -33,7 +33,8 @@ class Generation {
     }
     std::vector<GenerateRequest> canvases = job_.canvases;
     for (size_t i = 0; i < canvases.size(); ++i) {
-      canvases[i].id = request.id + (canvases.size() > 1 ? "#" + std::to_string(i) : "");
+      canvases[i].id = request.id;
+      if (canvases.size() > 1) canvases[i].id.append("#").append(std::to_string(i));
       canvases[i].deadline = start_ + context.request_timeout;
     }
     stream_.emplace(context.engine.submit(std::move(canvases)));
