@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <queue>
 
-#include "bicached/error.h"
 #include "text/utf8.h"
 
 namespace bicached {
@@ -73,18 +72,9 @@ std::string bytes_to_symbols(std::string_view bytes) {
 Bpe::Bpe(const std::vector<std::pair<std::string, TokenId>>& entries,
          const std::vector<Merge>& merges, bool ignore_merges)
     : ignore_merges_(ignore_merges) {
-  byte_ids_.fill(-1);
   for (const auto& [bytes, id] : entries) {
     if (bytes.size() == 1) byte_ids_[static_cast<unsigned char>(bytes[0])] = id;
     if (ignore_merges) words_.emplace(bytes, id);
-  }
-  for (size_t b = 0; b < 256; ++b) {
-    if (byte_ids_[b] < 0) {
-      throw Error(ErrorCode::kInvalidModel,
-                  "the vocabulary has no entry for byte " + std::to_string(b) + " (symbol \"" +
-                      bytes_to_symbols(std::string(1, static_cast<char>(b))) +
-                      "\"), so some text can't be encoded; all 256 byte symbols are needed");
-    }
   }
   merges_.reserve(merges.size());
   for (size_t rank = 0; rank < merges.size(); ++rank) {
