@@ -68,7 +68,6 @@ class FakeTemplate final : public ChatTemplate {
       chat.pieces.push_back({message.role + ":", true});
       chat.pieces.push_back({message.content, false});
       chat.pieces.push_back({"\n", true});
-      chat.message_ends.push_back(chat.pieces.size());
     }
     if (add_generation_prompt) chat.pieces.push_back({"assistant:", true});
     return chat;
