@@ -1,7 +1,5 @@
 #include "http/chat_prompt.h"
 
-#include <algorithm>
-
 #include "bicached/error.h"
 
 namespace bicached {
@@ -60,19 +58,12 @@ const ChatTemplate& template_of(const Backend& backend) {
               "the model has no chat template; use /v1/completions with a raw prompt", "messages");
 }
 
-RenderedChat render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
-                    const Backend& backend) {
-  const ChatTemplate& chat_template = template_of(backend);
-  const auto is_developer = [](const ChatMessage& m) { return m.role == "developer"; };
-  if (std::none_of(messages.begin(), messages.end(), is_developer)) {
-    return chat_template.render(messages, add_generation_prompt);
+/// `developer` is OpenAI's newer name of `system`; most templates were written before it.
+std::vector<ChatMessage> without_developers(std::vector<ChatMessage> messages) {
+  for (ChatMessage& message : messages) {
+    if (message.role == "developer") message.role = "system";
   }
-  // OpenAI's newer name of `system`; the checkpoints' templates were written before it.
-  std::vector<ChatMessage> renamed = messages;
-  for (ChatMessage& message : renamed) {
-    if (is_developer(message)) message.role = "system";
-  }
-  return chat_template.render(renamed, add_generation_prompt);
+  return messages;
 }
 
 }  // namespace
@@ -93,16 +84,13 @@ std::vector<ChatMessage> read_messages(Fields& fields) {
   return messages;
 }
 
-ChatPrompt encode_messages(const std::vector<ChatMessage>& messages, const Backend& backend) {
-  const RenderedChat chat = render(messages, true, backend);
-  ChatPrompt prompt;
-  prompt.ids = backend.tokenizer->encode(chat.pieces);
-  return prompt;
+EncodedChat encode_messages(const std::vector<ChatMessage>& messages, const Backend& backend) {
+  return encode_chat(template_of(backend), *backend.tokenizer, without_developers(messages), true);
 }
 
 std::string render_messages(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
                             const Backend& backend) {
-  return render(messages, add_generation_prompt, backend).text();
+  return template_of(backend).render(without_developers(messages), add_generation_prompt).text();
 }
 
 }  // namespace bicached

@@ -63,8 +63,10 @@ void read_sampling(Fields& fields, const DecodeSettings& defaults, const ModelIn
 }
 
 void refuse_guidance(Fields& fields) {
-  const std::optional<double> cfg_scale = fields.limited_number("cfg_scale");
-  if (cfg_scale.value_or(0) == 0) return;
+  const nlohmann::json* cfg_scale = fields.find("cfg_scale");
+  if (!cfg_scale) return;
+  if (!cfg_scale->is_number()) throw_wrong_type("cfg_scale", "a number", *cfg_scale);
+  if (cfg_scale->get<double>() == 0) return;
   throw Error(ErrorCode::kUnsupportedParameter,
               "cfg_scale: this server has no classifier-free guidance; only 0 is allowed",
               "cfg_scale");

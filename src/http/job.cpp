@@ -152,9 +152,8 @@ Job parse_chat_request(const std::string& body, const CodecContext& context) {
   const std::vector<ChatMessage> messages = read_messages(fields);
   check_num_canvases(1, context, job, "n");
   name_unknown_fields(fields, context);
-  ChatPrompt prompt = encode_messages(messages, context.backend);
-  add_canvases({std::move(prompt.ids), std::move(prompt.prefix_boundaries)}, {}, common, context,
-               job);
+  EncodedChat prompt = encode_messages(messages, context.backend);
+  add_canvases({std::move(prompt.ids), std::move(prompt.prefix_lengths)}, {}, common, context, job);
   return job;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "engine/fake_denoiser.h"
 #include "http/api_keys.h"

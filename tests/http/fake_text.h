@@ -46,6 +46,9 @@ class FakeTokenizer final : public Tokenizer {
   }
   int vocab_size() const override { return 258; }
   bool is_special(TokenId id) const override { return id == 256 || id == 257; }
+  std::vector<AddedTokenText> added_token_texts() const override {
+    return {{"<end>", true}, {"<mask>", true}};
+  }
   TokenId find_token(std::string_view text) const override {
     return text == "<end>" ? 256 : text == "<mask>" ? 257 : -1;
   }
@@ -65,7 +68,6 @@ class FakeTemplate final : public ChatTemplate {
       chat.pieces.push_back({message.role + ":", true});
       chat.pieces.push_back({message.content, false});
       chat.pieces.push_back({"\n", true});
-      chat.message_ends.push_back(chat.pieces.size());
     }
     if (add_generation_prompt) chat.pieces.push_back({"assistant:", true});
     return chat;
