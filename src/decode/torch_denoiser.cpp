@@ -1,9 +1,9 @@
 #include "decode/torch_denoiser.h"
 
-#include <ATen/ops/cat.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <new>
 
 #include "bicached/error.h"
@@ -11,8 +11,8 @@
 namespace bicached {
 namespace {
 
-// Rows through the head at a time: 256 rows of LLaDA's 126,464 logits are 130 MB in float32.
-constexpr int64_t kLogitChunkRows = 256;
+// Logits at a time: 64 MB in float32, small beside any model whose vocabulary makes it matter.
+constexpr int64_t kLogitsPerChunk = int64_t{16} << 20;
 
 /// Runs `work`; torch's ways to say that memory ran out become kOutOfMemory.
 template <typename Work>
@@ -23,7 +23,10 @@ auto with_errors(Work work) {
   } catch (const c10::OutOfMemoryError& e) {
     throw Error(ErrorCode::kOutOfMemory, e.what_without_backtrace());
   } catch (const c10::Error& e) {
-    throw Error(ErrorCode::kInternal, e.what_without_backtrace());
+    // The CPU allocator reports with torch's general type.
+    const std::string message = e.what_without_backtrace();
+    const bool memory = message.find("allocate memory") != std::string::npos;
+    throw Error(memory ? ErrorCode::kOutOfMemory : ErrorCode::kInternal, message);
   } catch (const std::bad_alloc&) {
     throw Error(ErrorCode::kOutOfMemory, "no memory left on this machine");
   }
@@ -52,15 +55,15 @@ std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
   return with_errors([&] {
     const at::Tensor hidden = forward_.run(forward, entries_);
     const std::span<const LogitRow> rows(forward.logit_rows);
-    std::vector<RowResult> results;
-    for (int64_t begin = 0; begin < hidden.size(0); begin += kLogitChunkRows) {
-      const int64_t count = std::min(kLogitChunkRows, hidden.size(0) - begin);
-      const at::Tensor logits = forward_.logits(hidden.narrow(0, begin, count));
-      auto chunk = sample_rows(
-          logits, rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), rules_);
-      std::move(chunk.begin(), chunk.end(), std::back_inserter(results));
+    const int64_t chunk_rows = std::max<int64_t>(1, kLogitsPerChunk / info_.num_logits);
+    std::vector<at::Tensor> chunks;  // read only at the end: the device never waits for the host
+    for (int64_t begin = 0; begin < hidden.size(0); begin += chunk_rows) {
+      const int64_t count = std::min(chunk_rows, hidden.size(0) - begin);
+      chunks.push_back(sample_rows(
+          forward_.logits(hidden.narrow(0, begin, count)),
+          rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), rules_));
     }
-    return results;
+    return read_rows(chunks, rows);
   });
 }
 
@@ -84,6 +87,9 @@ void TorchDenoiser::load_entry(EntryId entry, SlabId to, int depth) {
 
 void TorchDenoiser::destroy_entry(EntryId entry) { entries_.destroy(entry); }
 
-void TorchDenoiser::check_integrity() const { pool_.slabs().check_integrity(); }
+void TorchDenoiser::check_integrity() const {
+  pool_.slabs().check_integrity();
+  entries_.check_integrity();
+}
 
 }  // namespace bicached
