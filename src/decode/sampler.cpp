@@ -116,8 +116,7 @@ at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const 
     num_top = std::max<int64_t>(num_top, rows[i].sampling->num_top_logprobs);
   }
   const at::Tensor token =
-      drawn.empty() ? best
-                    : best.index_copy(0, upload(drawn, logits), draw(allowed, drawn, rows));
+      drawn.empty() ? best : best.index_copy(0, upload(drawn, logits), draw(allowed, drawn, rows));
   std::vector<at::Tensor> columns{token, shares.gather(1, token)};
   if (num_top = std::min<int64_t>(num_top, rules.vocab_size); num_top > 0) {
     const auto [values, ids] = allowed.topk(num_top, 1);

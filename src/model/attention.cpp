@@ -27,7 +27,7 @@ at::Tensor attend_by_products(const at::Tensor& q, const at::Tensor& k, const at
   const int64_t n = q.size(0), heads = q.size(1), size = q.size(2), kv_heads = k.size(1);
   const int64_t share = heads / kv_heads;
   const at::Tensor rows = q.mul(1.0 / std::sqrt(static_cast<double>(size)))
-                              
+
                               .view({n, kv_heads, share, size})
                               .permute({1, 2, 0, 3})
                               .reshape({kv_heads, share * n, size});

@@ -21,8 +21,8 @@ struct AttentionIndex {
   int64_t max_keys = 0;
 };
 
-/// Attention without a mask. queries: [N, H, D], rows may be strided; keys, values: the layer's pool
-/// [pool tokens, Hkv, D]; out: [N, H D], contiguous. Scores are scaled by 1 / sqrt(D).
+/// Attention without a mask. queries: [N, H, D], rows may be strided; keys, values: the layer's
+/// pool [pool tokens, Hkv, D]; out: [N, H D], contiguous. Scores are scaled by 1 / sqrt(D).
 void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
             const AttentionIndex& index, at::Tensor& out);
 

@@ -11,10 +11,10 @@ namespace bicached {
 
 /// One row group while it takes part: one attention sequence.
 struct PlannedGroup {
-  int group = 0;           // index into Forward::groups
-  int64_t first_row = 0;   // of the packed tensor
+  int group = 0;          // index into Forward::groups
+  int64_t first_row = 0;  // of the packed tensor
   int64_t num_rows = 0;
-  int64_t key_begin = 0;   // token of the pool where its canvas begins
+  int64_t key_begin = 0;  // token of the pool where its canvas begins
   int64_t num_keys = 0;
 };
 
@@ -38,14 +38,14 @@ struct LayerSegment {
 /// others' output.
 struct ForwardPlan {
   std::vector<LayerSegment> segments;
-  std::vector<TokenId> tokens;          // of the rows of segment 0
-  std::vector<int64_t> wanted_rows;     // of the last segment, ascending, each once
-  std::vector<PlannedGroup> wanted;     // the sequences of those rows, packed among themselves
-  std::vector<int64_t> logit_index;     // LogitRow i -> index into wanted_rows
+  std::vector<TokenId> tokens;       // of the rows of segment 0
+  std::vector<int64_t> wanted_rows;  // of the last segment, ascending, each once
+  std::vector<PlannedGroup> wanted;  // the sequences of those rows, packed among themselves
+  std::vector<int64_t> logit_index;  // LogitRow i -> index into wanted_rows
 };
 
-/// Lays out a forward. Throws kInternal where a group breaks `RowGroup`'s rules: that is a defect of
-/// the planner, and running it could read outside the pool.
+/// Lays out a forward. Throws kInternal where a group breaks `RowGroup`'s rules: that is a defect
+/// of the planner, and running it could read outside the pool.
 ForwardPlan plan_forward(const Forward& forward, const ModelConfig& model,
                          const SlabAllocator& slabs);
 

@@ -20,9 +20,8 @@ namespace {
 template <class T>
 at::Tensor to_device(const std::vector<T>& values, const at::Device& device) {
   const auto type = sizeof(T) == 8 ? at::kLong : at::kInt;
-  const at::Tensor host =
-      at::from_blob(const_cast<T*>(values.data()), {static_cast<int64_t>(values.size())},
-                    at::dtype(type));
+  const at::Tensor host = at::from_blob(const_cast<T*>(values.data()),
+                                        {static_cast<int64_t>(values.size())}, at::dtype(type));
   return device.is_cpu() ? host : host.to(device);
 }
 
@@ -42,7 +41,8 @@ PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weig
   heads_ = {config.num_heads, config.num_kv_heads, config.head_size};
   // No canvas is longer than the pool, and a table of a claimed million positions would be waste.
   const int64_t positions = std::min<int64_t>(config.max_length, pool.slabs().capacity_tokens());
-  rope_ = make_rope_table(positions, config.head_size, config.rope_theta, weights.embedding.device());
+  rope_ =
+      make_rope_table(positions, config.head_size, config.rope_theta, weights.embedding.device());
 }
 
 std::vector<PackedForward::SegmentIndex> PackedForward::upload(const ForwardPlan& plan) const {
@@ -51,9 +51,9 @@ std::vector<PackedForward::SegmentIndex> PackedForward::upload(const ForwardPlan
   std::vector<int32_t> narrow;
   const auto add_attention = [&](const std::vector<PlannedGroup>& groups) {
     for (const PlannedGroup& g : groups) narrow.push_back(static_cast<int32_t>(g.first_row));
-    narrow.push_back(groups.empty() ? 0
-                                    : static_cast<int32_t>(groups.back().first_row +
-                                                           groups.back().num_rows));
+    narrow.push_back(groups.empty()
+                         ? 0
+                         : static_cast<int32_t>(groups.back().first_row + groups.back().num_rows));
     for (const PlannedGroup& g : groups) narrow.push_back(static_cast<int32_t>(g.key_begin));
     narrow.push_back(0);
     for (const PlannedGroup& g : groups) narrow.push_back(static_cast<int32_t>(g.num_keys));
@@ -102,8 +102,7 @@ std::vector<PackedForward::SegmentIndex> PackedForward::upload(const ForwardPlan
   SegmentIndex& last = indices.back();
   last.wanted_rows = take_wide(plan.wanted_rows.size());
   last.wanted_attention = take_attention(plan.wanted);
-  last.all_wanted =
-      static_cast<int64_t>(plan.wanted_rows.size()) == plan.segments.back().num_rows;
+  last.all_wanted = static_cast<int64_t>(plan.wanted_rows.size()) == plan.segments.back().num_rows;
   return indices;
 }
 
@@ -116,18 +115,17 @@ at::Tensor PackedForward::enter_segment(const at::Tensor& x, const ForwardPlan& 
     const RowGroup& group = forward.groups[static_cast<size_t>(planned.group)];
     if (group.enter_layer < now.first_layer) {
       const auto& before = plan.segments[segment - 1].groups;
-      const auto it = std::find_if(before.begin(), before.end(), [&](const PlannedGroup& g) {
-        return g.group == planned.group;
-      });
+      const auto it = std::find_if(before.begin(), before.end(),
+                                   [&](const PlannedGroup& g) { return g.group == planned.group; });
       pieces.push_back(x.narrow(0, it->first_row, it->num_rows));
       continue;
     }
     const at::Tensor hidden = states.states(group.enter_from, now.first_layer);
     if (!hidden.defined() || group.row_at(group.num_rows() - 1) >= hidden.size(0)) {
-      throw Error(ErrorCode::kInternal,
-                  "entry " + std::to_string(group.enter_from) + " keeps no hidden state of row " +
-                      std::to_string(group.row_at(group.num_rows() - 1)) + " before layer " +
-                      std::to_string(now.first_layer));
+      throw Error(ErrorCode::kInternal, "entry " + std::to_string(group.enter_from) +
+                                            " keeps no hidden state of row " +
+                                            std::to_string(group.row_at(group.num_rows() - 1)) +
+                                            " before layer " + std::to_string(now.first_layer));
     }
     if (group.rows.empty()) {
       pieces.push_back(hidden.narrow(0, group.begin, group.num_rows()));
@@ -188,10 +186,8 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& i
   at::Tensor queries = heads.narrow(1, 0, heads_.num_heads);
   observe("q_pre_rope", layer, queries);
   observe("k_pre_rope", layer, keys);
-  observe("v", layer,
-          heads.narrow(1, heads_.num_heads + heads_.num_kv_heads, heads_.num_kv_heads));
-  rotate_and_store(qkv, heads_, rope_, index.rows,
-                   {pool_.keys(layer), pool_.values(layer)});
+  observe("v", layer, heads.narrow(1, heads_.num_heads + heads_.num_kv_heads, heads_.num_kv_heads));
+  rotate_and_store(qkv, heads_, rope_, index.rows, {pool_.keys(layer), pool_.values(layer)});
   observe("q_rope", layer, queries);
   observe("k_rope", layer, keys);
   if (only_wanted) {
@@ -245,8 +241,7 @@ at::Tensor PackedForward::run(const Forward& forward, const BoundaryStates& stat
   observe("final_norm", -1, normed);
   const bool in_order = plan.logit_index.size() == plan.wanted_rows.size() &&
                         std::is_sorted(plan.logit_index.begin(), plan.logit_index.end());
-  return in_order ? normed
-                  : normed.index_select(0, to_device(plan.logit_index, normed.device()));
+  return in_order ? normed : normed.index_select(0, to_device(plan.logit_index, normed.device()));
 }
 
 at::Tensor PackedForward::logits(const at::Tensor& hidden) const {

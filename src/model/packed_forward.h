@@ -22,9 +22,9 @@ class BoundaryStates {
   virtual at::Tensor states(EntryId entry, int layer) const = 0;
 };
 
-/// Sees inner tensors while a forward runs; for comparison with reference implementations. `name` as
-/// in the golden files: "embedding", "layers.0.q_pre_rope", ...; rows in packed order; valid only
-/// during the call. While one is set, all rows run through the last layer.
+/// Sees inner tensors while a forward runs; for comparison with reference implementations. `name`
+/// as in the golden files: "embedding", "layers.0.q_pre_rope", ...; rows in packed order; valid
+/// only during the call. While one is set, all rows run through the last layer.
 using TensorObserver = std::function<void(const std::string& name, const at::Tensor& value)>;
 
 /// The transformer over packed rows of many canvases: the one forward of the engine (DESIGN 2).

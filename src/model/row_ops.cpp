@@ -155,8 +155,7 @@ void rotate_and_store_cpu(at::Tensor& qkv, const HeadShape& heads, const RopeTab
 }
 
 void rotate_and_store_device(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
-                             const RowIndex& index,
-                             const std::pair<at::Tensor, at::Tensor>& pool) {
+                             const RowIndex& index, const std::pair<at::Tensor, at::Tensor>& pool) {
   const int64_t n = qkv.size(0), half = heads.head_size / 2;
   const int64_t rotated = heads.num_heads + heads.num_kv_heads;
   at::Tensor rows = qkv.view({n, rotated + heads.num_kv_heads, heads.head_size});

@@ -35,8 +35,8 @@ struct RowIndex {
 /// out [N, d] = x [N, d] / rms(x) * weight [d]; in float32, rounded once.
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Tensor& out);
 
-/// Rotates queries (in place) and keys of qkv [N, (H + 2 Hkv) D], halves against halves, in float32;
-/// stores keys and values in the layer's pool [pool tokens, Hkv, D] at the rows' slots.
+/// Rotates queries (in place) and keys of qkv [N, (H + 2 Hkv) D], halves against halves, in
+/// float32; stores keys and values in the layer's pool [pool tokens, Hkv, D] at the rows' slots.
 void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
                       const RowIndex& index, std::pair<at::Tensor, at::Tensor> pool);
 
