@@ -13,32 +13,47 @@ struct ChatMessage {
   std::string content;  // text parts joined
 };
 
-/// A rendered chat: pieces in order (the template's own text trusted, message content not) and, for
-/// prefix reuse, after which piece each message ends.
+/// A rendered chat: pieces in order. The texts of special tokens (and of other added tokens that
+/// the template itself writes) inside messages are untrusted pieces, all else is trusted.
 struct RenderedChat {
   std::vector<TextPiece> pieces;
-  std::vector<size_t> message_ends;  // pieces [0, message_ends[i]) hold messages 0..i
   std::string text() const;
 };
 
-/// The checkpoint's Jinja chat template, compiled once.
+/// The checkpoint's Jinja chat template, compiled once, as Hugging Face's apply_chat_template.
 ///
-/// Immutable; any thread. Never made from a request's text: a template is a program and could stop
-/// the process, so the checkpoint's is compiled and tried at start-up, with a size and time limit.
+/// Immutable; any thread. A rendering is bounded in steps, text and nesting, so neither a template
+/// nor a message can hang the process or fill its memory.
 class ChatTemplate {
  public:
-  /// From `chat_template.jinja` or `tokenizer_config.json`. Throws kInvalidModel naming file and
-  /// reason.
-  static std::unique_ptr<ChatTemplate> load(const std::string& folder);
+  /// From `chat_template.jinja` or `tokenizer_config.json` (a text, or a list of named ones, of
+  /// which "default" is taken), with a trial rendering. Null when the folder has none. Throws
+  /// kInvalidModel naming file and reason.
+  static std::unique_ptr<ChatTemplate> load(const std::string& folder, const Tokenizer& tokenizer);
   /// From source text; `bos_token`, `eos_token` empty = undefined.
   static std::unique_ptr<ChatTemplate> compile(const std::string& source,
                                                const std::string& bos_token,
-                                               const std::string& eos_token);
+                                               const std::string& eos_token,
+                                               std::vector<AddedTokenText> added_tokens);
   virtual ~ChatTemplate() = default;
 
-  /// Throws kInvalidRequest with the template's own message (`raise_exception`), param "messages".
+  /// Throws kInvalidRequest, param "messages": no messages, what the template says itself
+  /// (`raise_exception`), or why it can't render these.
   virtual RenderedChat render(const std::vector<ChatMessage>& messages,
                               bool add_generation_prompt) const = 0;
 };
+
+/// A chat as the model takes it, and where leading messages end in it.
+struct EncodedChat {
+  std::vector<TokenId> ids;
+  /// Lengths of id prefixes that other chats with the same leading messages share; ascending, each
+  /// > 0 and < ids.size().
+  std::vector<int> prefix_lengths;
+};
+
+/// Renders and encodes. A candidate prefix is what the ids have in common with those of the leading
+/// messages rendered alone; at most 8 are tried, the first messages and the last ones.
+EncodedChat encode_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
+                        const std::vector<ChatMessage>& messages, bool add_generation_prompt);
 
 }  // namespace bicached

@@ -10,11 +10,18 @@
 
 namespace bicached {
 
-/// A stretch of text and whether special tokens are looked for in it. A chat template's own text is
-/// trusted; what a user wrote is not, so `<|eot_id|>` in a message stays letters.
+/// A stretch of text and whether added tokens are looked for in it. A chat template's own text is
+/// trusted; a special token's text in what a user wrote is not, so `<|eot_id|>` in a message stays
+/// letters.
 struct TextPiece {
   std::string text;
   bool trusted = false;
+};
+
+/// The text of an added token, and whether it is special (`<think>` is added, but not special).
+struct AddedTokenText {
+  std::string text;
+  bool special = false;
 };
 
 /// Byte-level byte-pair encoding, exactly as the Hugging Face `tokenizers` library.
@@ -28,11 +35,12 @@ class Tokenizer {
   static std::unique_ptr<Tokenizer> load(const std::string& folder);
   virtual ~Tokenizer() = default;
 
-  /// Text to ids. `trusted`: special tokens in the text become their ids. The text must be valid
-  /// UTF-8 (kInvalidRequest otherwise).
+  /// Text to ids. `trusted`: special tokens in the text become their ids; else they are letters and
+  /// only added tokens that are not special (`<think>`) are found. The text must be valid UTF-8
+  /// (kInvalidRequest otherwise).
   virtual std::vector<TokenId> encode(std::string_view text, bool trusted) const = 0;
-  /// Pieces one after the other; added tokens are looked for only in trusted pieces, and
-  /// pre-tokenization runs across seams of equally trusted pieces only.
+  /// Pieces one after the other, each apart: nothing is looked for across a seam. An untrusted
+  /// piece is letters only; no added token is found in it.
   virtual std::vector<TokenId> encode(const std::vector<TextPiece>& pieces) const = 0;
   /// The post-processor's tokens (BOS) around ids, for raw prompts.
   virtual std::vector<TokenId> add_special(std::vector<TokenId> ids) const = 0;
@@ -48,6 +56,7 @@ class Tokenizer {
   virtual bool is_special(TokenId id) const = 0;
   /// -1 when there is no such token.
   virtual TokenId find_token(std::string_view text) const = 0;
+  virtual std::vector<AddedTokenText> added_token_texts() const = 0;
 };
 
 /// Text of a growing id list, whole characters only: bytes that may still become a character are

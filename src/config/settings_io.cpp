@@ -26,6 +26,10 @@ constexpr std::string_view kPrefix = "BICACHED_";
 constexpr const char* kConfigVariable = "BICACHED_CONFIG";
 
 std::string number_text(double value) {
+  // 1000000000000000, not 1e+15: what can be pasted back.
+  if (value == std::floor(value) && std::abs(value) < 1e18) {
+    return std::to_string(static_cast<int64_t>(value));
+  }
   char buffer[32];
   std::snprintf(buffer, sizeof buffer, "%.15g", value);
   return buffer;

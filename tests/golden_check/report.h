@@ -17,12 +17,16 @@ class Report {
   /// A case marked `known_reference_quirk`: neither passes nor fails.
   void quirk(const std::string& name, bool agrees, const std::string& what) {
     line("quirk", name, (agrees ? "we agree: " : "we differ: ") + what);
+    ++num_quirks_;
   }
 
+  int num_lines() const { return num_passed_ + num_failed_ + num_skipped_ + num_quirks_; }
   int num_failed() const { return num_failed_; }
   void print_summary() const {
     std::cout << num_passed_ << " passed, " << num_failed_ << " failed, " << num_skipped_
-              << " skipped" << std::endl;
+              << " skipped";
+    if (num_quirks_ > 0) std::cout << ", " << num_quirks_ << " known quirks";
+    std::cout << std::endl;
   }
 
  private:
@@ -30,7 +34,7 @@ class Report {
     std::cout << verdict << " " << name << (text.empty() ? "" : ": ") << text << "\n";
   }
 
-  int num_passed_ = 0, num_failed_ = 0, num_skipped_ = 0;
+  int num_passed_ = 0, num_failed_ = 0, num_skipped_ = 0, num_quirks_ = 0;
 };
 
 /// One function a kind of golden data; each looks for its own files under `folder` and does nothing

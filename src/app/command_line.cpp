@@ -1,0 +1,153 @@
+#include "app/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "base/text_distance.h"
+#include "base/version.h"
+#include "bicached/error.h"
+
+namespace bicached {
+namespace {
+
+const std::vector<std::string> kModelGroups = {"Model", "Log"};
+const std::vector<std::string> kGenerateGroups = {"Model", "Engine", "Decoding defaults",
+                                                  "Prefix cache", "Log"};
+
+/// The flags of one subcommand that stand for settings.
+using SettingFlags = std::map<std::string, CLI::Option*>;
+
+/// Adds the settings of these groups (empty: all) as flags, grouped in --help as declared.
+SettingFlags add_settings(CLI::App& command, const std::vector<std::string>& groups,
+                          std::string& config_file, std::string& model) {
+  SettingFlags flags;
+  command.allow_extras();  // reported by ourselves, with the nearest name
+  command.add_option("MODEL", model, "Model folder; the same as --model");
+  command.add_option("--config", config_file, "JSON file of settings (BICACHED_CONFIG)")
+      ->type_name("FILE");
+  for (const SettingInfo& info : setting_table()) {
+    if (!groups.empty() && std::find(groups.begin(), groups.end(), info.group) == groups.end()) {
+      continue;
+    }
+    const std::string flag = flag_name(info.name);
+    CLI::Option* option = nullptr;
+    if (info.kind == SettingKind::kSwitch) {
+      option = command.add_flag(flag + ",!--no-" + flag.substr(2), info.about);
+    } else {
+      option = command.add_option(flag, info.about)->type_name(describe_values(info));
+      if (!info.default_text.empty()) option->default_str(info.default_text);
+      option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    }
+    option->group(info.group);
+    flags.emplace(info.name, option);
+  }
+  return flags;
+}
+
+void check_extras(const CLI::App& command) {
+  for (const std::string& extra : command.remaining()) {
+    std::string message = "'" + extra + "' is not known to bicached " + command.get_name();
+    std::vector<std::string> known;
+    for (const CLI::Option* option : command.get_options()) {
+      for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    }
+    const std::string near = nearest_name(extra.substr(0, extra.find('=')), known);
+    if (!near.empty()) message += "; did you mean " + near + "?";
+    throw Error(ErrorCode::kInvalidSettings,
+                message + " See bicached " + command.get_name() + " --help");
+  }
+}
+
+void add_generate_options(CLI::App& command, GenerateOptions& options) {
+  const std::string group = "Input (one of --prompt, --chat, --tokens)";
+  command.add_option("--prompt", options.prompt, "Raw prompt; - reads standard input")
+      ->group(group);
+  command.add_option("--chat", options.chat, "User message of a chat; - reads standard input")
+      ->group(group);
+  command.add_option("--system", options.system, "System message before --chat")->group(group);
+  command.add_option("--tokens", options.tokens, "Raw prompt as token ids")
+      ->type_name("1,2,3")
+      ->group(group);
+  command.add_option("--suffix", options.suffix, "Text after the masks: infilling")->group(group);
+  const std::string sampling = "Sampling";
+  command.add_option("--seed", options.seed, "With it the same text again")->group(sampling);
+  command.add_option("--top-p", options.top_p, "Least set of tokens of this probability")
+      ->group(sampling);
+  command.add_option("--top-k", options.top_k, "Most probable tokens; 0 = all")->group(sampling);
+  command.add_flag("--ignore-eos", options.ignore_eos, "Never choose an end token")
+      ->group(sampling);
+  command.add_flag("--json", options.json, "Ids, commits of every forward and timings as JSON");
+}
+
+void add_info_options(CLI::App& command, InfoOptions& options) {
+  command.add_option("--canvases", options.canvases, "Canvases at once, for the memory estimate")
+      ->default_str(options.canvases);
+  command.add_option("--canvas-tokens", options.canvas_tokens,
+                     "Length of each; the model's longest if not given");
+  command.add_flag("--json", options.json, "As JSON");
+}
+
+std::vector<std::pair<std::string, std::string>> given(const SettingFlags& flags,
+                                                       const std::string& model) {
+  std::vector<std::pair<std::string, std::string>> values;
+  if (!model.empty()) values.emplace_back("model", model);
+  for (const auto& [name, option] : flags) {
+    if (option->count() > 0) values.emplace_back(name, option->results().back());
+  }
+  return values;
+}
+
+}  // namespace
+
+CommandLine parse_command_line(int argc, const char* const* argv) {
+  CommandLine line;
+  std::string model;
+  CLI::App app("Serves masked-diffusion language models over the OpenAI HTTP API.", "bicached");
+  app.set_version_flag("--version", std::string("bicached ") + version());
+  app.require_subcommand(1);
+  app.footer(
+      "Settings also come from the environment (BICACHED_PORT) and from a JSON file "
+      "(--config);\nthe order is flag, environment, file, default.");
+
+  std::map<std::string, SettingFlags> flags;
+  const auto add = [&](const char* name, const char* about,
+                       const std::vector<std::string>& groups) -> CLI::App& {
+    CLI::App& command = *app.add_subcommand(name, about);
+    flags[name] = add_settings(command, groups, line.sources.config_file, model);
+    return command;
+  };
+  add("serve", "The server", {});
+  add_generate_options(add("generate", "One prompt, prints text or JSON", kGenerateGroups),
+                       line.generate);
+  add_info_options(add("info", "What a model folder holds, and the memory it needs", kModelGroups),
+                   line.info);
+  add("settings", "Prints the settings that would take effect, as JSON", {})
+      .add_flag("--markdown", line.markdown, "The table of all settings instead");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& done) {  // --help, --version
+    app.exit(done);
+    return line;
+  } catch (const CLI::ParseError& error) {
+    const auto used = app.get_subcommands();
+    for (const CLI::App* command : used) check_extras(*command);
+    throw Error(ErrorCode::kInvalidSettings,
+                std::string(error.what()) + ". See bicached " +
+                    (used.empty() ? "" : used.front()->get_name() + " ") + "--help");
+  }
+  const CLI::App& command = *app.get_subcommands().front();
+  check_extras(command);
+  line.command = command.get_name();
+  line.sources.flags = given(flags[line.command], model);
+  if (line.command == "generate") {
+    for (const char* input : {"--prompt", "--chat", "--tokens"}) {
+      if (command.get_option(input)->count() > 0) ++line.generate.num_inputs;
+    }
+  }
+  return line;
+}
+
+}  // namespace bicached

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "config/settings_io.h"
+
+namespace bicached {
+
+struct GenerateOptions {
+  std::string prompt;  // raw text; "-" = standard input
+  std::string chat;    // a user message; "-" = standard input
+  std::string system;  // system message before it
+  std::string tokens;  // raw prompt as ids: "1,2,3"
+  std::string suffix;  // text after the masks
+  int num_inputs = 0;  // how many of prompt, chat, tokens were given
+  std::string seed = "0";
+  std::string top_p = "1";
+  std::string top_k = "0";
+  bool ignore_eos = false;
+  bool json = false;
+};
+
+struct InfoOptions {
+  std::string canvases = "16";
+  std::string canvas_tokens;  // empty: the model's longest
+  bool json = false;
+};
+
+/// A parsed command line. Values of settings are still text: load_settings checks them together
+/// with the environment and the file.
+struct CommandLine {
+  std::string command;  // empty: help or version was printed and nothing is to do
+  SettingSources sources;
+  GenerateOptions generate;
+  InfoOptions info;
+  bool markdown = false;  // `settings`
+};
+
+/// Throws kInvalidSettings for what can't be parsed; an unknown flag names the nearest one.
+CommandLine parse_command_line(int argc, const char* const* argv);
+
+}  // namespace bicached

@@ -1,0 +1,111 @@
+#include <charconv>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/model_folder.h"
+#include "bicached/error.h"
+#include "bicached/load.h"
+
+namespace bicached {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+int64_t parse_count(const char* flag, const std::string& text) {
+  int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number < 1 || number > 1 << 20) {
+    throw Error(ErrorCode::kInvalidSettings,
+                std::string(flag) + " is '" + text + "'; allowed is a whole number, 1 to 1048576",
+                flag);
+  }
+  return number;
+}
+
+std::string bytes_text(int64_t bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes);
+  int unit = 0;
+  for (; value >= 1024 && unit < 4; ++unit) value /= 1024;
+  char buffer[48];
+  std::snprintf(buffer, sizeof buffer, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
+  return buffer;
+}
+
+Json describe(const ModelInfo& model, const TextTools& text, const InfoOptions& options) {
+  const int64_t canvases = parse_count("--canvases", options.canvases);
+  const int64_t tokens = options.canvas_tokens.empty()
+                             ? model.max_length
+                             : parse_count("--canvas-tokens", options.canvas_tokens);
+  const int64_t canvas_bytes = tokens * model.kv_bytes_per_token;
+  return {{"name", model.name},
+          {"family", model.family},
+          {"fingerprint", model.fingerprint},
+          {"parameters", model.num_parameters},
+          {"layers", model.num_layers},
+          {"hidden_size", model.hidden_size},
+          {"heads", model.num_heads},
+          {"kv_heads", model.num_kv_heads},
+          {"head_size", model.head_size},
+          {"vocab_size", model.vocab_size},
+          {"max_length", model.max_length},
+          {"mask_token", model.mask_token},
+          {"end_tokens", model.end_tokens},
+          {"device", model.device},
+          {"dtype", model.dtype},
+          {"weight_bytes", model.weight_bytes},
+          {"kv_bytes_per_token", model.kv_bytes_per_token},
+          {"memory",
+           {{"canvases", canvases},
+            {"canvas_tokens", tokens},
+            {"canvas_bytes", canvas_bytes},
+            {"kv_bytes", canvases * canvas_bytes},
+            {"total_bytes", model.weight_bytes + canvases * canvas_bytes}}},
+          {"tokenizer", {{"kind", "byte-level BPE"}, {"ids", text.tokenizer->vocab_size()}}},
+          {"chat_template", text.chat_template != nullptr}};
+}
+
+void print_line(const char* name, const std::string& value) {
+  std::printf("%-16s %s\n", name, value.c_str());
+}
+
+void print_text(const ModelInfo& model, const TextTools& text, const Json& json) {
+  const Json& memory = json["memory"];
+  print_line("model", model.name + ", family " + model.family);
+  print_line("parameters", std::to_string(model.num_parameters));
+  print_line("layers", std::to_string(model.num_layers) + " of width " +
+                           std::to_string(model.hidden_size) + ", " +
+                           std::to_string(model.num_heads) + " heads of " +
+                           std::to_string(model.head_size) + ", " +
+                           std::to_string(model.num_kv_heads) + " of them with own K/V");
+  print_line("vocabulary", std::to_string(model.vocab_size) + " ids, tokenizer with " +
+                               std::to_string(text.tokenizer->vocab_size()) + " (byte-level BPE)");
+  print_line("chat template", text.chat_template ? "yes" : "none: only raw prompts");
+  print_line("longest canvas", std::to_string(model.max_length) + " tokens");
+  print_line("runs on", model.device + " in " + model.dtype);
+  print_line("weights", bytes_text(model.weight_bytes));
+  print_line("K/V", bytes_text(model.kv_bytes_per_token) + " a token");
+  print_line("memory", bytes_text(memory["total_bytes"].get<int64_t>()) + " = weights + " +
+                           bytes_text(memory["kv_bytes"].get<int64_t>()) + " for " +
+                           std::to_string(memory["canvases"].get<int64_t>()) + " canvases of " +
+                           std::to_string(memory["canvas_tokens"].get<int64_t>()) +
+                           " tokens (without activations)");
+}
+
+}  // namespace
+
+int run_info(const Settings& settings, const InfoOptions& options) {
+  check_model_folder(settings.model.path);
+  const ModelInfo model = inspect_model(settings.model);
+  const TextTools text = load_text_tools(settings.model.path, model);
+  const Json json = describe(model, text, options);
+  if (options.json) {
+    std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+  } else {
+    print_text(model, text, json);
+  }
+  return 0;
+}
+
+}  // namespace bicached

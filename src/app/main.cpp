@@ -1,0 +1,53 @@
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string_view>
+
+#include "app/commands.h"
+#include "base/log.h"
+
+namespace bicached {
+namespace {
+
+/// libgomp's waiting threads spin, and where another process wants the cores too a forward then
+/// takes a hundred times as long. It reads this variable when it is loaded, before main, so the
+/// program has to start once more; the variable itself keeps that from happening twice.
+void restart_with_passive_waiting(int argc, char** argv) {
+  const std::string_view command = argc > 1 ? argv[1] : "";
+  const bool computes = command == "serve" || command == "generate";
+  if (!computes || std::getenv("OMP_WAIT_POLICY")) return;
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  execv("/proc/self/exe", argv);  // where there is no /proc it only runs slower
+}
+
+int run(int argc, char** argv) {
+  CommandLine line = parse_command_line(argc, argv);
+  if (line.command.empty()) return 0;
+  if (line.command == "settings" && line.markdown) {
+    std::fputs(settings_to_markdown().c_str(), stdout);
+    return 0;
+  }
+  line.sources.environment = read_environment();
+  const Settings settings = load_settings(line.sources);
+  log_setup(settings.log.level, settings.log.format);
+  if (line.command == "serve") return run_serve(settings);
+  if (line.command == "generate") return run_generate(settings, line.generate);
+  if (line.command == "info") return run_info(settings, line.info);
+  std::puts(settings_to_json(settings).c_str());
+  return 0;
+}
+
+}  // namespace
+}  // namespace bicached
+
+int main(int argc, char** argv) {
+  bicached::restart_with_passive_waiting(argc, argv);
+  try {
+    return bicached::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "bicached: %s\n", error.what());
+    return 2;
+  }
+}

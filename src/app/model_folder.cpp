@@ -1,0 +1,88 @@
+#include "app/model_folder.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+
+#include "bicached/error.h"
+#include "bicached/load.h"
+#include "bicached/unmasker.h"
+#include "config/decode_defaults.h"
+
+namespace bicached {
+namespace {
+
+/// Below this, loading is over before a reader has seen the first line.
+constexpr int64_t kShowFromBytes = 256LL << 20;
+
+/// Prints how far loading is: on a terminal one line that counts, else a line every tenth.
+class ProgressLine {
+ public:
+  void show(int64_t done_bytes, int64_t total_bytes) {
+    if (total_bytes < kShowFromBytes) return;
+    const int percent = static_cast<int>(done_bytes * 100 / total_bytes);
+    const int step = is_terminal_ ? 1 : 10;
+    if (percent / step == shown_percent_ / step && shown_percent_ >= 0) return;
+    shown_percent_ = percent;
+    const char* end = !is_terminal_ || percent == 100 ? "\n" : "";
+    std::fprintf(stderr, "%sloading weights: %3d %% of %.1f GB%s", is_terminal_ ? "\r" : "",
+                 percent, static_cast<double>(total_bytes) * 1e-9, end);
+    std::fflush(stderr);
+  }
+
+ private:
+  bool is_terminal_ = isatty(STDERR_FILENO) == 1;
+  int shown_percent_ = -1;
+};
+
+}  // namespace
+
+void check_model_folder(const std::string& folder) {
+  if (folder.empty()) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "no model: name its folder with --model, BICACHED_MODEL or \"model\" in the "
+                "configuration file",
+                "model");
+  }
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(folder, ignored)) {
+    throw Error(ErrorCode::kInvalidSettings, "model is '" + folder + "': there is no such folder",
+                "model");
+  }
+}
+
+TextTools load_text_tools(const std::string& folder, const ModelInfo& model) {
+  TextTools tools;
+  tools.tokenizer = Tokenizer::load(folder);
+  if (tools.tokenizer->vocab_size() > model.vocab_size) {
+    throw Error(ErrorCode::kInvalidModel, folder + ": the tokenizer's greatest id is " +
+                                              std::to_string(tools.tokenizer->vocab_size() - 1) +
+                                              ", but the model's vocabulary ends at " +
+                                              std::to_string(model.vocab_size - 1) +
+                                              ": the tokenizer is another model's");
+  }
+  tools.chat_template = ChatTemplate::load(folder);
+  return tools;
+}
+
+DecodeSettings load_decode_defaults(const Settings& settings) {
+  DecodeSettings resolved = resolve_decode_defaults(settings.decode, settings.model.path);
+  DecodeParams probe;
+  probe.algorithm = resolved.algorithm;
+  try {
+    make_unmasker(probe);
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kInvalidSettings, error.what(), "algorithm");
+  }
+  return resolved;
+}
+
+std::unique_ptr<Denoiser> load_with_progress(const ModelSettings& settings) {
+  ProgressLine line;
+  return load_denoiser(settings, [&line](int64_t done_bytes, int64_t total_bytes) {
+    line.show(done_bytes, total_bytes);
+  });
+}
+
+}  // namespace bicached

@@ -1,0 +1,60 @@
+#include "app/shutdown_signals.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+
+#include "bicached/error.h"
+
+namespace bicached {
+
+ShutdownSignals::ShutdownSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);  // a client that went away is an error of write(), no more
+  signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC);
+  end_fd_ = eventfd(0, EFD_CLOEXEC);
+  if (signal_fd_ < 0 || end_fd_ < 0) {
+    throw Error(ErrorCode::kInternal, "no file descriptor is left for signals");
+  }
+  thread_ = std::thread([this] { run(); });
+}
+
+ShutdownSignals::~ShutdownSignals() {
+  const uint64_t one = 1;
+  // Fails only when the counter is full, and then the thread wakes as well.
+  [[maybe_unused]] const ssize_t ignored = write(end_fd_, &one, sizeof one);
+  thread_.join();
+  close(signal_fd_);
+  close(end_fd_);
+}
+
+void ShutdownSignals::request() {
+  requested_ = true;
+  requested_.notify_all();
+}
+
+void ShutdownSignals::run() {
+  bool had_one = false;
+  while (true) {
+    pollfd fds[] = {{signal_fd_, POLLIN, 0}, {end_fd_, POLLIN, 0}};
+    if (poll(fds, 2, -1) < 0 && errno != EINTR) return;
+    if (fds[1].revents) return;
+    signalfd_siginfo signal{};
+    if (!fds[0].revents || read(signal_fd_, &signal, sizeof signal) != sizeof signal) continue;
+    if (had_one) _exit(128 + static_cast<int>(signal.ssi_signo));
+    if (!ready_) _exit(0);
+    had_one = true;
+    request();
+  }
+}
+
+}  // namespace bicached

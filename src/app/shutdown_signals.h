@@ -1,0 +1,37 @@
+#pragma once
+
+#include <atomic>
+#include <thread>
+
+namespace bicached {
+
+/// SIGTERM and SIGINT as something to wait for. Make it in the main thread before any other thread
+/// starts: the signals are blocked from then on (threads inherit that) and read by a thread of its
+/// own, so nothing runs in a signal handler.
+///
+/// Until `set_ready` the first signal ends the process with 0: while the model loads there is
+/// nothing to drain. After it, the first one ends `wait`, a second one ends the process at once.
+class ShutdownSignals {
+ public:
+  ShutdownSignals();
+  ~ShutdownSignals();
+  ShutdownSignals(const ShutdownSignals&) = delete;
+  ShutdownSignals& operator=(const ShutdownSignals&) = delete;
+
+  void set_ready() { ready_ = true; }
+  /// Waits for the first signal, or for `request`.
+  void wait() const { requested_.wait(false); }
+  /// As if a signal had come. Any thread.
+  void request();
+
+ private:
+  void run();
+
+  std::atomic<bool> ready_{false};
+  std::atomic<bool> requested_{false};
+  int signal_fd_ = -1;
+  int end_fd_ = -1;
+  std::thread thread_;
+};
+
+}  // namespace bicached

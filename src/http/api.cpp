@@ -1,0 +1,231 @@
+#include "http/api.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/log.h"
+#include "base/version.h"
+#include "bicached/error.h"
+#include "config/settings_io.h"
+#include "http/errors.h"
+#include "http/generate.h"
+#include "http/responses.h"
+
+namespace bicached {
+namespace {
+
+constexpr std::string_view kModelPrefix = "/v1/models/";
+
+HttpReply json_reply(const OrderedJson& json) {
+  HttpReply reply;
+  reply.body = dump_json(json);
+  return reply;
+}
+
+}  // namespace
+
+struct Api::Route {
+  std::string_view method;
+  std::string_view path;
+  HttpReply (Api::*handler)(const HttpRequest&);
+  bool open = false;  // without a key
+};
+
+std::span<const Api::Route> Api::routes() {
+  static constexpr Route kRoutes[] = {
+      {"GET", "/health", &Api::health, true},
+      {"GET", "/ready", &Api::ready, true},
+      {"GET", "/metrics", &Api::metrics_text},
+      {"GET", "/version", &Api::version_info},
+      {"GET", "/config", &Api::config},
+      {"GET", "/v1/models", &Api::models},
+      {"GET", "/v1/models/{id}", &Api::model},
+      {"POST", "/v1/chat/completions", &Api::chat},
+      {"POST", "/v1/completions", &Api::completions},
+      {"POST", "/tokenize", &Api::tokenize},
+      {"POST", "/detokenize", &Api::detokenize},
+      {"POST", "/apply-template", &Api::apply_template},
+  };
+  return kRoutes;
+}
+
+const Api::Route* Api::find_route(std::string_view path) {
+  if (path.starts_with(kModelPrefix) && path.size() > kModelPrefix.size()) {
+    path = "/v1/models/{id}";
+  }
+  for (const Route& route : routes()) {
+    if (route.path == path) return &route;
+  }
+  return nullptr;
+}
+
+Api::Api(const Settings& settings)
+    : settings_(settings),
+      keys_(ApiKeys::load(settings.server.api_key_file)),
+      created_(std::chrono::duration_cast<std::chrono::seconds>(
+                   std::chrono::system_clock::now().time_since_epoch())
+                   .count()) {}
+
+void Api::set_backend(const Backend& backend) {
+  backend_storage_ = std::make_unique<const Backend>(backend);
+  backend_ = backend_storage_.get();
+}
+
+const Backend& Api::backend() const {
+  const Backend* loaded = backend_;
+  if (!loaded) throw Error(ErrorCode::kNotReady, "the model is being loaded");
+  return *loaded;
+}
+
+std::string Api::route_label(const std::string& path) {
+  const Route* route = find_route(path);
+  return route ? std::string(route->path) : "other";
+}
+
+std::vector<std::string> Api::post_paths() {
+  std::vector<std::string> paths;
+  for (const Route& route : routes()) {
+    if (route.method == "POST") paths.emplace_back(route.path);
+  }
+  return paths;
+}
+
+std::string Api::allowed_methods(const std::string& path) {
+  const Route* route = find_route(path);
+  if (!route) return "";
+  return route->method == "GET" ? "GET, HEAD" : std::string(route->method);
+}
+
+void Api::check_head(const std::string& method, const std::string& path,
+                     std::string_view authorization) const {
+  const Route* route = find_route(path);
+  if (!route || !route->open) keys_.check(authorization);
+  if (!route) {
+    throw Error(ErrorCode::kNotFound, "there is no route " + log_escape(path));
+  }
+  if (route->method == method || (route->method == "GET" && method == "HEAD")) return;
+  throw Error(ErrorCode::kMethodNotAllowed, log_escape(method, 16) + " is not possible on " +
+                                                std::string(route->path) + "; use " +
+                                                allowed_methods(path));
+}
+
+HttpReply Api::error_reply(const Error& error, const HttpRequest& request) const {
+  const HttpError about = describe_error(error.code());
+  HttpReply reply;
+  reply.status = about.status;
+  reply.body = dump_json(error_json(error, request.id));
+  if (about.status == 500) {
+    log_error("request " + request.id + ": " + log_escape(error.what(), 1000));
+  }
+  if (about.status == 405) reply.headers.emplace_back("Allow", allowed_methods(request.path));
+  if (about.status == 401) reply.headers.emplace_back("WWW-Authenticate", "Bearer");
+  if (about.retry_after) {
+    const Backend* loaded = backend_;
+    const int seconds = loaded && loaded->engine ? loaded->engine->retry_after_s() : 1;
+    reply.headers.emplace_back("Retry-After", std::to_string(seconds));
+  }
+  return reply;
+}
+
+HttpReply Api::handle(const HttpRequest& request) {
+  try {
+    const Route* route = find_route(request.path);
+    if (!route) throw Error(ErrorCode::kNotFound, "there is no route " + log_escape(request.path));
+    return (this->*route->handler)(request);
+  } catch (...) {
+    return error_reply(to_error(std::current_exception()), request);
+  }
+}
+
+// --- What operators ask ------------------------------------------------------------------------
+
+HttpReply Api::health(const HttpRequest&) { return json_reply({{"status", "ok"}}); }
+
+HttpReply Api::ready(const HttpRequest&) {
+  refuse_when_draining();
+  backend();
+  return json_reply({{"status", "ready"}});
+}
+
+HttpReply Api::metrics_text(const HttpRequest&) {
+  const Backend* loaded = backend_;
+  HttpReply reply;
+  reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  reply.body = metrics_.text(loaded ? &loaded->engine->stats() : nullptr);
+  return reply;
+}
+
+HttpReply Api::version_info(const HttpRequest&) {
+  OrderedJson body;
+  body["name"] = "bicached";
+  body["version"] = version();
+  body["build"] = "gcc " __VERSION__;
+  return json_reply(body);
+}
+
+HttpReply Api::config(const HttpRequest&) {
+  OrderedJson body = OrderedJson::parse(settings_to_json(settings_));
+  body.erase("api_key_file");
+  body["api_key_required"] = keys_.required();
+  return json_reply(body);
+}
+
+// --- Models ------------------------------------------------------------------------------------
+
+HttpReply Api::models(const HttpRequest&) {
+  const Backend& loaded = backend();
+  OrderedJson list = OrderedJson::array();
+  const auto add = [&](const std::string& id) {
+    list.push_back(
+        {{"id", id}, {"object", "model"}, {"created", created_}, {"owned_by", "bicached"}});
+  };
+  add(loaded.model_id);
+  for (const std::string& alias : settings_.server.alias) {
+    if (alias != "*" && alias != loaded.model_id) add(alias);
+  }
+  OrderedJson body;
+  body["object"] = "list";
+  body["data"] = std::move(list);
+  return json_reply(body);
+}
+
+HttpReply Api::model(const HttpRequest& request) {
+  const std::string name = request.path.substr(kModelPrefix.size());
+  check_model_name(name, codec());
+  OrderedJson body;
+  body["id"] = name;
+  body["object"] = "model";
+  body["created"] = created_;
+  body["owned_by"] = "bicached";
+  return json_reply(body);
+}
+
+// --- Generation --------------------------------------------------------------------------------
+
+void Api::refuse_when_draining() const {
+  if (draining_) throw Error(ErrorCode::kDraining, "the server is shutting down");
+}
+
+CodecContext Api::codec() {
+  return {backend(), settings_.server.alias, settings_.engine.max_queued, unknown_fields_};
+}
+
+HttpReply Api::generate(Job job, const HttpRequest& request) {
+  const Backend& loaded = backend();
+  const GenerateContext context{*loaded.engine, *loaded.tokenizer, metrics_,
+                                std::chrono::milliseconds(settings_.server.request_timeout_ms),
+                                std::chrono::milliseconds(settings_.server.ping_interval_ms)};
+  return run_job(std::move(job), request, context);
+}
+
+HttpReply Api::chat(const HttpRequest& request) {
+  refuse_when_draining();
+  return generate(parse_chat_request(request.body, codec()), request);
+}
+
+HttpReply Api::completions(const HttpRequest& request) {
+  refuse_when_draining();
+  return generate(parse_text_request(request.body, codec()), request);
+}
+
+}  // namespace bicached

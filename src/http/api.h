@@ -1,0 +1,88 @@
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bicached/error.h"
+#include "bicached/http_server.h"
+#include "bicached/settings.h"
+#include "http/api_keys.h"
+#include "http/exchange.h"
+#include "http/job.h"
+#include "http/metrics.h"
+#include "http/name_log.h"
+
+namespace bicached {
+
+/// The routes, without sockets: a request in, a reply out. Any thread.
+///
+/// Text tools, besides OpenAI's routes:
+///   POST /tokenize        {"content" | "prompt": text, "add_special": bool = false}
+///                         or {"messages": [...]} -> {"tokens": [ids], "count": n}
+///   POST /detokenize      {"tokens": [ids]} -> {"content": text}
+///   POST /apply-template  {"messages": [...], "add_generation_prompt": bool = true}
+///                         -> {"prompt": text}
+class Api {
+ public:
+  explicit Api(const Settings& settings);
+
+  void set_backend(const Backend& backend);
+  void begin_drain() { draining_ = true; }
+
+  /// What a request line and the key say, before the body is read: throws kNotFound,
+  /// kMethodNotAllowed, kInvalidApiKey.
+  void check_head(const std::string& method, const std::string& path,
+                  std::string_view authorization) const;
+  /// The methods of a path, for the Allow header: "GET, HEAD".
+  static std::string allowed_methods(const std::string& path);
+  /// Paths whose requests have a body.
+  static std::vector<std::string> post_paths();
+  /// The route's pattern for metrics; "other" for unknown paths.
+  static std::string route_label(const std::string& path);
+
+  /// Throws nothing: a failure is a reply.
+  HttpReply handle(const HttpRequest& request);
+  /// As `handle` makes it; logs defects.
+  HttpReply error_reply(const Error& error, const HttpRequest& request) const;
+
+  Metrics& metrics() { return metrics_; }
+
+ private:
+  struct Route;
+  static std::span<const Route> routes();
+  static const Route* find_route(std::string_view path);
+
+  HttpReply health(const HttpRequest&);
+  HttpReply ready(const HttpRequest&);
+  HttpReply metrics_text(const HttpRequest&);
+  HttpReply version_info(const HttpRequest&);
+  HttpReply config(const HttpRequest&);
+  HttpReply models(const HttpRequest&);
+  HttpReply model(const HttpRequest&);
+  HttpReply chat(const HttpRequest&);
+  HttpReply completions(const HttpRequest&);
+  HttpReply tokenize(const HttpRequest&);
+  HttpReply detokenize(const HttpRequest&);
+  HttpReply apply_template(const HttpRequest&);
+
+  /// Throws kNotReady.
+  const Backend& backend() const;
+  CodecContext codec();
+  HttpReply generate(Job job, const HttpRequest& request);
+  void refuse_when_draining() const;
+
+  const Settings settings_;
+  const ApiKeys keys_;
+  const int64_t created_;
+  Metrics metrics_;
+  NameLog unknown_fields_;
+  std::unique_ptr<const Backend> backend_storage_;
+  std::atomic<const Backend*> backend_{nullptr};
+  std::atomic<bool> draining_{false};
+};
+
+}  // namespace bicached

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bicached {
+
+/// A request as the routes see it, whatever the HTTP library.
+struct HttpRequest {
+  std::string id;  // x-request-id, checked or made by us
+  std::string method;
+  std::string path;
+  std::string body;
+  std::function<bool()> client_gone;
+};
+
+/// For the access log; filled while the answer is made, read after its last byte.
+struct AccessNote {
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+};
+
+/// Sends bytes to the client at once. False: the client is gone.
+using WriteBytes = std::function<bool(std::string_view)>;
+
+struct HttpReply {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::string body;
+  std::vector<std::pair<std::string, std::string>> headers;
+  /// Instead of `body`: called once, on the worker's thread, after the headers were sent. Throws
+  /// nothing.
+  std::function<void(const WriteBytes&)> stream;
+  std::shared_ptr<AccessNote> note = std::make_shared<AccessNote>();
+};
+
+}  // namespace bicached

@@ -1,0 +1,216 @@
+#include "http/generate.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/log.h"
+#include "bicached/error.h"
+#include "http/choice.h"
+#include "http/errors.h"
+#include "http/responses.h"
+
+namespace bicached {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// How often a waiting worker looks whether its client is still there.
+constexpr std::chrono::milliseconds kPeerCheckInterval{50};
+
+/// A submitted job and its answer so far. Destroying it cancels what still runs. One thread.
+class Generation {
+ public:
+  Generation(Job job, const HttpRequest& request, const GenerateContext& context)
+      : job_(std::move(job)),
+        request_(request),
+        context_(context),
+        writer_(job_, context.tokenizer, request.id),
+        start_(Clock::now()) {
+    for (size_t i = 0; i < job_.canvases.size(); ++i) {
+      choices_.emplace_back(context.tokenizer, job_.stops);
+    }
+    std::vector<GenerateRequest> canvases = job_.canvases;
+    for (size_t i = 0; i < canvases.size(); ++i) {
+      canvases[i].id = request.id;
+      if (canvases.size() > 1) canvases[i].id.append("#").append(std::to_string(i));
+      canvases[i].deadline = start_ + context.request_timeout;
+    }
+    stream_.emplace(context.engine.submit(std::move(canvases)));
+    note_->prompt_tokens = job_.prompt_tokens;
+  }
+
+  ~Generation() {
+    note_->completion_tokens = writer_.completion_tokens(choices_);
+    context_.metrics.finish_request(total_stats(), seconds_since_start());
+  }
+  Generation(const Generation&) = delete;
+  Generation& operator=(const Generation&) = delete;
+
+  HttpReply answer_plain();
+  /// Throws nothing: a failure becomes the error event.
+  void answer_stream(const WriteBytes& write);
+
+  std::shared_ptr<AccessNote> note() const { return note_; }
+
+ private:
+  enum class Wait { kUpdate, kTimeout, kEnd, kGone };
+
+  /// The next update of a canvas that is not finished; looks after the client meanwhile.
+  Wait wait_for_update(Clock::time_point until, GenerationUpdate& update);
+  ChoiceDelta accept(const GenerationUpdate& update);
+  bool all_finished() const {
+    return std::all_of(choices_.begin(), choices_.end(),
+                       [](const Choice& c) { return c.finished(); });
+  }
+  bool stream_updates(const WriteBytes& write);
+  bool write_update(const WriteBytes& write, const GenerationUpdate& update);
+  RequestTotals total_stats() const;
+  double seconds_since_start() const {
+    return std::chrono::duration<double>(Clock::now() - start_).count();
+  }
+
+  const Job job_;
+  const HttpRequest request_;
+  const GenerateContext context_;
+  ResponseWriter writer_;
+  const Clock::time_point start_;
+  std::vector<Choice> choices_;
+  std::optional<ResponseStream> stream_;
+  const std::shared_ptr<AccessNote> note_ = std::make_shared<AccessNote>();
+};
+
+std::string data_event(const OrderedJson& json) { return "data: " + dump_json(json) + "\n\n"; }
+
+Generation::Wait Generation::wait_for_update(Clock::time_point until, GenerationUpdate& update) {
+  while (true) {
+    const auto now = Clock::now();
+    if (std::optional<GenerationUpdate> next =
+            stream_->next_until(std::min(until, now + kPeerCheckInterval))) {
+      update = std::move(*next);
+      return Wait::kUpdate;
+    }
+    if (stream_->is_done()) return Wait::kEnd;
+    if (request_.client_gone()) return Wait::kGone;
+    if (Clock::now() >= until) return Wait::kTimeout;
+  }
+}
+
+ChoiceDelta Generation::accept(const GenerationUpdate& update) {
+  if (update.finish == FinishReason::kError) {
+    throw Error(static_cast<ErrorCode>(update.error_code), update.error_message);
+  }
+  Choice& choice = choices_[static_cast<size_t>(update.index)];
+  ChoiceDelta delta = choice.accept(update);
+  if (choice.stopped_early()) stream_->cancel(update.index);
+  return delta;
+}
+
+RequestTotals Generation::total_stats() const {
+  RequestTotals totals;
+  totals.prompt_tokens = job_.prompt_tokens;
+  totals.completion_tokens = writer_.completion_tokens(choices_);
+  for (const Choice& choice : choices_) {
+    const GenerationStats& stats = choice.stats();
+    if (stats.first_token_us > 0) {
+      totals.first_token_s.push_back(static_cast<double>(stats.first_token_us) / 1e6);
+      totals.queued_s.push_back(static_cast<double>(stats.queued_us) / 1e6);
+    }
+  }
+  return totals;
+}
+
+HttpReply Generation::answer_plain() {
+  std::vector<ChoiceDelta> wholes(choices_.size());
+  while (!all_finished()) {
+    GenerationUpdate update;
+    const Wait result = wait_for_update(Clock::time_point::max(), update);
+    if (result == Wait::kGone) {
+      HttpReply reply;
+      reply.status = 499;  // for the log: nobody reads it
+      reply.note = note_;
+      return reply;
+    }
+    if (result == Wait::kEnd)
+      throw Error(ErrorCode::kInternal, "the engine ended without a result");
+    ChoiceDelta delta = accept(update);
+    ChoiceDelta& whole = wholes[static_cast<size_t>(update.index)];
+    whole.text += delta.text;
+    for (ChoiceToken& token : delta.tokens) whole.tokens.push_back(std::move(token));
+  }
+  HttpReply reply;
+  reply.body = dump_json(writer_.plain(choices_, wholes));
+  reply.note = note_;
+  return reply;
+}
+
+/// False: the client is gone.
+bool Generation::write_update(const WriteBytes& write, const GenerationUpdate& update) {
+  const size_t index = static_cast<size_t>(update.index);
+  if (choices_[index].finished()) return true;
+  const ChoiceDelta delta = accept(update);
+  std::string events;
+  if (job_.diffusion_stream && !update.canvas.empty()) {
+    events += "event: denoise\n" + data_event(writer_.denoise_event(update));
+  }
+  if (!delta.text.empty() || (job_.num_logprobs >= 0 && !delta.tokens.empty())) {
+    events += data_event(writer_.text_chunk(index, delta));
+  }
+  if (choices_[index].finished()) {
+    events += data_event(writer_.finish_chunk(index, choices_[index].finish()));
+  }
+  return events.empty() || write(events);
+}
+
+/// False: the client is gone.
+bool Generation::stream_updates(const WriteBytes& write) {
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (!write(data_event(writer_.role_chunk(i)))) return false;
+  }
+  while (!all_finished()) {
+    GenerationUpdate update;
+    switch (wait_for_update(Clock::now() + context_.ping_interval, update)) {
+      case Wait::kGone: return false;
+      case Wait::kEnd: throw Error(ErrorCode::kInternal, "the engine ended without a result");
+      case Wait::kTimeout:
+        if (!write(": ping\n\n")) return false;
+        break;
+      case Wait::kUpdate:
+        if (!write_update(write, update)) return false;
+        break;
+    }
+  }
+  if (job_.include_usage && !write(data_event(writer_.usage_chunk(choices_)))) return false;
+  return write("data: [DONE]\n\n");
+}
+
+void Generation::answer_stream(const WriteBytes& write) {
+  try {
+    stream_updates(write);
+  } catch (...) {
+    const Error error = to_error(std::current_exception());
+    log_error("request " + request_.id + " failed while streaming: " + log_escape(error.what()));
+    write(data_event(error_json(error, request_.id)));
+  }
+}
+
+}  // namespace
+
+HttpReply run_job(Job job, const HttpRequest& request, const GenerateContext& context) {
+  const bool streamed = job.stream;
+  auto generation = std::make_shared<Generation>(std::move(job), request, context);
+  if (!streamed) return generation->answer_plain();
+  HttpReply reply;
+  reply.content_type = "text/event-stream";
+  reply.headers.emplace_back("Cache-Control", "no-cache");
+  reply.headers.emplace_back("X-Accel-Buffering", "no");  // nginx would hold the events back
+  reply.note = generation->note();
+  reply.stream = [generation = std::move(generation)](const WriteBytes& write) mutable {
+    generation->answer_stream(write);
+    generation.reset();  // before the access log, which reads the note
+  };
+  return reply;
+}
+
+}  // namespace bicached

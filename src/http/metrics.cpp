@@ -1,0 +1,121 @@
+#include "http/metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+namespace bicached {
+namespace {
+
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+prometheus::Histogram& add_histogram(prometheus::Registry& registry, const char* name,
+                                     const char* help) {
+  static constexpr double kBounds[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                                       1,     2.5,  5,     10,   25,  60,   300};
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
+      {}, prometheus::Histogram::BucketBoundaries(std::begin(kBounds), std::end(kBounds)));
+}
+
+prometheus::Counter& add_counter(prometheus::Registry& registry, const char* name,
+                                 const char* help) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add({});
+}
+
+/// A number of the engine as Prometheus wants it.
+struct EngineMetric {
+  const char* name;
+  const char* help;
+  MetricType type;
+  std::atomic<int64_t> EngineStats::*value;
+  double scale = 1.0;
+};
+
+constexpr EngineMetric kEngineMetrics[] = {
+    {"bicached_running", "Canvases being decoded.", MetricType::Gauge, &EngineStats::running},
+    {"bicached_queued", "Canvases waiting.", MetricType::Gauge, &EngineStats::queued},
+    {"bicached_slab_tokens_used", "Positions of the K/V pool in use.", MetricType::Gauge,
+     &EngineStats::slab_tokens_used},
+    {"bicached_slab_tokens_capacity", "Positions of the K/V pool.", MetricType::Gauge,
+     &EngineStats::slab_tokens_capacity},
+    {"bicached_forwards_total", "Passes of the model.", MetricType::Counter,
+     &EngineStats::forwards},
+    {"bicached_rows_total", "Rows in these passes.", MetricType::Counter, &EngineStats::rows},
+    {"bicached_row_layers_total", "Rows times the layers they ran.", MetricType::Counter,
+     &EngineStats::row_layers},
+    {"bicached_logit_rows_total", "Rows whose logits were computed.", MetricType::Counter,
+     &EngineStats::logit_rows},
+    {"bicached_tokens_committed_total", "Positions decided, end tokens included.",
+     MetricType::Counter, &EngineStats::tokens_committed},
+    {"bicached_refreshes_total", "Forwards in which a cached prefix was recomputed.",
+     MetricType::Counter, &EngineStats::refreshes},
+    {"bicached_cancelled_total", "Canvases ended by their client or by a stop string.",
+     MetricType::Counter, &EngineStats::cancelled},
+    {"bicached_failed_steps_total", "Forwards that failed.", MetricType::Counter,
+     &EngineStats::failed_steps},
+    {"bicached_busy_seconds_total", "Time in forwards.", MetricType::Counter, &EngineStats::busy_us,
+     1e-6},
+};
+
+MetricFamily family_of(const EngineMetric& about, const EngineStats& stats) {
+  MetricFamily family;
+  family.name = about.name;
+  family.help = about.help;
+  family.type = about.type;
+  prometheus::ClientMetric metric;
+  const double value = static_cast<double>((stats.*about.value).load()) * about.scale;
+  if (about.type == MetricType::Gauge) {
+    metric.gauge.value = value;
+  } else {
+    metric.counter.value = value;
+  }
+  family.metric.push_back(metric);
+  return family;
+}
+
+}  // namespace
+
+struct Metrics::Impl {
+  prometheus::Registry registry;
+  prometheus::Family<prometheus::Counter>& responses = prometheus::BuildCounter()
+                                                           .Name("bicached_http_responses_total")
+                                                           .Help("Responses by route and status.")
+                                                           .Register(registry);
+  prometheus::Counter& prompt_tokens =
+      add_counter(registry, "bicached_prompt_tokens_total", "Prompt tokens of accepted requests.");
+  prometheus::Counter& completion_tokens = add_counter(registry, "bicached_completion_tokens_total",
+                                                       "Tokens answered, before the end token.");
+  prometheus::Histogram& queued =
+      add_histogram(registry, "bicached_queue_seconds", "Time from submit to the first forward.");
+  prometheus::Histogram& first_token = add_histogram(registry, "bicached_first_token_seconds",
+                                                     "Time from submit to the first final token.");
+  prometheus::Histogram& end_to_end =
+      add_histogram(registry, "bicached_request_seconds", "Time of a whole generation request.");
+};
+
+Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
+Metrics::~Metrics() = default;
+
+void Metrics::count_response(const std::string& route, int status) {
+  impl_->responses.Add({{"route", route}, {"status", std::to_string(status)}}).Increment();
+}
+
+void Metrics::finish_request(const RequestTotals& totals, double seconds) {
+  impl_->prompt_tokens.Increment(static_cast<double>(totals.prompt_tokens));
+  impl_->completion_tokens.Increment(static_cast<double>(totals.completion_tokens));
+  for (double s : totals.queued_s) impl_->queued.Observe(s);
+  for (double s : totals.first_token_s) impl_->first_token.Observe(s);
+  impl_->end_to_end.Observe(seconds);
+}
+
+std::string Metrics::text(const EngineStats* engine) const {
+  std::vector<MetricFamily> families = impl_->registry.Collect();
+  if (engine) {
+    for (const EngineMetric& about : kEngineMetrics) families.push_back(family_of(about, *engine));
+  }
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace bicached

@@ -1,0 +1,21 @@
+#include "http/name_log.h"
+
+#include "base/log.h"
+
+namespace bicached {
+
+void NameLog::report(const std::vector<std::string>& names) {
+  if (names.empty()) return;
+  std::optional<std::set<std::string>> known = names_.try_pop();
+  if (!known) {
+    if (started_.exchange(true)) return;
+    known.emplace();
+  }
+  for (const std::string& name : names) {
+    if (known->size() >= kMaxNames || !known->insert(log_escape(name, 64)).second) continue;
+    log_info("request field \"" + log_escape(name, 64) + "\" is not known and is ignored");
+  }
+  names_.try_push(std::move(*known));
+}
+
+}  // namespace bicached

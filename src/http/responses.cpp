@@ -1,0 +1,265 @@
+#include "http/responses.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace bicached {
+namespace {
+
+const char* finish_text(FinishReason reason) {
+  return reason == FinishReason::kLength ? "length" : "stop";
+}
+
+int64_t count_characters(std::string_view text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
+}
+
+/// JSON has no infinity; OpenAI writes this for "never".
+double finite_logprob(float logprob) {
+  constexpr double kNever = -9999.0;
+  return std::isnan(logprob) ? kNever : std::max(static_cast<double>(logprob), kNever);
+}
+
+OrderedJson bytes_of(const std::string& text) {
+  OrderedJson bytes = OrderedJson::array();
+  for (char c : text) bytes.push_back(static_cast<unsigned char>(c));
+  return bytes;
+}
+
+}  // namespace
+
+std::string dump_json(const OrderedJson& json) {
+  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+}
+
+ResponseWriter::ResponseWriter(const Job& job, const Tokenizer& tokenizer,
+                               const std::string& request_id)
+    : job_(job),
+      tokenizer_(tokenizer),
+      id_((job.dialect == Dialect::kChat ? "chatcmpl-" : "cmpl-") + request_id),
+      created_(std::chrono::duration_cast<std::chrono::seconds>(
+                   std::chrono::system_clock::now().time_since_epoch())
+                   .count()),
+      num_characters_(job.canvases.size()) {}
+
+std::string ResponseWriter::echo_text(size_t index) const {
+  return job_.echo ? tokenizer_.decode(job_.canvases[index].prompt_ids, true) : "";
+}
+
+// --- Parts -------------------------------------------------------------------------------------
+
+OrderedJson ResponseWriter::head(const char* object) const {
+  OrderedJson body;
+  body["id"] = id_;
+  body["object"] = object;
+  body["created"] = created_;
+  body["model"] = job_.model;
+  body["system_fingerprint"] = nullptr;
+  return body;
+}
+
+int ResponseWriter::completion_tokens(const std::vector<Choice>& choices) const {
+  int total = 0;
+  for (const Choice& choice : choices) total += choice.completion_tokens();
+  return total;
+}
+
+OrderedJson ResponseWriter::usage(const std::vector<Choice>& choices) const {
+  int64_t cached = 0;
+  for (size_t i = 0; i < choices.size(); i += static_cast<size_t>(job_.choices_per_prompt)) {
+    cached += choices[i].stats().cached_tokens;  // as the prompts: once, however many choices
+  }
+  const int completion = completion_tokens(choices);
+  OrderedJson out;
+  out["prompt_tokens"] = job_.prompt_tokens;
+  out["completion_tokens"] = completion;
+  out["total_tokens"] = job_.prompt_tokens + completion;
+  out["prompt_tokens_details"]["cached_tokens"] = cached;
+  return out;
+}
+
+OrderedJson ResponseWriter::diffusion(const std::vector<Choice>& choices) const {
+  int64_t forwards = 0, refreshes = 0;
+  std::string cache = "off";
+  for (const Choice& choice : choices) {
+    forwards += choice.stats().num_forwards;
+    refreshes += choice.stats().num_refreshes;
+    if (choice.stats().cache == "hit" || cache == "off") cache = choice.stats().cache;
+  }
+  OrderedJson out;
+  out["forwards"] = forwards;
+  out["refreshes"] = refreshes;
+  out["tokens_per_forward"] = forwards == 0 ? 0.0
+                                            : static_cast<double>(completion_tokens(choices)) /
+                                                  static_cast<double>(forwards);
+  out["prefix_len"] = choices.front().stats().prefix_len;
+  out["depth"] = choices.front().stats().depth;
+  out["cache"] = cache;
+  return out;
+}
+
+std::string ResponseWriter::display(TokenId token) const {
+  return tokenizer_.decode({token}, false);
+}
+
+OrderedJson ResponseWriter::chat_logprobs(const ChoiceDelta& delta) const {
+  const auto entry = [&](TokenId token, float logprob) {
+    OrderedJson out;
+    out["token"] = display(token);
+    out["logprob"] = finite_logprob(logprob);
+    out["bytes"] = bytes_of(tokenizer_.token_bytes(token, false));
+    return out;
+  };
+  OrderedJson content = OrderedJson::array();
+  for (const ChoiceToken& t : delta.tokens) {
+    OrderedJson one = entry(t.token.token, t.token.logprob);
+    one["top_logprobs"] = OrderedJson::array();
+    for (const TokenLogprob& top : t.token.top) {
+      one["top_logprobs"].push_back(entry(top.token, top.logprob));
+    }
+    content.push_back(std::move(one));
+  }
+  OrderedJson out;
+  out["content"] = std::move(content);
+  out["refusal"] = nullptr;
+  return out;
+}
+
+/// OpenAI's older form: parallel lists; the offsets count characters of the choice's text.
+OrderedJson ResponseWriter::text_logprobs(size_t index, const ChoiceDelta& delta) {
+  OrderedJson out;
+  for (const char* name : {"text_offset", "token_logprobs", "tokens", "top_logprobs"}) {
+    out[name] = OrderedJson::array();
+  }
+  int64_t offset = num_characters_[index];
+  size_t seen = 0;
+  for (const ChoiceToken& t : delta.tokens) {
+    const size_t until = std::min(t.text_begin - delta.text_begin, delta.text.size());
+    offset += count_characters(std::string_view(delta.text).substr(seen, until - seen));
+    seen = until;
+    out["text_offset"].push_back(offset);
+    out["tokens"].push_back(display(t.token.token));
+    out["token_logprobs"].push_back(finite_logprob(t.token.logprob));
+    OrderedJson top = OrderedJson::object();
+    for (const TokenLogprob& other : t.token.top) {
+      top[display(other.token)] = finite_logprob(other.logprob);
+    }
+    out["top_logprobs"].push_back(t.token.top.empty() ? OrderedJson() : std::move(top));
+  }
+  num_characters_[index] += count_characters(delta.text);
+  return out;
+}
+
+OrderedJson ResponseWriter::logprobs(size_t index, const ChoiceDelta& delta) {
+  if (job_.num_logprobs < 0) return nullptr;
+  return chat() ? chat_logprobs(delta) : text_logprobs(index, delta);
+}
+
+// --- Plain -------------------------------------------------------------------------------------
+
+OrderedJson ResponseWriter::plain(const std::vector<Choice>& choices,
+                                  const std::vector<ChoiceDelta>& wholes) {
+  OrderedJson body = head(chat() ? "chat.completion" : "text_completion");
+  body["choices"] = OrderedJson::array();
+  for (size_t i = 0; i < choices.size(); ++i) {
+    OrderedJson choice;
+    choice["index"] = i;
+    const std::string echo = echo_text(i);
+    num_characters_[i] = count_characters(echo);
+    if (chat()) {
+      OrderedJson& message = choice["message"];
+      message["role"] = "assistant";
+      message["content"] = wholes[i].text;
+      message["refusal"] = nullptr;
+    } else {
+      choice["text"] = echo + wholes[i].text;
+    }
+    choice["logprobs"] = logprobs(i, wholes[i]);
+    choice["finish_reason"] = finish_text(choices[i].finish());
+    body["choices"].push_back(std::move(choice));
+  }
+  body["usage"] = usage(choices);
+  body["diffusion"] = diffusion(choices);
+  return body;
+}
+
+// --- Streamed ----------------------------------------------------------------------------------
+
+OrderedJson ResponseWriter::chunk(OrderedJson choice) const {
+  OrderedJson body = head(chat() ? "chat.completion.chunk" : "text_completion");
+  body["choices"] = OrderedJson::array();
+  body["choices"].push_back(std::move(choice));
+  if (job_.include_usage) body["usage"] = nullptr;
+  return body;
+}
+
+/// The first chunk of a choice: the role in chat, the echoed prompt (or nothing) in raw text.
+OrderedJson ResponseWriter::role_chunk(size_t index) {
+  OrderedJson choice;
+  choice["index"] = index;
+  if (chat()) {
+    OrderedJson& delta = choice["delta"];
+    delta["role"] = "assistant";
+    delta["content"] = "";
+    delta["refusal"] = nullptr;
+  } else {
+    const std::string echo = echo_text(index);
+    num_characters_[index] = count_characters(echo);
+    choice["text"] = echo;
+  }
+  choice["logprobs"] = nullptr;
+  choice["finish_reason"] = nullptr;
+  return chunk(std::move(choice));
+}
+
+OrderedJson ResponseWriter::text_chunk(size_t index, const ChoiceDelta& delta) {
+  OrderedJson choice;
+  choice["index"] = index;
+  if (chat()) {
+    choice["delta"]["content"] = delta.text;
+  } else {
+    choice["text"] = delta.text;
+  }
+  choice["logprobs"] = logprobs(index, delta);
+  choice["finish_reason"] = nullptr;
+  return chunk(std::move(choice));
+}
+
+OrderedJson ResponseWriter::finish_chunk(size_t index, FinishReason reason) {
+  OrderedJson choice;
+  choice["index"] = index;
+  if (chat()) {
+    choice["delta"] = OrderedJson::object();
+  } else {
+    choice["text"] = "";
+  }
+  choice["logprobs"] = nullptr;
+  choice["finish_reason"] = finish_text(reason);
+  return chunk(std::move(choice));
+}
+
+OrderedJson ResponseWriter::usage_chunk(const std::vector<Choice>& choices) {
+  OrderedJson body = head(chat() ? "chat.completion.chunk" : "text_completion");
+  body["choices"] = OrderedJson::array();
+  body["usage"] = usage(choices);
+  body["diffusion"] = diffusion(choices);
+  return body;
+}
+
+OrderedJson ResponseWriter::denoise_event(const GenerationUpdate& update) const {
+  OrderedJson body;
+  body["index"] = update.index;
+  body["forwards"] = update.stats.num_forwards;
+  body["first_position"] = job_.canvases[static_cast<size_t>(update.index)].prompt_ids.size();
+  for (const char* name : {"token_ids", "tokens", "masked"}) body[name] = OrderedJson::array();
+  for (TokenId token : update.canvas) {
+    const bool masked = token < 0;
+    body["token_ids"].push_back(masked ? OrderedJson() : OrderedJson(token));
+    body["tokens"].push_back(masked ? OrderedJson() : OrderedJson(display(token)));
+    body["masked"].push_back(masked);
+  }
+  return body;
+}
+
+}  // namespace bicached

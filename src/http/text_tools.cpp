@@ -1,0 +1,67 @@
+#include "bicached/error.h"
+#include "http/api.h"
+#include "http/chat_prompt.h"
+#include "http/json_fields.h"
+#include "http/responses.h"
+
+namespace bicached {
+namespace {
+
+HttpReply json_reply(const OrderedJson& json) {
+  HttpReply reply;
+  reply.body = dump_json(json);
+  return reply;
+}
+
+}  // namespace
+
+HttpReply Api::tokenize(const HttpRequest& request) {
+  const Backend& loaded = backend();
+  const nlohmann::json json = parse_body(request.body);
+  Fields fields(json);
+  std::vector<TokenId> ids;
+  if (fields.find("messages")) {
+    ids = encode_messages(read_messages(fields), loaded).ids;
+  } else {
+    const std::optional<std::string> prompt = fields.text("prompt");
+    const std::optional<std::string> content = fields.text("content");
+    if (!content && !prompt) {
+      throw Error(ErrorCode::kInvalidRequest, "content is missing (or prompt, or messages)",
+                  "content");
+    }
+    ids = loaded.tokenizer->encode(content ? *content : *prompt, true);
+    if (fields.boolean("add_special").value_or(false)) {
+      ids = loaded.tokenizer->add_special(std::move(ids));
+    }
+  }
+  OrderedJson body;
+  body["tokens"] = ids;
+  body["count"] = ids.size();
+  return json_reply(body);
+}
+
+HttpReply Api::detokenize(const HttpRequest& request) {
+  const Backend& loaded = backend();
+  const nlohmann::json json = parse_body(request.body);
+  Fields fields(json);
+  const nlohmann::json& list = fields.require("tokens");
+  if (!list.is_array()) throw_wrong_type("tokens", "a list of token ids", list);
+  const std::vector<TokenId> ids =
+      read_token_ids(list, "tokens", loaded.engine->model().vocab_size);
+  OrderedJson body;
+  body["content"] = loaded.tokenizer->decode(ids, false);
+  return json_reply(body);
+}
+
+HttpReply Api::apply_template(const HttpRequest& request) {
+  const Backend& loaded = backend();
+  const nlohmann::json json = parse_body(request.body);
+  Fields fields(json);
+  const std::vector<ChatMessage> messages = read_messages(fields);
+  const bool add_prompt = fields.boolean("add_generation_prompt").value_or(true);
+  OrderedJson body;
+  body["prompt"] = render_messages(messages, add_prompt, loaded);
+  return json_reply(body);
+}
+
+}  // namespace bicached

@@ -1,0 +1,341 @@
+#include "bicached/chat_template.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "bicached/error.h"
+#include "text/chat_render.h"
+#include "text/jinja/runtime.h"
+#include "text/tokenizer_files.h"
+#include "text/utf8.h"
+
+namespace bicached {
+namespace {
+
+using jinja::Kind;
+using jinja::TemplateError;
+using jinja::Value;
+
+constexpr size_t kMaxMessages = 4096;
+constexpr int kMaxPrefixes = 8;  // each costs a rendering and an encoding
+// Private-use characters around a placeholder's digits: no filter or split of a template looks for
+// them.
+constexpr std::string_view kOpen = "\xF3\xB0\xA0\x80", kClose = "\xF3\xB0\xA0\x81";
+
+/// Stands in a message for a token's text while the template runs.
+class Placeholders {
+ public:
+  explicit Placeholders(const std::vector<std::string>& texts) : texts_(texts) {
+    // Longest first, so that a token that contains another one is taken whole.
+    std::sort(texts_.begin(), texts_.end(),
+              [](const auto& a, const auto& b) { return a.size() > b.size(); });
+    std::random_device random;  // unguessable: a message can't bring a placeholder along
+    for (int i = 0; i < 4; ++i) nonce_ += std::to_string(1000000000u + random() % 1000000000u);
+    for (const std::string& text : texts_) first_bytes_[static_cast<unsigned char>(text[0])] = true;
+  }
+
+  Value disarm(const Value& v) const {
+    switch (v.kind()) {
+      case Kind::kString: return Value::string(disarm(v.text()));
+      case Kind::kList: {
+        jinja::Items items;
+        for (const Value& item : v.items()) items.push_back(disarm(item));
+        return Value::list(std::move(items));
+      }
+      case Kind::kDict: {
+        jinja::Members members;
+        for (const auto& [key, value] : v.members()) members.emplace_back(key, disarm(value));
+        return Value::dict(std::move(members));
+      }
+      default: return v;
+    }
+  }
+
+  std::vector<TextPiece> split(const std::string& text) const {
+    std::vector<TextPiece> pieces;
+    const std::string mark = std::string(kOpen) + nonce_ + 'n';
+    size_t done = 0;
+    const auto add = [&](std::string part, bool trusted) {
+      if (!part.empty()) pieces.push_back({std::move(part), trusted});
+    };
+    for (size_t at; (at = text.find(mark, done)) != std::string::npos;) {
+      const size_t number = at + mark.size();
+      const size_t close = text.find(kClose, number);
+      const std::string digits =
+          text.substr(number, close == std::string::npos ? 0 : close - number);
+      if (digits.empty() || digits.size() > 9 ||
+          digits.find_first_not_of("0123456789") != std::string::npos ||
+          std::stoul(digits) >= texts_.size()) {
+        break;
+      }
+      add(text.substr(done, at - done), true);
+      add(texts_[std::stoul(digits)], false);
+      done = close + kClose.size();
+    }
+    const std::string rest = text.substr(done);
+    if (rest.find(nonce_.substr(0, 20)) != std::string::npos ||
+        rest.find(nonce_.substr(20)) != std::string::npos) {
+      jinja::fail_runtime("the chat template cuts or changes a special token's text in a message");
+    }
+    add(rest, true);
+    return pieces;
+  }
+
+ private:
+  std::string disarm(const std::string& text) const {
+    std::string out;
+    for (size_t pos = 0; pos < text.size();) {
+      const size_t token =
+          first_bytes_[static_cast<unsigned char>(text[pos])] ? token_at(text, pos) : texts_.size();
+      if (token == texts_.size()) {
+        out += text[pos++];
+      } else {
+        out.append(kOpen).append(nonce_).append("n").append(std::to_string(token)).append(kClose);
+        pos += texts_[token].size();
+      }
+    }
+    return out;
+  }
+
+  size_t token_at(const std::string& text, size_t pos) const {
+    for (size_t i = 0; i < texts_.size(); ++i) {
+      if (text.compare(pos, texts_[i].size(), texts_[i]) == 0) return i;
+    }
+    return texts_.size();
+  }
+
+  std::vector<std::string> texts_;
+  std::string nonce_;
+  bool first_bytes_[256] = {};
+};
+
+/// Null members go, and the three names of a reasoning text are one.
+Value prepared(const Value& messages) {
+  if (!messages.is(Kind::kList)) jinja::fail_runtime("messages must be a list");
+  if (messages.items().empty()) {
+    jinja::fail_runtime(
+        "Cannot apply chat template to an empty conversation. Provide at least one message.");
+  }
+  jinja::Items out;
+  for (const Value& message : messages.items()) {
+    if (!message.is(Kind::kDict)) jinja::fail_runtime("each message must be an object");
+    jinja::Members members;
+    for (const auto& member : message.members()) {
+      if (!member.second.is(Kind::kNone)) members.push_back(member);
+    }
+    constexpr std::string_view kNames[] = {"reasoning_content", "thinking", "reasoning"};
+    const Value kept = Value::dict(members);
+    for (const std::string_view name : kNames) {
+      const Value* reasoning = kept.member(name);
+      if (!reasoning) continue;
+      for (const std::string_view other : kNames) {
+        if (!kept.member(other))
+          members.emplace_back(Value::string(std::string(other)), *reasoning);
+      }
+      break;
+    }
+    out.push_back(Value::dict(std::move(members)));
+  }
+  return Value::list(std::move(out));
+}
+
+Value globals_of(const ChatInput& input, const Value& messages) {
+  jinja::Members out;
+  const auto add = [&](const char* name, Value v) {
+    out.emplace_back(Value::string(name), std::move(v));
+  };
+  add("messages", messages);
+  add("tools", input.tools);
+  add("documents", Value::none());
+  add("add_generation_prompt", Value::boolean(input.add_generation_prompt));
+  if (!input.bos_token.is(Kind::kUndefined)) add("bos_token", input.bos_token);
+  if (!input.eos_token.is(Kind::kUndefined)) add("eos_token", input.eos_token);
+  for (const auto& member : input.extra) out.push_back(member);
+  return Value::dict(std::move(out));
+}
+
+[[noreturn]] void refuse_request(const std::string& message) {
+  throw Error(ErrorCode::kInvalidRequest, message, "messages");
+}
+
+class JinjaChatTemplate final : public ChatTemplate {
+ public:
+  JinjaChatTemplate(const std::string& source, const std::string& bos_token,
+                    const std::string& eos_token, const std::vector<AddedTokenText>& added_tokens)
+      : template_(source), disarmed_(texts_to_disarm(added_tokens, source)) {
+    if (!bos_token.empty()) bos_token_ = Value::string(bos_token);
+    if (!eos_token.empty()) eos_token_ = Value::string(eos_token);
+    trial();
+  }
+
+  RenderedChat render(const std::vector<ChatMessage>& messages,
+                      bool add_generation_prompt) const override {
+    if (messages.empty() || messages.size() > kMaxMessages) {
+      refuse_request("messages must hold 1 to " + std::to_string(kMaxMessages) + " messages, not " +
+                     std::to_string(messages.size()));
+    }
+    for (const ChatMessage& message : messages) {
+      if (!is_valid_utf8(message.role) || !is_valid_utf8(message.content))
+        refuse_request("messages must be valid UTF-8");
+    }
+    try {
+      return {pieces(messages, add_generation_prompt)};
+    } catch (const TemplateError& e) {
+      if (e.failure() == jinja::Failure::kRaised) refuse_request(e.what());
+      refuse_request(std::string("the model's chat template can't render these messages: ") +
+                     e.what());
+    }
+  }
+
+ private:
+  std::vector<TextPiece> pieces(const std::vector<ChatMessage>& messages,
+                                bool add_generation_prompt) const {
+    jinja::Items list;
+    for (const ChatMessage& message : messages) {
+      list.push_back(Value::dict({{Value::string("role"), Value::string(message.role)},
+                                  {Value::string("content"), Value::string(message.content)}}));
+    }
+    ChatInput input;
+    input.messages = Value::list(std::move(list));
+    input.add_generation_prompt = add_generation_prompt;
+    input.bos_token = bos_token_;
+    input.eos_token = eos_token_;
+    return render_chat_pieces(template_, std::move(input), disarmed_);
+  }
+
+  /// A template that can't render a plain question would refuse every request: say so at start.
+  void trial() const {
+    try {
+      pieces({{"user", "Hello"}}, true);
+    } catch (const TemplateError& e) {
+      if (e.failure() != jinja::Failure::kRaised) throw;
+    }
+  }
+
+  jinja::Template template_;
+  std::vector<std::string> disarmed_;
+  Value bos_token_, eos_token_;
+};
+
+/// A token of tokenizer_config.json: a text, or an object with `content`; empty when absent.
+std::string token_text_of(const nlohmann::json& config, const char* name) {
+  const auto it = config.find(name);
+  if (it == config.end()) return "";
+  if (it->is_string()) return it->get<std::string>();
+  if (it->is_object() && it->contains("content") && (*it)["content"].is_string())
+    return (*it)["content"];
+  return "";
+}
+
+std::string template_of(const nlohmann::json& config, const std::string& path) {
+  const auto it = config.find("chat_template");
+  if (it == config.end() || it->is_null()) return "";
+  if (it->is_string()) return it->get<std::string>();
+  if (it->is_array()) {
+    for (const auto& named : *it) {
+      if (named.is_object() && named.value("name", nlohmann::json()) == "default" &&
+          named.contains("template") && named["template"].is_string()) {
+        return named["template"];
+      }
+    }
+  }
+  throw Error(ErrorCode::kInvalidModel,
+              path + ": chat_template must be a text or a list with one named \"default\"");
+}
+
+}  // namespace
+
+std::string RenderedChat::text() const {
+  std::string out;
+  for (const TextPiece& piece : pieces) out += piece.text;
+  return out;
+}
+
+std::string render_chat(const jinja::Template& source, const ChatInput& input,
+                        const jinja::RenderOptions& options) {
+  return source.render(globals_of(input, prepared(input.messages)), options);
+}
+
+std::vector<TextPiece> render_chat_pieces(const jinja::Template& source, ChatInput input,
+                                          const std::vector<std::string>& disarmed,
+                                          const jinja::RenderOptions& options) {
+  const Placeholders placeholders(disarmed);
+  input.messages = placeholders.disarm(input.messages);
+  return placeholders.split(render_chat(source, input, options));
+}
+
+std::vector<std::string> texts_to_disarm(const std::vector<AddedTokenText>& tokens,
+                                         const std::string& template_source) {
+  std::vector<std::string> out;
+  for (const AddedTokenText& token : tokens) {
+    const bool blank = jinja::strip(token.text, Value::none(), true, true).empty();
+    if (!blank && (token.special || template_source.find(token.text) != std::string::npos))
+      out.push_back(token.text);
+  }
+  return out;
+}
+
+std::unique_ptr<ChatTemplate> ChatTemplate::compile(const std::string& source,
+                                                    const std::string& bos_token,
+                                                    const std::string& eos_token,
+                                                    std::vector<AddedTokenText> added_tokens) {
+  if (!is_valid_utf8(source))
+    throw Error(ErrorCode::kInvalidModel, "the chat template is not valid UTF-8");
+  try {
+    return std::make_unique<JinjaChatTemplate>(source, bos_token, eos_token, added_tokens);
+  } catch (const TemplateError& e) {
+    throw Error(ErrorCode::kInvalidModel,
+                std::string("the chat template can't be used: ") + e.what());
+  }
+}
+
+std::unique_ptr<ChatTemplate> ChatTemplate::load(const std::string& folder,
+                                                 const Tokenizer& tokenizer) {
+  const std::string config_path = folder + "/tokenizer_config.json";
+  const std::string template_path = folder + "/chat_template.jinja";
+  nlohmann::json config = nlohmann::json::object();
+  if (std::filesystem::exists(config_path)) config = read_json_file(config_path);
+  if (!config.is_object())
+    throw Error(ErrorCode::kInvalidModel, config_path + ": the JSON is not an object");
+  const bool has_file = std::filesystem::exists(template_path);
+  const std::string source = has_file
+                                 ? read_text_file(template_path, jinja::Template::kMaxSourceBytes)
+                                 : template_of(config, config_path);
+  if (source.empty()) return nullptr;
+  try {
+    return compile(source, token_text_of(config, "bos_token"), token_text_of(config, "eos_token"),
+                   tokenizer.added_token_texts());
+  } catch (const Error& e) {
+    throw Error(ErrorCode::kInvalidModel,
+                (has_file ? template_path : config_path) + ": " + e.what());
+  }
+}
+
+EncodedChat encode_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
+                        const std::vector<ChatMessage>& messages, bool add_generation_prompt) {
+  EncodedChat out;
+  out.ids = tokenizer.encode(chat_template.render(messages, add_generation_prompt).pieces);
+  const int count = static_cast<int>(messages.size());
+  for (int n = 1; n < count; ++n) {
+    if (n > 2 && n < count - (kMaxPrefixes - 2)) continue;
+    std::vector<TokenId> leading;
+    try {
+      leading = tokenizer.encode(
+          chat_template.render({messages.begin(), messages.begin() + n}, false).pieces);
+    } catch (const Error&) {
+      continue;  // a template may refuse leading messages alone
+    }
+    const auto shared =
+        std::mismatch(leading.begin(), leading.end(), out.ids.begin(), out.ids.end()).first -
+        leading.begin();
+    const int length = static_cast<int>(shared);
+    const int before = out.prefix_lengths.empty() ? 0 : out.prefix_lengths.back();
+    if (length > before && length < static_cast<int>(out.ids.size()))
+      out.prefix_lengths.push_back(length);
+  }
+  return out;
+}
+
+}  // namespace bicached

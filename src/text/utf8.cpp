@@ -1,0 +1,142 @@
+#include "text/utf8.h"
+
+#include <utf8proc.h>
+
+namespace bicached {
+namespace {
+
+struct Sequence {
+  size_t num_bytes = 1;  // of the character, or of the maximal subpart of a broken one
+  bool valid = false;
+  bool unfinished = false;  // the text ends where the next byte was expected
+};
+
+Sequence read_sequence(std::string_view text, size_t pos) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char lead = byte(pos);
+  if (lead < 0x80) return {1, true, false};
+  size_t length = 0;
+  unsigned char low = 0x80, high = 0xBF;  // allowed range of the second byte
+  if (lead >= 0xC2 && lead <= 0xDF) {
+    length = 2;
+  } else if (lead >= 0xE0 && lead <= 0xEF) {
+    length = 3;
+    if (lead == 0xE0) low = 0xA0;
+    if (lead == 0xED) high = 0x9F;
+  } else if (lead >= 0xF0 && lead <= 0xF4) {
+    length = 4;
+    if (lead == 0xF0) low = 0x90;
+    if (lead == 0xF4) high = 0x8F;
+  } else {
+    return {1, false, false};
+  }
+  for (size_t i = 1; i < length; ++i) {
+    if (pos + i >= text.size()) return {i, false, true};
+    const unsigned char c = byte(pos + i);
+    if (c < low || c > high) return {i, false, false};
+    low = 0x80, high = 0xBF;
+  }
+  return {length, true, false};
+}
+
+}  // namespace
+
+size_t valid_utf8_prefix(std::string_view text) {
+  size_t pos = 0;
+  while (pos < text.size()) {
+    const Sequence sequence = read_sequence(text, pos);
+    if (!sequence.valid) return pos;
+    pos += sequence.num_bytes;
+  }
+  return pos;
+}
+
+char32_t next_code_point(std::string_view text, size_t& pos) {
+  const unsigned char lead = static_cast<unsigned char>(text[pos++]);
+  if (lead < 0x80) return lead;
+  const int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
+  char32_t c = lead & (0x3F >> more);
+  for (int i = 0; i < more; ++i) c = (c << 6) | (static_cast<unsigned char>(text[pos++]) & 0x3F);
+  return c;
+}
+
+char32_t previous_code_point(std::string_view text, size_t& pos) {
+  do {
+    --pos;
+  } while (pos > 0 && (static_cast<unsigned char>(text[pos]) & 0xC0) == 0x80);
+  size_t end = pos;
+  return next_code_point(text, end);
+}
+
+void append_utf8(std::string& out, char32_t c) {
+  if (c < 0x80) {
+    out += static_cast<char>(c);
+  } else if (c < 0x800) {
+    out += static_cast<char>(0xC0 | (c >> 6));
+    out += static_cast<char>(0x80 | (c & 0x3F));
+  } else if (c < 0x10000) {
+    out += static_cast<char>(0xE0 | (c >> 12));
+    out += static_cast<char>(0x80 | ((c >> 6) & 0x3F));
+    out += static_cast<char>(0x80 | (c & 0x3F));
+  } else {
+    out += static_cast<char>(0xF0 | (c >> 18));
+    out += static_cast<char>(0x80 | ((c >> 12) & 0x3F));
+    out += static_cast<char>(0x80 | ((c >> 6) & 0x3F));
+    out += static_cast<char>(0x80 | (c & 0x3F));
+  }
+}
+
+size_t count_code_points(std::string_view text) {
+  size_t count = 0;
+  for (const char c : text) count += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
+  return count;
+}
+
+std::string lossy_utf8(std::string_view bytes, std::string* unfinished) {
+  std::string out;
+  out.reserve(bytes.size());
+  if (unfinished) unfinished->clear();
+  for (size_t pos = 0; pos < bytes.size();) {
+    const Sequence sequence = read_sequence(bytes, pos);
+    if (sequence.valid) {
+      out.append(bytes.substr(pos, sequence.num_bytes));
+    } else if (sequence.unfinished && unfinished) {
+      *unfinished = std::string(bytes.substr(pos));
+      break;
+    } else {
+      out += "\xEF\xBF\xBD";
+    }
+    pos += sequence.num_bytes;
+  }
+  return out;
+}
+
+bool is_white_space(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
+}
+
+bool is_word_character(char32_t c) {
+  if (c == 0x200C || c == 0x200D) return true;
+  if ((c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+      (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189)) {
+    return true;  // symbols that are Other_Alphabetic
+  }
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC: return true;
+    default: return false;
+  }
+}
+
+}  // namespace bicached

@@ -1,0 +1,182 @@
+"""The program as a user meets it: help, mistakes, info, generate.
+
+The program is build/release/bicached, or what the environment variable TEST_BINARY names.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROGRAM = os.environ.get("TEST_BINARY", str(ROOT / "build" / "release" / "bicached"))
+DEMO = ROOT / "models" / "demo"
+PRICES = json.loads((DEMO / "example_messages.json").read_text())
+
+
+def run(*arguments, env=None, stdin=""):
+    return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, input=stdin, timeout=120,
+                          env={**os.environ, **(env or {})})
+
+
+def fails(*arguments, **more):
+    done = run(*arguments, **more)
+    assert done.returncode == 2, done
+    assert done.stderr.startswith("bicached: ")
+    return done.stderr
+
+
+def test_help_groups_the_settings():
+    done = run("serve", "--help")
+    assert done.returncode == 0
+    for text in ("Model:", "Server:", "Engine:", "Decoding defaults:", "--kv-cache-bytes", "--config"):
+        assert text in done.stdout
+
+
+def test_version():
+    assert run("--version").stdout.startswith("bicached ")
+
+
+def test_settings_of_the_environment_take_effect():
+    done = run("settings", "--max-queued", "5", env={"BICACHED_PORT": "99"})
+    settings = json.loads(done.stdout)
+    assert settings["port"] == 99
+    assert settings["max_queued"] == 5
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    ([], "subcommand"),
+    (["serve", "--prot", "1"], "--port"),
+    (["serve", "--port", "99999", "--model", DEMO], "65535"),
+    (["serve"], "--model"),
+    (["serve", "--model", "no/such/folder"], "no/such/folder"),
+    (["serve", "--model", DEMO, "--config", "no/such/file"], "no/such/file"),
+    (["serve", "--model", DEMO, "--algorithm", "best"], "low_confidence"),
+    (["generate", DEMO], "--prompt"),
+    (["generate", DEMO, "--prompt", "a", "--chat", "b"], "one of"),
+    (["generate", DEMO, "--tokens", "1,x"], "'x'"),
+    (["generate", DEMO, "--tokens", "999999"], "999999"),
+    (["generate", DEMO, "--prompt", "a", "--top-p", "2"], "top_p"),
+    (["info", DEMO, "--canvases", "0"], "--canvases"),
+])
+def test_mistakes_end_with_status_2_and_say_what_is_wrong(arguments, expected):
+    assert expected in fails(*arguments)
+
+
+def test_unknown_variable_names_the_nearest():
+    assert "BICACHED_PORT" in fails("settings", env={"BICACHED_PROT": "1"})
+
+
+def test_info_of_the_demo():
+    done = run("info", DEMO, "--json")
+    assert done.returncode == 0, done.stderr
+    info = json.loads(done.stdout)
+    assert info["layers"] == 12
+    assert info["vocab_size"] == 2048
+    assert info["memory"]["kv_bytes"] == 16 * 1024 * info["kv_bytes_per_token"]
+    assert "12 of width 256" in run("info", DEMO).stdout
+
+
+def copy_of_demo(folder, without=()):
+    for path in DEMO.iterdir():
+        if path.is_file() and path.name not in without:
+            shutil.copy(path, folder / path.name)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+def test_broken_folders_are_refused(tmp_path, name, damage):
+    folder = copy_of_demo(tmp_path, without=[name] if damage == "missing" else [])
+    if damage == "empty":
+        (folder / name).write_bytes(b"")
+    if damage == "cut":
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    assert fails("info", folder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    folder = copy_of_demo(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 2048, "content": "<|one_too_many|>"})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "2048" in fails("info", folder)
+
+
+def test_generate_answers_a_chat():
+    done = run("generate", DEMO, "--system", PRICES[0]["content"], "--chat", PRICES[1]["content"])
+    assert done.stdout.strip() == "The blue lamp costs 19 coins."
+    assert run("generate", DEMO, "--system", PRICES[0]["content"], "--chat", "-",
+               stdin=PRICES[1]["content"]).stdout == done.stdout
+
+
+def test_generate_tells_ids_commits_and_timings():
+    done = run("generate", DEMO, "--system", PRICES[0]["content"], "--chat", PRICES[1]["content"], "--json")
+    told = json.loads(done.stdout)
+    assert told["text"].strip() == "The blue lamp costs 19 coins."
+    assert told["completion_tokens"] == len(told["ids"])
+    assert 1 <= len(told["commits"]) <= told["forwards"]
+    positions = [commit["position"] for forward in told["commits"] for commit in forward]
+    assert len(positions) == len(set(positions))
+    assert [told["canvas"][i] for i in range(len(told["ids"]))] == told["ids"]
+    assert told["timings_ms"]["total"] > 0
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_server(*arguments):
+    server = subprocess.Popen([PROGRAM, "serve", "--model", str(DEMO), *arguments], stdout=subprocess.PIPE, text=True)
+    lines = [server.stdout.readline(), server.stdout.readline()]
+    return server, lines
+
+
+def test_serve_prints_a_command_that_works_and_ends_on_sigterm():
+    server, (url_line, curl) = start_server("--port", "0")
+    try:
+        assert "http://127.0.0.1:" in url_line
+        done = subprocess.run(["sh", "-c", curl], capture_output=True, text=True, timeout=60)
+        answer = json.loads(done.stdout)
+        assert answer["choices"][0]["message"]["content"] == "The blue lamp costs 19 coins."
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0
+    finally:
+        server.kill()
+        server.stdout.close()
+
+
+def test_two_servers_on_one_port_are_refused():
+    port = str(free_port())
+    server, _ = start_server("--port", port)
+    try:
+        assert port in fails("serve", "--model", DEMO, "--port", port)
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def test_sigterm_while_nothing_is_sent_on_an_open_connection():
+    port = free_port()
+    server, _ = start_server("--port", str(port))
+    try:
+        with socket.create_connection(("127.0.0.1", port)):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).read()
+            began = time.monotonic()
+            server.send_signal(signal.SIGINT)
+            assert server.wait(timeout=20) == 0
+            assert time.monotonic() - began < 15
+    finally:
+        server.kill()
+        server.stdout.close()

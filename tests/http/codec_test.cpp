@@ -1,0 +1,327 @@
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <fstream>
+
+#include "engine/fake_denoiser.h"
+#include "http/api_keys.h"
+#include "http/errors.h"
+#include "http/fake_text.h"
+#include "http/job.h"
+
+namespace bicached {
+namespace {
+
+class CodecTest : public testing::Test {
+ protected:
+  CodecTest()
+      : engine(std::make_unique<FakeDenoiser>(std::make_shared<FakeDenoiser::Control>()),
+               EngineSettings{}, CacheSettings{}) {
+    backend.engine = &engine;
+    backend.tokenizer = &tokenizer;
+    backend.chat_template = &chat_template;
+    backend.defaults.max_tokens = 64;
+    backend.defaults.steps = 0;
+    backend.defaults.block_length = 32;
+    backend.defaults.algorithm = "threshold";
+    backend.defaults.threshold = 0.8;
+    backend.model_id = "demo";
+  }
+
+  Job chat(const std::string& fields) {
+    const std::string messages = R"("messages":[{"role":"user","content":"hi"}])";
+    return parse_chat_request("{" + messages + (fields.empty() ? "" : ",") + fields + "}", context);
+  }
+  Job text(const std::string& fields) { return parse_text_request("{" + fields + "}", context); }
+
+  struct Failure {
+    ErrorCode code;
+    std::string param;
+    std::string message;
+  };
+  template <typename Parse>
+  static Failure failure(Parse parse) {
+    try {
+      parse();
+    } catch (const Error& error) {
+      return {error.code(), error.param(), error.what()};
+    }
+    return {ErrorCode::kInternal, "", "nothing was thrown"};
+  }
+
+  Engine engine;
+  FakeTokenizer tokenizer;
+  FakeTemplate chat_template;
+  Backend backend;
+  NameLog unknown_fields;
+  std::vector<std::string> aliases = {"other"};
+  CodecContext context{backend, aliases, 64, unknown_fields};
+};
+
+TEST_F(CodecTest, FillsInTheDefaults) {
+  const Job job = chat("");
+  ASSERT_EQ(job.canvases.size(), 1u);
+  const GenerateRequest& request = job.canvases[0];
+  EXPECT_EQ(tokenizer.decode(request.prompt_ids, false), "user:hi\nassistant:");
+  EXPECT_EQ(request.gen_length, 64);
+  EXPECT_EQ(request.decode.steps, 64);
+  EXPECT_EQ(request.decode.block_length, 32);
+  EXPECT_EQ(request.decode.algorithm, "threshold");
+  EXPECT_FLOAT_EQ(request.decode.threshold, 0.8f);
+  EXPECT_EQ(request.sampling.num_top_logprobs, -1);
+  EXPECT_EQ(request.cache.policy, "off");
+  EXPECT_FALSE(job.stream);
+  EXPECT_EQ(job.model, "demo");
+}
+
+TEST_F(CodecTest, ReadsEveryField) {
+  const Job job = chat(
+      R"("model":"other","max_completion_tokens":40,"max_tokens":50,"temperature":0.5,
+      "top_p":0.9,"top_k":7,"seed":-3,"stop":["a","b"],"n":3,"stream":true,
+      "stream_options":{"include_usage":true},"logprobs":true,"top_logprobs":5,
+      "logit_bias":{"97":-100},"ignore_eos":true,"steps":20,"block_length":8,
+      "algorithm":"low_confidence","threshold":0.7,"factor":2,"cfg_scale":0,"eos_early_stop":false,
+      "intra_cache":"dual","cache":{"policy":"off","refresh_interval":4,"prefix_len":3,"salt":"s"},
+      "diffusion_stream":true,"user":"u","metadata":{},"store":false,"service_tier":"auto")");
+  ASSERT_EQ(job.canvases.size(), 3u);
+  const GenerateRequest& request = job.canvases[2];
+  EXPECT_EQ(request.gen_length, 40);
+  EXPECT_FLOAT_EQ(request.sampling.temperature, 0.5f);
+  EXPECT_FLOAT_EQ(request.sampling.top_p, 0.9f);
+  EXPECT_EQ(request.sampling.top_k, 7);
+  EXPECT_EQ(request.sampling.seed, static_cast<uint64_t>(-1));
+  EXPECT_EQ(request.sampling.num_top_logprobs, 5);
+  ASSERT_EQ(request.sampling.logit_bias.size(), 1u);
+  EXPECT_EQ(request.sampling.logit_bias[0].first, 97);
+  EXPECT_TRUE(request.decode.ignore_eos);
+  EXPECT_EQ(request.decode.steps, 20);
+  EXPECT_EQ(request.decode.block_length, 8);
+  EXPECT_EQ(request.decode.algorithm, "low_confidence");
+  EXPECT_FLOAT_EQ(request.decode.factor, 2.0f);
+  EXPECT_FALSE(request.decode.eos_early_stop);
+  EXPECT_EQ(request.decode.intra_cache, IntraCache::kDual);
+  EXPECT_EQ(request.cache.refresh_interval, 4);
+  EXPECT_EQ(request.cache.prefix_len, 3);
+  EXPECT_EQ(request.cache.salt, "s");
+  EXPECT_TRUE(request.wants_canvas);
+  EXPECT_TRUE(job.include_usage);
+  EXPECT_EQ(job.stops, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(job.prompt_tokens, 18);
+}
+
+TEST_F(CodecTest, AcceptsWhatAsksForNothing) {
+  EXPECT_NO_THROW(chat(R"("n":1,"tools":[],"tool_choice":"none","response_format":{"type":"text"},
+      "frequency_penalty":0,"presence_penalty":0.0,"stop":null,"logprobs":false,"unheard_of":1,
+      "logit_bias":{},"temperature":null)"));
+}
+
+TEST_F(CodecTest, RefusesWhatIsWrongAndNamesIt) {
+  struct Case {
+    const char* fields;
+    ErrorCode code;
+    const char* param;
+    const char* part_of_message;
+  };
+  constexpr ErrorCode kBad = ErrorCode::kInvalidRequest;
+  constexpr ErrorCode kNo = ErrorCode::kUnsupportedParameter;
+  const Case cases[] = {
+      {R"("temperature":"hot")", kBad, "temperature", "a number, not string"},
+      {R"("temperature":2.5)", kBad, "temperature", "0 to 2"},
+      {R"("temperature":-1)", kBad, "temperature", "0 to 2"},
+      {R"("top_p":0)", kBad, "top_p", "more than 0"},
+      {R"("top_k":-1)", kBad, "top_k", "0 to"},
+      {R"("top_k":1.5)", kBad, "top_k", "an integer"},
+      {R"("seed":18446744073709551615)", kBad, "seed", "at most"},
+      {R"("seed":1.5)", kBad, "seed", "an integer"},
+      {R"("max_tokens":0)", kBad, "max_tokens", "1 to"},
+      {R"("max_tokens":5000)", ErrorCode::kContextLengthExceeded, "max_tokens", "2048"},
+      {R"("n":0)", kBad, "n", "1 to 128"},
+      {R"("n":65)", kBad, "n", "at most 64"},
+      {R"("stop":["1","2","3","4","5"])", kBad, "stop", "at most 4"},
+      {R"("stop":"")", kBad, "stop", "1 to 1024"},
+      {R"("stop":5)", kBad, "stop", "a string"},
+      {R"("stream":1)", kBad, "stream", "true or false"},
+      {R"("stream_options":{})", kBad, "stream_options", "stream"},
+      {R"("diffusion_stream":true)", kBad, "diffusion_stream", "stream"},
+      {R"("logprobs":1)", kBad, "logprobs", "true or false"},
+      {R"("top_logprobs":3)", kBad, "top_logprobs", "logprobs"},
+      {R"("logprobs":true,"top_logprobs":21)", kBad, "top_logprobs", "0 to 20"},
+      {R"("logit_bias":{"x":1})", kBad, "logit_bias", "0 to 257"},
+      {R"("logit_bias":{"258":1})", kBad, "logit_bias", "0 to 257"},
+      {R"("logit_bias":{"5":101})", kBad, "logit_bias", "-100 to 100"},
+      {R"("logit_bias":[])", kBad, "logit_bias", "an object"},
+      {R"("steps":0)", kBad, "steps", "1 to"},
+      {R"("block_length":0)", kBad, "block_length", "1 to"},
+      {R"("algorithm":"magic")", kBad, "algorithm", "low_confidence"},
+      {R"("threshold":0)", kBad, "threshold", "at most 1"},
+      {R"("cfg_scale":1)", kNo, "cfg_scale", "only 0"},
+      {R"("intra_cache":"triple")", kBad, "intra_cache", "none, prefix, dual"},
+      {R"("cache":3)", kBad, "cache", "an object"},
+      {R"("cache":{"policy":"magic"})", kBad, "cache.policy", "off"},
+      {R"("cache":{"refresh_interval":0})", kBad, "cache.refresh_interval", "1 to"},
+      {R"("cache":{"polcy":"off"})", kBad, "cache", "cache.polcy"},
+      {R"("model":"gpt-9")", ErrorCode::kModelNotFound, "model", "demo"},
+      {R"("model":7)", kBad, "model", "a string"},
+      {R"("tools":[{}])", kNo, "tools", "tools"},
+      {R"("tool_choice":"required")", kNo, "tool_choice", "none"},
+      {R"("response_format":{"type":"json_object"})", kNo, "response_format", "text"},
+      {R"("response_format":{"type":7})", kNo, "response_format", "text"},
+      {R"("frequency_penalty":0.5)", kNo, "frequency_penalty", "only 0"},
+      {R"("presence_penalty":"x")", kBad, "presence_penalty", "a number"},
+      {R"("modalities":["audio"])", kNo, "modalities", "text"},
+  };
+  for (const Case& c : cases) {
+    const Failure f = failure([&] { chat(c.fields); });
+    EXPECT_EQ(f.code, c.code) << c.fields << ": " << f.message;
+    EXPECT_EQ(f.param, c.param) << c.fields;
+    EXPECT_NE(f.message.find(c.part_of_message), std::string::npos)
+        << c.fields << ": " << f.message;
+  }
+}
+
+TEST_F(CodecTest, RefusesBadMessages) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({})", "messages"},
+      {R"({"messages":[]})", "messages"},
+      {R"({"messages":"hi"})", "messages"},
+      {R"({"messages":["hi"]})", "messages[0]"},
+      {R"({"messages":[{"content":"hi"}]})", "messages[0].role"},
+      {R"({"messages":[{"role":"user"}]})", "messages[0].content"},
+      {R"({"messages":[{"role":"king","content":"hi"}]})", "messages[0].role"},
+      {R"({"messages":[{"role":7,"content":"hi"}]})", "messages[0].role"},
+      {R"({"messages":[{"role":"tool","content":"hi"}]})", "messages[0].role"},
+      {R"({"messages":[{"role":"user","content":7}]})", "messages[0].content"},
+      {R"({"messages":[{"role":"user","content":[{"type":"text"}]}]})",
+       "messages[0].content[0].text"},
+      {R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]})",
+       "messages[0].content[0]"},
+      {R"({"messages":[{"role":"assistant","content":"","tool_calls":[{}]}]})",
+       "messages[0].tool_calls"},
+  };
+  for (const auto& [body, param] : cases) {
+    EXPECT_EQ(failure([&] { parse_chat_request(body, context); }).param, param) << body;
+  }
+}
+
+TEST_F(CodecTest, RefusesBadJson) {
+  const std::string deep(100000, '[');
+  const std::string cases[] = {"",
+                               "{",
+                               "nonsense",
+                               "[]",
+                               "7",
+                               "{\"prompt\":\"a\",\"prompt\":\"b\"}",
+                               "{\"prompt\":\"\xff\xfe\"}",
+                               "{\"prompt\":\"a\"} more",
+                               "{\"prompt\":1e999}",
+                               "{\"prompt\":" + deep,
+                               "{\"prompt\":\"\\ud800\"}"};
+  for (const std::string& body : cases) {
+    const Failure f = failure([&] { parse_text_request(body, context); });
+    EXPECT_EQ(f.code, ErrorCode::kInvalidRequest) << body.substr(0, 50) << ": " << f.message;
+  }
+}
+
+TEST_F(CodecTest, JoinsTextPartsAndKnowsDevelopers) {
+  const Job job = parse_chat_request(
+      R"({"messages":[{"role":"developer","content":"be"},{"role":"user",
+      "content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]})",
+      context);
+  EXPECT_EQ(tokenizer.decode(job.canvases[0].prompt_ids, false), "system:be\nuser:ab\nassistant:");
+}
+
+TEST_F(CodecTest, SpecialTokensInMessagesStayLetters) {
+  const Job job =
+      parse_chat_request(R"({"messages":[{"role":"user","content":"<end>"}]})", context);
+  for (TokenId id : job.canvases[0].prompt_ids) EXPECT_LT(id, 256);
+}
+
+TEST_F(CodecTest, ReadsEveryFormOfPrompt) {
+  EXPECT_EQ(text(R"("prompt":"ab")").canvases.size(), 1u);
+  EXPECT_EQ(text(R"("prompt":["ab","c"])").canvases.size(), 2u);
+  EXPECT_EQ(text(R"("prompt":[97,98])").canvases[0].prompt_ids, (std::vector<TokenId>{97, 98}));
+  const Job job = text(R"("prompt":[[97],[98,99]],"n":2)");
+  ASSERT_EQ(job.canvases.size(), 4u);
+  EXPECT_EQ(job.canvases[1].prompt_ids, (std::vector<TokenId>{97}));
+  EXPECT_EQ(job.canvases[2].prompt_ids, (std::vector<TokenId>{98, 99}));
+  EXPECT_EQ(job.prompt_tokens, 3);
+}
+
+TEST_F(CodecTest, RefusesBadPrompts) {
+  const char* cases[] = {
+      R"("x":1)",         R"("prompt":[])",      R"("prompt":"")",           R"("prompt":[258])",
+      R"("prompt":[-1])", R"("prompt":[1.5])",   R"("prompt":[[]])",         R"("prompt":["a",1])",
+      R"("prompt":{})",   R"("prompt":[1,"a"])", R"("prompt":[99999999999])"};
+  for (const char* fields : cases) {
+    const Failure f = failure([&] { text(fields); });
+    EXPECT_EQ(f.code, ErrorCode::kInvalidRequest) << fields;
+    EXPECT_EQ(f.param, "prompt") << fields;
+  }
+}
+
+TEST_F(CodecTest, InfillingCountsTheSuffix) {
+  const Job job = text(R"("prompt":"abc","suffix":"de","max_tokens":5)");
+  EXPECT_EQ(job.canvases[0].suffix_ids.size(), 2u);
+  EXPECT_EQ(job.prompt_tokens, 5);
+}
+
+TEST_F(CodecTest, WithoutMaxTokensTheLengthIsReducedToWhatFits) {
+  const std::string prompt(2048 - 10, 'a');
+  EXPECT_EQ(text("\"prompt\":\"" + prompt + "\"").canvases[0].gen_length, 10);
+  const Failure f = failure([&] { text("\"prompt\":\"" + prompt + "\",\"max_tokens\":11"); });
+  EXPECT_EQ(f.code, ErrorCode::kContextLengthExceeded);
+  EXPECT_NE(f.message.find("2049"), std::string::npos) << f.message;
+  EXPECT_EQ(failure([&] { text("\"prompt\":\"" + std::string(2048, 'a') + "\""); }).code,
+            ErrorCode::kContextLengthExceeded);
+}
+
+TEST_F(CodecTest, ChoicesHaveSeedsOfTheirOwn) {
+  const Job job = chat(R"("n":3,"seed":10)");
+  EXPECT_EQ(job.canvases[0].sampling.seed, 10u);
+  EXPECT_EQ(job.canvases[2].sampling.seed, 12u);
+  EXPECT_NE(chat("").canvases[0].sampling.seed, chat("").canvases[0].sampling.seed);
+}
+
+TEST_F(CodecTest, WithoutATemplateChatIsRefused) {
+  backend.chat_template = nullptr;
+  EXPECT_EQ(failure([&] { chat(""); }).param, "messages");
+}
+
+TEST(ErrorTest, ADefectsWordsStayInTheLog) {
+  const auto json = error_json(Error(ErrorCode::kInternal, "secret"), "id7");
+  EXPECT_EQ(json["error"]["code"], "internal_error");
+  EXPECT_EQ(json["error"]["message"].get<std::string>().find("secret"), std::string::npos);
+  EXPECT_NE(json["error"]["message"].get<std::string>().find("id7"), std::string::npos);
+}
+
+class ApiKeysTest : public testing::Test {
+ protected:
+  ~ApiKeysTest() override { std::remove(path.c_str()); }
+  ApiKeys load(const std::string& text) {
+    std::ofstream(path) << text;
+    return ApiKeys::load(path);
+  }
+  const std::string path = testing::TempDir() + "bicached_keys_" +
+                           testing::UnitTest::GetInstance()->current_test_info()->name();
+};
+
+TEST_F(ApiKeysTest, OnlyTheKeysOfTheFileMayIn) {
+  const ApiKeys keys = load("# people\nalpha-1\n\nbeta-22\r\n");
+  EXPECT_NO_THROW(keys.check("Bearer alpha-1"));
+  EXPECT_NO_THROW(keys.check("bearer beta-22"));
+  for (const char* wrong : {"", "Bearer ", "Bearer alpha-2", "Bearer alpha-1alpha-1", "alpha-1",
+                            "Basic alpha-1", "Bearer alpha-", "Bearer # people"}) {
+    EXPECT_THROW(keys.check(wrong), Error) << wrong;
+  }
+}
+
+TEST_F(ApiKeysTest, AFileThatLetsNobodyInIsAnError) {
+  EXPECT_THROW(load("# none\n"), Error);
+  EXPECT_THROW(load("with space\n"), Error);
+  EXPECT_THROW(load("with%41\n"), Error);
+  EXPECT_THROW(ApiKeys::load("/no/such/file"), Error);
+  EXPECT_FALSE(ApiKeys::load("").required());
+}
+
+}  // namespace
+}  // namespace bicached

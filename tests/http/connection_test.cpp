@@ -1,0 +1,87 @@
+#include "http/connection.h"
+
+#include <gtest/gtest.h>
+
+#include "http/request_id.h"
+
+namespace bicached {
+namespace {
+
+constexpr int64_t kMaxBody = 1000;
+
+int status_of(const std::string& head) {
+  const auto refusal = check_framing(head, kMaxBody);
+  return refusal ? refusal->status : 0;
+}
+
+std::string post_with(const std::string& headers) {
+  return "POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + headers + "\r\n";
+}
+
+TEST(HeadTest, EndsWithTheEmptyLine) {
+  EXPECT_FALSE(find_head_end("GET / HTTP/1.1\r\nHost: x\r\n"));
+  EXPECT_EQ(find_head_end("GET / HTTP/1.1\r\n\r\nbody"), 18u);
+}
+
+TEST(FramingTest, AcceptsWhatIsBeyondDoubt) {
+  EXPECT_EQ(status_of("GET /health HTTP/1.1\r\n\r\n"), 0);
+  EXPECT_EQ(status_of("GET /health HTTP/1.1\r\nContent-Length: 0\r\n\r\n"), 0);
+  EXPECT_EQ(status_of(post_with("Content-Length: 0\r\n")), 0);
+  EXPECT_EQ(status_of(post_with("content-length:  1000 \r\n")), 0);
+  EXPECT_EQ(status_of(post_with("Transfer-Encoding: chunked\r\n")), 0);
+  EXPECT_EQ(status_of(post_with("Transfer-Encoding: Chunked\r\n")), 0);
+}
+
+TEST(FramingTest, RefusesEverythingElse) {
+  const std::pair<const char*, int> cases[] = {
+      {"", 411},
+      {"Content-Length: 1001\r\n", 413},
+      {"Content-Length: 999999999999999999\r\n", 413},
+      {"Content-Length: 9999999999999999999\r\n", 400},
+      {"Content-Length: -1\r\n", 400},
+      {"Content-Length: +5\r\n", 400},
+      {"Content-Length: 0x5\r\n", 400},
+      {"Content-Length: 5, 5\r\n", 400},
+      {"Content-Length:\r\n", 400},
+      {"Content-Length: 5\r\nContent-Length: 5\r\n", 400},
+      {"Content-Length: 5\r\nContent-Length: 6\r\n", 400},
+      {"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400},
+      {"Transfer-Encoding: gzip, chunked\r\n", 400},
+      {"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", 400},
+      {"Transfer-Encoding: identity\r\n", 400},
+      {"Transfer-Encoding : chunked\r\n", 400},
+      {"Transfer-Encoding:\r\n chunked\r\n", 400},
+      {"Content-Length: 5\r\n folded: x\r\n", 400},
+      {"no colon\r\n", 400},
+      {"a\nb: c\r\nContent-Length: 5\r\n", 400},
+      {"a: b\rc\r\nContent-Length: 5\r\n", 400},
+  };
+  for (const auto& [headers, status] : cases)
+    EXPECT_EQ(status_of(post_with(headers)), status) << headers;
+  EXPECT_EQ(status_of(post_with(std::string("a: \0b\r\n", 7))), 400);
+  EXPECT_EQ(status_of("GET /health HTTP/1.1\r\nContent-Length: 1\r\n\r\n"), 400);
+  EXPECT_EQ(status_of("DELETE /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+}
+
+TEST(FramingTest, RefusesTooManyAndTooLongHeaders) {
+  std::string many;
+  for (int i = 0; i < 101; ++i) many += "a: b\r\n";
+  EXPECT_EQ(status_of(post_with(many)), 431);
+  EXPECT_EQ(status_of(post_with("a: " + std::string(9000, 'b') + "\r\n")), 431);
+  EXPECT_EQ(status_of("GET /" + std::string(9000, 'b') + " HTTP/1.1\r\n\r\n"), 414);
+}
+
+TEST(RequestIdTest, TakesOnlyHarmlessIds) {
+  RequestIds ids;
+  EXPECT_EQ(ids.accept_or_make("Abc-1.2_3"), "Abc-1.2_3");
+  for (const std::string& bad : {std::string(), std::string("a b"), std::string("a\r\nb: c"),
+                                 std::string(129, 'a'), std::string("\xc3\xa4")}) {
+    const std::string made = ids.accept_or_make(bad);
+    EXPECT_NE(made, bad);
+    EXPECT_EQ(ids.accept_or_make(made), made);
+  }
+  EXPECT_NE(ids.make(), ids.make());
+}
+
+}  // namespace
+}  // namespace bicached
