@@ -1,12 +1,11 @@
 #include "decode/torch_denoiser.h"
 
 #include <c10/core/InferenceMode.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <new>
+#include <utility>
 
-#include "bicached/error.h"
+#include "model/torch_errors.h"
 
 namespace bicached {
 namespace {
@@ -14,22 +13,11 @@ namespace {
 // Logits at a time: 64 MB in float32, small beside any model whose vocabulary makes it matter.
 constexpr int64_t kLogitsPerChunk = int64_t{16} << 20;
 
-/// Runs `work`; torch's ways to say that memory ran out become kOutOfMemory.
-template <typename Work>
-auto with_errors(Work work) {
+/// Every call of the engine: without autograd, errors translated.
+template <class Work>
+auto in_inference(const char* what, Work&& work) {
   const c10::InferenceMode mode;
-  try {
-    return work();
-  } catch (const c10::OutOfMemoryError& e) {
-    throw Error(ErrorCode::kOutOfMemory, e.what_without_backtrace());
-  } catch (const c10::Error& e) {
-    // The CPU allocator reports with torch's general type.
-    const std::string message = e.what_without_backtrace();
-    const bool memory = message.find("allocate memory") != std::string::npos;
-    throw Error(memory ? ErrorCode::kOutOfMemory : ErrorCode::kInternal, message);
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kOutOfMemory, "no memory left on this machine");
-  }
+  return with_torch_errors(what, std::forward<Work>(work));
 }
 
 }  // namespace
@@ -52,7 +40,7 @@ std::optional<SlabId> TorchDenoiser::open_slab(int num_tokens) {
 void TorchDenoiser::close_slab(SlabId slab) { pool_.slabs().close(slab); }
 
 std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
-  return with_errors([&] {
+  return in_inference("forward", [&] {
     const at::Tensor hidden = forward_.run(forward, entries_);
     const std::span<const LogitRow> rows(forward.logit_rows);
     const int64_t chunk_rows = std::max<int64_t>(1, kLogitsPerChunk / info_.num_logits);
@@ -68,21 +56,21 @@ std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
 }
 
 at::Tensor TorchDenoiser::run_logits(const Forward& forward) {
-  return with_errors([&] { return forward_.logits(forward_.run(forward, entries_)); });
+  return in_inference("forward", [&] { return forward_.logits(forward_.run(forward, entries_)); });
 }
 
 int64_t TorchDenoiser::entry_bytes(const EntrySpec& spec) const { return entries_.bytes(spec); }
 
 EntryId TorchDenoiser::create_entry(const EntrySpec& spec) {
-  return with_errors([&] { return entries_.create(spec); });
+  return in_inference("prefix entry", [&] { return entries_.create(spec); });
 }
 
 void TorchDenoiser::fill_entry(EntryId entry, SlabId from) {
-  with_errors([&] { entries_.fill(entry, from); });
+  in_inference("prefix entry", [&] { entries_.fill(entry, from); });
 }
 
 void TorchDenoiser::load_entry(EntryId entry, SlabId to, int depth) {
-  with_errors([&] { entries_.load(entry, to, depth); });
+  in_inference("prefix entry", [&] { entries_.load(entry, to, depth); });
 }
 
 void TorchDenoiser::destroy_entry(EntryId entry) { entries_.destroy(entry); }

@@ -52,7 +52,10 @@ at::Tensor attend_fused(const at::Tensor& q, const at::Tensor& k, const at::Tens
 void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
             const AttentionIndex& index, at::Tensor& out) {
   const bool float32 = queries.scalar_type() == at::kFloat;
-  if (queries.is_cuda() && !float32) return attend_flash(queries, keys, values, index, out);
+  const int64_t size = queries.size(2);
+  if (queries.is_cuda() && !float32 && size % 8 == 0 && size <= 256) {  // what the kernel can
+    return attend_flash(queries, keys, values, index, out);
+  }
   // On the CPU the fused kernel wins in float32 and loses in bfloat16; on a GPU it may use TF32.
   const bool fused = queries.is_cpu() && float32;
   for (const PlannedGroup& group : index.groups) {
