@@ -224,14 +224,15 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
   const std::string_view bytes = connection.buffered();
   const std::optional<size_t> head_size = find_head_end(bytes);
   HttpRequest about;
-  about.id = request_ids.make();
   if (!head_size) {
+    about.id = request_ids.make();
     answer_here(connection, about, 431,
                 Error(ErrorCode::kRequestTooLarge, "the request's head is longer than " +
                                                        std::to_string(kMaxHeadBytes) + " bytes"));
     return false;
   }
   if (auto refusal = check_framing(bytes.substr(0, *head_size), settings.server.max_body_bytes)) {
+    about.id = request_ids.make();
     answer_here(connection, about, refusal->status, refusal->error);
     return false;
   }
