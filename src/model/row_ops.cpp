@@ -162,7 +162,8 @@ void rotate_and_store_device(at::Tensor& qkv, const HeadShape& heads, const Rope
   const at::Tensor cosine = rope.cosine.index_select(0, index.positions).unsqueeze(1);
   const at::Tensor sine = rope.sine.index_select(0, index.positions).unsqueeze(1);
   at::Tensor turning = rows.narrow(1, 0, rotated);
-  const at::Tensor wide = turning.to(at::kFloat);
+  // A copy also in float32: the halves below are read after `turning` is written.
+  const at::Tensor wide = turning.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   const at::Tensor first = wide.narrow(2, 0, half), second = wide.narrow(2, half, half);
   turning.narrow(2, 0, half).copy_(first.mul(cosine).addcmul_(second, sine, -1));
   turning.narrow(2, half, half).copy_(second.mul(cosine).addcmul_(first, sine));
