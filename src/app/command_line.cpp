@@ -36,7 +36,8 @@ SettingFlags add_settings(CLI::App& command, const std::vector<std::string>& gro
     if (info.kind == SettingKind::kSwitch) {
       option = command.add_flag(flag + ",!--no-" + flag.substr(2), info.about);
     } else {
-      option = command.add_option(flag, info.about)->type_name(describe_values(info));
+      const std::string values = describe_values(info);
+      option = command.add_option(flag, info.about)->type_name(values.empty() ? "TEXT" : values);
       if (!info.default_text.empty()) option->default_str(info.default_text);
       option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     }

@@ -70,7 +70,7 @@ std::vector<TokenId> prompt_ids(const GenerateOptions& options, const TextTools&
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
   messages.push_back({"user", read_input(options.chat)});
-  return text.tokenizer->encode(text.chat_template->render(messages, true).pieces);
+  return encode_chat(*text.chat_template, *text.tokenizer, messages, true).ids;
 }
 
 GenerateRequest make_request(const GenerateOptions& options, const DecodeSettings& defaults) {

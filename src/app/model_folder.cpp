@@ -62,7 +62,7 @@ TextTools load_text_tools(const std::string& folder, const ModelInfo& model) {
                                               std::to_string(model.vocab_size - 1) +
                                               ": the tokenizer is another model's");
   }
-  tools.chat_template = ChatTemplate::load(folder);
+  tools.chat_template = ChatTemplate::load(folder, *tools.tokenizer);
   return tools;
 }
 

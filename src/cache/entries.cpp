@@ -3,6 +3,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <algorithm>
+#include <functional>
+#include <string>
+
 #include "bicached/error.h"
 
 namespace bicached {
@@ -11,6 +15,14 @@ PrefixEntries::PrefixEntries(const ModelConfig& config, KvPool& pool)
     : config_(config), pool_(pool) {}
 
 EntryId PrefixEntries::create(const EntrySpec& spec) {
+  const auto& b = spec.boundaries;
+  if (spec.prefix_len < 1 || spec.max_depth < 0 || spec.max_depth > config_.num_layers ||
+      std::any_of(b.begin(), b.end(), [&](int at) { return at < 1 || at >= config_.num_layers; }) ||
+      std::adjacent_find(b.begin(), b.end(), std::greater_equal<>()) != b.end()) {
+    throw Error(ErrorCode::kInternal,
+                "an entry needs a prefix, max_depth in [0, layers] and ascending boundaries in "
+                "[1, layers)");
+  }
   Entry entry;
   entry.spec = spec;
   const at::TensorOptions options = pool_.keys(0).options();
@@ -21,12 +33,13 @@ EntryId PrefixEntries::create(const EntrySpec& spec) {
     entry.states[boundary] = at::empty({spec.prefix_len, config_.hidden_size}, options);
   }
   entries_.emplace(next_, std::move(entry));
+  bytes_held_ += bytes(spec);
   return next_++;
 }
 
 void PrefixEntries::fill(EntryId id, SlabId from) {
   const Entry& entry = find(id);
-  const int64_t begin = pool_.slabs().range(from).begin;
+  const int64_t begin = pool_begin(entry, from);
   for (int layer = 0; layer < entry.spec.max_depth; ++layer) {
     entry.keys.select(0, layer).copy_(pool_.keys(layer).narrow(0, begin, entry.spec.prefix_len));
     entry.values.select(0, layer).copy_(
@@ -36,11 +49,11 @@ void PrefixEntries::fill(EntryId id, SlabId from) {
 
 void PrefixEntries::load(EntryId id, SlabId to, int depth) const {
   const Entry& entry = find(id);
-  if (depth > entry.spec.max_depth) {
+  if (depth < 0 || depth > entry.spec.max_depth) {
     throw Error(ErrorCode::kInternal, "an entry of depth " + std::to_string(entry.spec.max_depth) +
                                           " was asked for depth " + std::to_string(depth));
   }
-  const int64_t begin = pool_.slabs().range(to).begin;
+  const int64_t begin = pool_begin(entry, to);
   for (int layer = 0; layer < depth; ++layer) {
     pool_.keys(layer).narrow(0, begin, entry.spec.prefix_len).copy_(entry.keys.select(0, layer));
     pool_.values(layer)
@@ -50,7 +63,7 @@ void PrefixEntries::load(EntryId id, SlabId to, int depth) const {
 }
 
 void PrefixEntries::destroy(EntryId id) {
-  find(id);
+  bytes_held_ -= bytes(find(id).spec);
   entries_.erase(id);
 }
 
@@ -61,20 +74,10 @@ int64_t PrefixEntries::bytes(const EntrySpec& spec) const {
   return spec.prefix_len * (kv + states) * element;
 }
 
-at::Tensor PrefixEntries::load(EntryId id, int layer) const {
+at::Tensor PrefixEntries::states(EntryId id, int layer) const {
   const Entry& entry = find(id);
   const auto state = entry.states.find(layer);
-  if (state == entry.states.end()) {
-    throw Error(ErrorCode::kInternal,
-                "an entry has no state before layer " + std::to_string(layer));
-  }
-  return state->second;
-}
-
-void PrefixEntries::capture(EntryId id, int layer, const at::Tensor& rows) {
-  const Entry& entry = find(id);
-  const auto state = entry.states.find(layer);
-  if (state != entry.states.end()) state->second.copy_(rows.narrow(0, 0, entry.spec.prefix_len));
+  return state == entry.states.end() ? at::Tensor() : state->second;
 }
 
 const PrefixEntries::Entry& PrefixEntries::find(EntryId id) const {
@@ -83,6 +86,33 @@ const PrefixEntries::Entry& PrefixEntries::find(EntryId id) const {
     throw Error(ErrorCode::kInternal, "entry " + std::to_string(id) + " does not exist");
   }
   return it->second;
+}
+
+int64_t PrefixEntries::pool_begin(const Entry& entry, SlabId slab) const {
+  const SlabAllocator::Range& range = pool_.slabs().range(slab);
+  if (range.num_tokens < entry.spec.prefix_len) {
+    throw Error(ErrorCode::kInternal, "a slab of " + std::to_string(range.num_tokens) +
+                                          " tokens can't hold a prefix of " +
+                                          std::to_string(entry.spec.prefix_len));
+  }
+  return range.begin;
+}
+
+void PrefixEntries::check_integrity() const {
+  int64_t held = 0;
+  for (const auto& [id, entry] : entries_) {
+    auto own = static_cast<int64_t>(entry.keys.nbytes() + entry.values.nbytes());
+    for (const auto& [layer, state] : entry.states) own += static_cast<int64_t>(state.nbytes());
+    if (own != bytes(entry.spec)) {
+      throw Error(ErrorCode::kInternal, "entry " + std::to_string(id) + " has other bytes");
+    }
+    held += own;
+  }
+  if (held != bytes_held_) {
+    throw Error(ErrorCode::kInternal, "prefix entries hold " + std::to_string(held) +
+                                          " bytes, their account says " +
+                                          std::to_string(bytes_held_));
+  }
 }
 
 }  // namespace bicached

@@ -12,6 +12,8 @@ class PrefixEntries final : public BoundaryStates {
  public:
   PrefixEntries(const ModelConfig& config, KvPool& pool);
 
+  /// Contents are undefined until `fill` and a forward that captures. Throws kInternal for a spec
+  /// that the model can't have.
   EntryId create(const EntrySpec& spec);
   /// K and V of layers < max_depth, positions [0, P), out of a slab.
   void fill(EntryId entry, SlabId from);
@@ -21,8 +23,11 @@ class PrefixEntries final : public BoundaryStates {
   /// Exactly what `create` allocates.
   int64_t bytes(const EntrySpec& spec) const;
 
-  at::Tensor load(EntryId entry, int layer) const override;
-  void capture(EntryId entry, int layer, const at::Tensor& rows) override;
+  at::Tensor states(EntryId entry, int layer) const override;
+
+  int64_t bytes_held() const { return bytes_held_; }
+  /// Throws kInternal unless the tensors held are what the specs say, byte by byte.
+  void check_integrity() const;
 
  private:
   struct Entry {
@@ -32,11 +37,14 @@ class PrefixEntries final : public BoundaryStates {
     std::map<int, at::Tensor> states;  // boundary -> [P, d]
   };
   const Entry& find(EntryId entry) const;
+  /// Where the entry's prefix begins in the pool, if it were this slab's.
+  int64_t pool_begin(const Entry& entry, SlabId slab) const;
 
   const ModelConfig& config_;
   KvPool& pool_;
   std::map<EntryId, Entry> entries_;
   EntryId next_ = 0;
+  int64_t bytes_held_ = 0;
 };
 
 }  // namespace bicached

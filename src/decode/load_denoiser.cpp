@@ -2,18 +2,17 @@
 #include <ATen/Parallel.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <new>
 #include <thread>
 
 #include "base/hash.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "decode/torch_denoiser.h"
+#include "model/torch_errors.h"
 
 namespace bicached {
 namespace {
@@ -90,7 +89,8 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   Hasher hasher;
   hasher.add(checkpoint.fingerprint());
   for (const std::string& part :
-       {info.dtype, std::to_string(config.norm_eps), std::to_string(config.rope_theta)}) {
+       {info.dtype, std::to_string(config.norm_eps), std::to_string(config.rope_theta),
+        std::to_string(config.num_heads), std::to_string(config.num_kv_heads)}) {
     hasher.add(part);
   }
   info.fingerprint = hasher.hex();
@@ -139,16 +139,11 @@ std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
   const at::Device device = choose_device(settings);
   const at::ScalarType dtype = choose_dtype(settings, device);
   const ModelInfo info = describe(settings, model, checkpoint, device, dtype);
-  try {
+  return with_torch_errors("loading the model", [&] {
     ModelWeights weights = load_weights(checkpoint, model, device, dtype, progress);
     const int64_t capacity = pool_tokens(settings, info, device);
     return std::make_unique<TorchDenoiser>(info, model.config, std::move(weights), capacity);
-  } catch (const c10::OutOfMemoryError& e) {
-    throw Error(ErrorCode::kOutOfMemory,
-                "loading the model: " + std::string(e.what_without_backtrace()));
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kOutOfMemory, "loading the model: no memory left on this machine");
-  }
+  });
 }
 
 }  // namespace bicached

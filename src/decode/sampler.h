@@ -9,22 +9,29 @@
 
 namespace bicached {
 
-/// Which ids may be chosen: below the vocabulary's size, not the mask token, and not an end token
-/// for rows that ignore ends. All ids take part in the softmax.
+/// Which ids may be chosen: below the vocabulary's size and not the mask token. These two take part
+/// in the softmax all the same.
 struct TokenRules {
   int vocab_size = 0;
-  TokenId mask_token = -1;  // -1: none
-  std::vector<TokenId> end_tokens;
+  TokenId mask_token = -1;          // -1: none
+  std::vector<TokenId> end_tokens;  // what `suppress_end_tokens` means
 };
 
-/// Chooses a token for each row and computes the four numbers that decoding needs, on the device;
-/// one small transfer brings them back.
+/// Chooses a token for each row and computes the four numbers that decoding needs, on the device.
+/// Returns float64 [n, 4 + 2 top], still on the device: `read_rows` fetches all chunks of a
+/// forward.
 ///
-/// logits: float32 [rows.size(), V]; overwritten where a row has a logit_bias. Greedy at
-/// temperature 0 (ties: lowest id); else a draw by inverse CDF with the row's `uniform` from
-/// softmax(logits / temperature), cut by top_p, then by top_k: a token goes when all more probable
-/// ones hold more than top_p together, or when its logit is below the k-th greatest.
-std::vector<RowResult> sample_rows(at::Tensor logits, std::span<const LogitRow> rows,
-                                   const TokenRules& rules);
+/// The distribution is softmax(logits + logit_bias) without suppressed end tokens (their logit is
+/// -infinity, as in the reference). Greedy at temperature 0 (ties: lowest id); else logits /
+/// temperature, then top_p (a token goes when all more probable ones hold more than top_p
+/// together), then top_k (those below the k-th greatest go), then a draw by the inverse
+/// distribution function at the row's `uniform`. logits: float32 [n, V], overwritten; rows[i]
+/// belongs to logits[i].
+at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules);
+
+/// Results of `sample_rows` on the host, chunk after chunk. Throws kInternal when one is not
+/// finite.
+std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
+                                 std::span<const LogitRow> rows);
 
 }  // namespace bicached

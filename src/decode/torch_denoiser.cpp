@@ -1,32 +1,23 @@
 #include "decode/torch_denoiser.h"
 
-#include <ATen/ops/cat.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/util/Exception.h>
 
-#include <new>
+#include <algorithm>
+#include <utility>
 
-#include "bicached/error.h"
+#include "model/torch_errors.h"
 
 namespace bicached {
 namespace {
 
-// Rows through the head at a time: 256 rows of LLaDA's 126,464 logits are 130 MB in float32.
-constexpr int64_t kLogitChunkRows = 256;
+// Logits at a time: 64 MB in float32, small beside any model whose vocabulary makes it matter.
+constexpr int64_t kLogitsPerChunk = int64_t{16} << 20;
 
-/// Runs `work`; torch's ways to say that memory ran out become kOutOfMemory.
-template <typename Work>
-auto with_errors(Work work) {
+/// Every call of the engine: without autograd, errors translated.
+template <class Work>
+auto in_inference(const char* what, Work&& work) {
   const c10::InferenceMode mode;
-  try {
-    return work();
-  } catch (const c10::OutOfMemoryError& e) {
-    throw Error(ErrorCode::kOutOfMemory, e.what_without_backtrace());
-  } catch (const c10::Error& e) {
-    throw Error(ErrorCode::kInternal, e.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kOutOfMemory, "no memory left on this machine");
-  }
+  return with_torch_errors(what, std::forward<Work>(work));
 }
 
 }  // namespace
@@ -49,41 +40,44 @@ std::optional<SlabId> TorchDenoiser::open_slab(int num_tokens) {
 void TorchDenoiser::close_slab(SlabId slab) { pool_.slabs().close(slab); }
 
 std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
-  return with_errors([&] {
+  return in_inference("forward", [&] {
     const at::Tensor hidden = forward_.run(forward, entries_);
     const std::span<const LogitRow> rows(forward.logit_rows);
-    std::vector<RowResult> results;
-    for (int64_t begin = 0; begin < hidden.size(0); begin += kLogitChunkRows) {
-      const int64_t count = std::min(kLogitChunkRows, hidden.size(0) - begin);
-      const at::Tensor logits = forward_.logits(hidden.narrow(0, begin, count));
-      auto chunk = sample_rows(
-          logits, rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), rules_);
-      std::move(chunk.begin(), chunk.end(), std::back_inserter(results));
+    const int64_t chunk_rows = std::max<int64_t>(1, kLogitsPerChunk / info_.num_logits);
+    std::vector<at::Tensor> chunks;  // read only at the end: the device never waits for the host
+    for (int64_t begin = 0; begin < hidden.size(0); begin += chunk_rows) {
+      const int64_t count = std::min(chunk_rows, hidden.size(0) - begin);
+      chunks.push_back(sample_rows(
+          forward_.logits(hidden.narrow(0, begin, count)),
+          rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), rules_));
     }
-    return results;
+    return read_rows(chunks, rows);
   });
 }
 
 at::Tensor TorchDenoiser::run_logits(const Forward& forward) {
-  return with_errors([&] { return forward_.logits(forward_.run(forward, entries_)); });
+  return in_inference("forward", [&] { return forward_.logits(forward_.run(forward, entries_)); });
 }
 
 int64_t TorchDenoiser::entry_bytes(const EntrySpec& spec) const { return entries_.bytes(spec); }
 
 EntryId TorchDenoiser::create_entry(const EntrySpec& spec) {
-  return with_errors([&] { return entries_.create(spec); });
+  return in_inference("prefix entry", [&] { return entries_.create(spec); });
 }
 
 void TorchDenoiser::fill_entry(EntryId entry, SlabId from) {
-  with_errors([&] { entries_.fill(entry, from); });
+  in_inference("prefix entry", [&] { entries_.fill(entry, from); });
 }
 
 void TorchDenoiser::load_entry(EntryId entry, SlabId to, int depth) {
-  with_errors([&] { entries_.load(entry, to, depth); });
+  in_inference("prefix entry", [&] { entries_.load(entry, to, depth); });
 }
 
 void TorchDenoiser::destroy_entry(EntryId entry) { entries_.destroy(entry); }
 
-void TorchDenoiser::check_integrity() const { pool_.slabs().check_integrity(); }
+void TorchDenoiser::check_integrity() const {
+  pool_.slabs().check_integrity();
+  entries_.check_integrity();
+}
 
 }  // namespace bicached

@@ -31,6 +31,7 @@ class TorchDenoiser final : public Denoiser {
   at::Tensor run_logits(const Forward& forward);
   void set_observer(TensorObserver observer) { forward_.set_observer(std::move(observer)); }
   const KvPool& pool() const { return pool_; }
+  const PrefixEntries& entries() const { return entries_; }
 
  private:
   const ModelInfo info_;

@@ -344,7 +344,11 @@ void HttpServer::Impl::log_access(const HttpRequest& request, int status, const 
 
 HttpServer::HttpServer(const Settings& settings) : impl_(std::make_unique<Impl>(settings)) {}
 
-HttpServer::~HttpServer() { impl_->library.close_listener(); }
+HttpServer::~HttpServer() {
+  // Bound, but never run, since the start-up failed: threads that wait must not outlive the pool.
+  if (impl_->workers) impl_->workers->shutdown();
+  impl_->library.close_listener();
+}
 
 int HttpServer::bind() {
   const ServerSettings& server = impl_->settings.server;
@@ -376,6 +380,7 @@ int HttpServer::bind() {
 void HttpServer::run() {
   impl_->poller->run();
   impl_->workers->shutdown();
+  impl_->workers.reset();
 }
 
 void HttpServer::set_backend(const Backend& backend) { impl_->api.set_backend(backend); }

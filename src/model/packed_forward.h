@@ -3,82 +3,72 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
-#include <span>
 #include <string>
 #include <vector>
 
-#include "bicached/denoiser.h"
+#include "model/attention.h"
+#include "model/forward_plan.h"
 #include "model/kv_pool.h"
+#include "model/row_ops.h"
 #include "model/weights.h"
 
 namespace bicached {
 
-/// Where hidden states of a cached prefix come from and go to.
+/// Where rows that enter late take their hidden state from, and where captured states go.
 class BoundaryStates {
  public:
   virtual ~BoundaryStates() = default;
-  /// State before layer `layer` of the prefix's positions: [P, d], compute dtype.
-  virtual at::Tensor load(EntryId entry, int layer) const = 0;
-  /// Takes the state before `layer` of the leading rows of a group; keeps it if it has that
-  /// boundary.
-  virtual void capture(EntryId entry, int layer, const at::Tensor& rows) = 0;
+  /// [P, d]: the states before layer `layer`, to read or to fill. Undefined: the entry keeps none.
+  virtual at::Tensor states(EntryId entry, int layer) const = 0;
 };
 
-/// Sees inner tensors while a forward runs; for comparison with reference implementations.
-/// `name` as in the golden files: "embedding", "layers.0.q_pre_rope", ...; rows in packed order.
+/// Sees inner tensors while a forward runs; for comparison with reference implementations. `name`
+/// as in the golden files: "embedding", "layers.0.q_pre_rope", ...; rows in packed order; valid
+/// only during the call. While one is set, all rows run through the last layer.
 using TensorObserver = std::function<void(const std::string& name, const at::Tensor& value)>;
 
-/// The model's one forward: rows of many canvases, packed into [N, d], each entering at its layer.
+/// The transformer over packed rows of many canvases: the one forward of the engine (DESIGN 2).
 ///
-/// Worked example, two canvases: A (T = 5, no cache), B (T = 6, prefix of 4 cached at depth 2):
-///
-///     groups          A [0, 5) enter 0     B [4, 6) enter 0     B [0, 4) enter 2
-///     layers 0, 1     rows 0..4            rows 5..6                              N = 7
-///     layers 2..      rows 0..4            rows 5..6            rows 7..10        N = 11
-///
-/// Every linear layer is one GEMM over the N rows; every group is one attention sequence over its
-/// own canvas's keys. In the last layer only the rows whose logits are wanted go on after their K
-/// and V are stored. Engine thread only.
+/// Engine thread only, in inference mode. Keeps scratch memory of the largest forward so far.
 class PackedForward {
  public:
+  /// `config` and `weights` must outlive it.
   PackedForward(const ModelConfig& config, const ModelWeights& weights, KvPool& pool);
 
-  /// Hidden states of the logit rows after the last layer and the final norm: [rows, d].
-  at::Tensor run(const Forward& forward, BoundaryStates& states);
+  /// Runs all layers; K and V of every row go to its slab. Returns the hidden states of
+  /// forward.logit_rows, in their order, after the final norm: [rows, d]. Throws kInternal for a
+  /// forward that breaks the rules of `RowGroup`, before anything runs.
+  at::Tensor run(const Forward& forward, const BoundaryStates& states);
+
   /// Rows through the head: float32 [rows, V].
   at::Tensor logits(const at::Tensor& hidden) const;
 
-  /// With an observer all rows run through the last layer.
   void set_observer(TensorObserver observer) { observer_ = std::move(observer); }
 
  private:
-  struct Layout;  // who is where in [N, d] during a run of layers with the same rows
+  struct SegmentIndex;
+  /// Grow-only buffers of one forward: without them every layer would map fresh memory.
+  struct Scratch {
+    at::Tensor normed, qkv, attention, gate_up, activated;
+  };
 
-  Layout make_layout(const Forward& forward, std::vector<int> groups) const;
-  at::Tensor embed(const Forward& forward, const Layout& layout) const;
-  at::Tensor change_rows(const Forward& forward, const Layout& from, const Layout& to,
-                         const at::Tensor& x, int layer, const BoundaryStates& states) const;
-  void capture(const Forward& forward, const Layout& layout, const at::Tensor& x, int layer,
-               BoundaryStates& states) const;
-  at::Tensor run_layer(const at::Tensor& x, int layer, const Layout& layout) const;
-  at::Tensor run_last_layer(const at::Tensor& x, const Layout& layout, const at::Tensor& wanted,
-                            const Layout& wanted_layout) const;
-  void rotate_and_store_rows(at::Tensor& qkv, int layer, const Layout& layout) const;
-  at::Tensor attend(const at::Tensor& q, int layer, const Layout& layout) const;
-  at::Tensor attend_each(const at::Tensor& q, int layer, const Layout& layout) const;
-  at::Tensor attend_packed(const at::Tensor& q, int layer, const Layout& layout) const;
-  at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const;
-  at::Tensor finish_layer(const at::Tensor& x, const at::Tensor& attended, int layer) const;
-  at::Tensor to_device(const std::vector<int64_t>& values) const;
-  void observe(const std::string& name, const at::Tensor& value) const;
+  std::vector<SegmentIndex> upload(const ForwardPlan& plan) const;
+  at::Tensor enter_segment(const at::Tensor& x, const ForwardPlan& plan, size_t segment,
+                           const Forward& forward, const BoundaryStates& states) const;
+  void capture(const at::Tensor& x, int layer, const LayerSegment& segment, const Forward& forward,
+               const BoundaryStates& states) const;
+  at::Tensor scratch(at::Tensor& buffer, int64_t rows, int64_t columns) const;
+  /// K, V and attention of a layer; `only_wanted`: the rows whose logits nobody wants end there.
+  void attend_layer(int layer, at::Tensor& x, const SegmentIndex& index, bool only_wanted);
+  void mlp_layer(int layer, at::Tensor& x);
+  void observe(const char* name, int layer, const at::Tensor& value) const;
 
   const ModelConfig& config_;
   const ModelWeights& weights_;
   KvPool& pool_;
-  at::Device device_;
-  at::ScalarType dtype_;
-  at::Tensor cos_;  // [max length, D / 2], float32
-  at::Tensor sin_;
+  HeadShape heads_;
+  RopeTable rope_;
+  Scratch scratch_;
   TensorObserver observer_;
 };
 

@@ -24,8 +24,8 @@ static_assert(std::endian::native == std::endian::little, "safetensors data is l
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-// The format's own limit for a header; LLaDA-8B's has 40 kB.
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+// LLaDA-8B's header has 40 kB; parsed JSON takes a multiple of its text.
+constexpr uint64_t kMaxHeaderBytes = 16 << 20;
 constexpr size_t kMaxDimensions = 8;
 
 [[noreturn]] void refuse(const std::string& file, const std::string& why) {
@@ -111,11 +111,13 @@ StoredTensor parse_tensor(const std::string& file, const std::string& name, cons
 class Checkpoint::MappedFile {
  public:
   explicit MappedFile(const std::string& path) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // Not blocking: a pipe of this name must not hold the start-up for ever.
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) refuse(path, std::string("can't be read: ") + std::strerror(errno));
     struct stat about {};
-    if (fd < 0 || ::fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) {
-      if (fd >= 0) ::close(fd);
-      refuse(path, std::string("can't be read: ") + std::strerror(errno));
+    if (::fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) {
+      ::close(fd);
+      refuse(path, "is no regular file");
     }
     size_ = static_cast<size_t>(about.st_size);
     if (size_ > 0) data_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -146,7 +148,7 @@ void Checkpoint::add_file(const std::string& path) {
   std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
   if (header_bytes > kMaxHeaderBytes || header_bytes > file.size() - sizeof header_bytes) {
     refuse(path, "header size " + std::to_string(header_bytes) + " is over the file's " +
-                     std::to_string(file.size()) + " bytes or the format's 100 MB");
+                     std::to_string(file.size()) + " bytes or the limit of 16 MiB");
   }
   const char* text = reinterpret_cast<const char*>(file.data()) + sizeof header_bytes;
   const json header = parse_header(path, {text, header_bytes});
@@ -181,14 +183,15 @@ Checkpoint Checkpoint::open(const std::string& folder) {
   Checkpoint checkpoint;
   const fs::path single = fs::path(folder) / "model.safetensors";
   const fs::path index = fs::path(folder) / "model.safetensors.index.json";
-  if (fs::exists(single)) {
+  std::error_code error;
+  if (fs::exists(single, error)) {
     checkpoint.add_file(single.string());
     return checkpoint;
   }
-  if (!fs::exists(index)) {
+  if (!fs::is_regular_file(index, error)) {
     refuse(folder, "holds neither model.safetensors nor model.safetensors.index.json");
   }
-  if (fs::file_size(index) > kMaxHeaderBytes) refuse(index.string(), "larger than 100 MB");
+  if (fs::file_size(index, error) > kMaxHeaderBytes) refuse(index.string(), "larger than 16 MiB");
   std::ifstream file(index);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   const json parsed = parse_header(index.string(), text);

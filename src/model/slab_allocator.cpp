@@ -12,6 +12,7 @@ SlabAllocator::SlabAllocator(int64_t capacity_tokens)
 }
 
 std::optional<SlabId> SlabAllocator::open(int64_t num_tokens) {
+  if (num_tokens < 1) return std::nullopt;
   auto best = holes_.end();
   for (auto it = holes_.begin(); it != holes_.end(); ++it) {
     if (it->second >= num_tokens && (best == holes_.end() || it->second < best->second)) best = it;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <queue>
 
-#include "bicached/error.h"
 #include "text/utf8.h"
 
 namespace bicached {
@@ -43,14 +42,10 @@ struct Symbol {
   bool alive;
 };
 
-struct Candidate {
-  int rank;
-  int position;
-  TokenId left, right, merged;
-  bool operator>(const Candidate& other) const {
-    return rank != other.rank ? rank > other.rank : position > other.position;
-  }
-};
+/// Rank and position of a pair in one number: the smallest is the next to merge.
+uint64_t candidate(int rank, int position) {
+  return static_cast<uint64_t>(rank) << 32 | static_cast<uint32_t>(position);
+}
 
 }  // namespace
 
@@ -73,18 +68,9 @@ std::string bytes_to_symbols(std::string_view bytes) {
 Bpe::Bpe(const std::vector<std::pair<std::string, TokenId>>& entries,
          const std::vector<Merge>& merges, bool ignore_merges)
     : ignore_merges_(ignore_merges) {
-  byte_ids_.fill(-1);
   for (const auto& [bytes, id] : entries) {
     if (bytes.size() == 1) byte_ids_[static_cast<unsigned char>(bytes[0])] = id;
     if (ignore_merges) words_.emplace(bytes, id);
-  }
-  for (size_t b = 0; b < 256; ++b) {
-    if (byte_ids_[b] < 0) {
-      throw Error(ErrorCode::kInvalidModel,
-                  "the vocabulary has no entry for byte " + std::to_string(b) + " (symbol \"" +
-                      bytes_to_symbols(std::string(1, static_cast<char>(b))) +
-                      "\"), so some text can't be encoded; all 256 byte symbols are needed");
-    }
   }
   merges_.reserve(merges.size());
   for (size_t rank = 0; rank < merges.size(); ++rank) {
@@ -114,30 +100,35 @@ void Bpe::encode(std::string_view word, std::vector<TokenId>& ids) const {
                        i + 1 < count ? i + 1 : -1, true});
   }
   const auto at = [&](int i) -> Symbol& { return symbols[static_cast<size_t>(i)]; };
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
-  const auto offer = [&](int left) {
+  const auto target_at = [&](int left) -> const Target* {
     const int right = left < 0 ? -1 : at(left).next;
-    if (right < 0) return;
-    if (const Target* target = find(at(left).id, at(right).id)) {
-      queue.push({target->rank, left, at(left).id, at(right).id, target->merged});
-    }
+    return right < 0 ? nullptr : find(at(left).id, at(right).id);
   };
-  for (int i = 0; i < count; ++i) offer(i);
+  std::vector<uint64_t> first;
+  first.reserve(word.size());
+  for (int i = 0; i < count; ++i) {
+    if (const Target* target = target_at(i)) first.push_back(candidate(target->rank, i));
+  }
+  std::priority_queue<uint64_t, std::vector<uint64_t>, std::greater<>> queue({}, std::move(first));
+  const auto offer = [&](int left) {
+    if (const Target* target = target_at(left)) queue.push(candidate(target->rank, left));
+  };
   while (!queue.empty()) {
-    const Candidate best = queue.top();
+    const int rank = static_cast<int>(queue.top() >> 32);
+    const int position = static_cast<int>(queue.top() & 0xFFFFFFFFu);
     queue.pop();
-    Symbol& left = at(best.position);
     // Entries are not taken out when a neighbour merges; the stale ones are passed over here.
-    if (!left.alive || left.id != best.left || left.next < 0 || at(left.next).id != best.right) {
-      continue;
-    }
+    if (!at(position).alive) continue;
+    const Target* target = target_at(position);
+    if (!target || target->rank != rank) continue;
+    Symbol& left = at(position);
     Symbol& right = at(left.next);
     right.alive = false;
-    left.id = best.merged;
+    left.id = target->merged;
     left.next = right.next;
-    if (left.next >= 0) at(left.next).previous = best.position;
+    if (left.next >= 0) at(left.next).previous = position;
     offer(left.previous);
-    offer(best.position);
+    offer(position);
   }
   for (int i = 0; i >= 0 && i < count; i = at(i).next) ids.push_back(at(i).id);
 }

@@ -23,8 +23,8 @@ class Bpe {
     TokenId left = 0, right = 0, merged = 0;
   };
 
-  /// `entries`: bytes and id of every entry that can be written in bytes; `merges` by rank.
-  /// Throws kInvalidModel when one of the 256 bytes has no entry.
+  /// `entries`: bytes and id of every entry that can be written in bytes, each single byte among
+  /// them; `merges` by rank.
   Bpe(const std::vector<std::pair<std::string, TokenId>>& entries, const std::vector<Merge>& merges,
       bool ignore_merges);
 

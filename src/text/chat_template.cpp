@@ -20,19 +20,21 @@ using jinja::Value;
 
 constexpr size_t kMaxMessages = 4096;
 constexpr int kMaxPrefixes = 8;  // each costs a rendering and an encoding
-// Private-use characters around a placeholder's digits: no filter or split of a template looks for
+// Private-use characters around a mark's digits: no filter or split of a template looks for
 // them.
-constexpr std::string_view kOpen = "\xF3\xB0\xA0\x80", kClose = "\xF3\xB0\xA0\x81";
+constexpr std::string_view kBegin = "\xF3\xB0\xA0\x80", kEnd = "\xF3\xB0\xA0\x81";
 
-/// Stands in a message for a token's text while the template runs.
-class Placeholders {
+/// Marks around tokens' texts in messages while the template runs.
+class TokenMarks {
  public:
-  explicit Placeholders(const std::vector<std::string>& texts) : texts_(texts) {
+  explicit TokenMarks(const std::vector<std::string>& texts) : texts_(texts) {
     // Longest first, so that a token that contains another one is taken whole.
     std::sort(texts_.begin(), texts_.end(),
               [](const auto& a, const auto& b) { return a.size() > b.size(); });
-    std::random_device random;  // unguessable: a message can't bring a placeholder along
-    for (int i = 0; i < 4; ++i) nonce_ += std::to_string(1000000000u + random() % 1000000000u);
+    std::random_device random;  // unguessable: a message can't bring a mark along
+    for (int i = 0; i < 2; ++i) nonce_ += std::to_string(10000000u + random() % 90000000u);
+    open_ = std::string(kBegin) + nonce_ + '1' + std::string(kEnd);
+    close_ = std::string(kBegin) + nonce_ + '2' + std::string(kEnd);
     for (const std::string& text : texts_) first_bytes_[static_cast<unsigned char>(text[0])] = true;
   }
 
@@ -53,33 +55,31 @@ class Placeholders {
     }
   }
 
+  /// Cuts at the marks. A token's text behind an opening or before a closing mark is the message's;
+  /// where a template has cut at the text itself, only the marks are left, and are seams.
   std::vector<TextPiece> split(const std::string& text) const {
     std::vector<TextPiece> pieces;
-    const std::string mark = std::string(kOpen) + nonce_ + 'n';
+    bool behind_open = false;
     size_t done = 0;
-    const auto add = [&](std::string part, bool trusted) {
-      if (!part.empty()) pieces.push_back({std::move(part), trusted});
-    };
-    for (size_t at; (at = text.find(mark, done)) != std::string::npos;) {
-      const size_t number = at + mark.size();
-      const size_t close = text.find(kClose, number);
-      const std::string digits =
-          text.substr(number, close == std::string::npos ? 0 : close - number);
-      if (digits.empty() || digits.size() > 9 ||
-          digits.find_first_not_of("0123456789") != std::string::npos ||
-          std::stoul(digits) >= texts_.size()) {
-        break;
+    const auto add = [&](const std::string& part, bool before_close) {
+      if (part.find(nonce_.substr(0, 8)) != std::string::npos ||
+          part.find(nonce_.substr(8)) != std::string::npos) {
+        jinja::fail_runtime(
+            "the chat template cuts or changes a special token's text in a message");
       }
-      add(text.substr(done, at - done), true);
-      add(texts_[std::stoul(digits)], false);
-      done = close + kClose.size();
+      const bool is_token = (behind_open || before_close) &&
+                            std::find(texts_.begin(), texts_.end(), part) != texts_.end();
+      if (!part.empty()) pieces.push_back({part, !is_token});
+    };
+    for (;;) {
+      const size_t opening = text.find(open_, done), closing = text.find(close_, done);
+      const size_t at = std::min(opening, closing);
+      if (at == std::string::npos) break;
+      add(text.substr(done, at - done), closing < opening);
+      behind_open = opening < closing;
+      done = at + open_.size();
     }
-    const std::string rest = text.substr(done);
-    if (rest.find(nonce_.substr(0, 20)) != std::string::npos ||
-        rest.find(nonce_.substr(20)) != std::string::npos) {
-      jinja::fail_runtime("the chat template cuts or changes a special token's text in a message");
-    }
-    add(rest, true);
+    add(text.substr(done), false);
     return pieces;
   }
 
@@ -92,7 +92,7 @@ class Placeholders {
       if (token == texts_.size()) {
         out += text[pos++];
       } else {
-        out.append(kOpen).append(nonce_).append("n").append(std::to_string(token)).append(kClose);
+        out.append(open_).append(texts_[token]).append(close_);
         pos += texts_[token].size();
       }
     }
@@ -107,7 +107,7 @@ class Placeholders {
   }
 
   std::vector<std::string> texts_;
-  std::string nonce_;
+  std::string nonce_, open_, close_;  // 16 digits; the marks have the same length
   bool first_bytes_[256] = {};
 };
 
@@ -261,9 +261,9 @@ std::string render_chat(const jinja::Template& source, const ChatInput& input,
 std::vector<TextPiece> render_chat_pieces(const jinja::Template& source, ChatInput input,
                                           const std::vector<std::string>& disarmed,
                                           const jinja::RenderOptions& options) {
-  const Placeholders placeholders(disarmed);
-  input.messages = placeholders.disarm(input.messages);
-  return placeholders.split(render_chat(source, input, options));
+  const TokenMarks marks(disarmed);
+  input.messages = marks.disarm(input.messages);
+  return marks.split(render_chat(source, input, options));
 }
 
 std::vector<std::string> texts_to_disarm(const std::vector<AddedTokenText>& tokens,

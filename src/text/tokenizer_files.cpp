@@ -118,6 +118,13 @@ class Reader {
       ids_.emplace(text, id);
       taken_.emplace(id, text);
     }
+    for (int b = 0; b < 256; ++b) {
+      const std::string symbol = bytes_to_symbols(std::string(1, static_cast<char>(b)));
+      if (!ids_.count(symbol)) {
+        refuse("the vocabulary has no entry for byte " + std::to_string(b) + " (symbol \"" +
+               symbol + "\"), so some text can't be encoded; all 256 byte symbols are needed");
+      }
+    }
     next_id_ = static_cast<TokenId>(spec_.vocab.size());
     for (const auto& [text, id] : spec_.vocab) {
       if (id >= 4 * next_id_ + 4096) {

@@ -2,19 +2,20 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
+
 namespace bicached {
 namespace {
 
 struct Sequence {
   size_t num_bytes = 1;  // of the character, or of the maximal subpart of a broken one
   bool valid = false;
-  bool unfinished = false;  // the text ends where the next byte was expected
 };
 
 Sequence read_sequence(std::string_view text, size_t pos) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char lead = byte(pos);
-  if (lead < 0x80) return {1, true, false};
+  if (lead < 0x80) return {1, true};
   size_t length = 0;
   unsigned char low = 0x80, high = 0xBF;  // allowed range of the second byte
   if (lead >= 0xC2 && lead <= 0xDF) {
@@ -28,15 +29,28 @@ Sequence read_sequence(std::string_view text, size_t pos) {
     if (lead == 0xF0) low = 0x90;
     if (lead == 0xF4) high = 0x8F;
   } else {
-    return {1, false, false};
+    return {1, false};
   }
   for (size_t i = 1; i < length; ++i) {
-    if (pos + i >= text.size()) return {i, false, true};
+    if (pos + i >= text.size()) return {i, false};
     const unsigned char c = byte(pos + i);
-    if (c < low || c > high) return {i, false, false};
+    if (c < low || c > high) return {i, false};
     low = 0x80, high = 0xBF;
   }
-  return {length, true, false};
+  return {length, true};
+}
+
+/// Whether the text ends inside what its lead byte announces. After a lead
+/// with a wrong second byte (a surrogate, an overlong form) it still waits, as the reference does.
+bool ends_inside_sequence(std::string_view rest) {
+  const unsigned char lead = static_cast<unsigned char>(rest[0]);
+  const size_t length = lead >= 0xF0 && lead <= 0xF4  ? 4
+                        : lead >= 0xE0 && lead < 0xF0 ? 3
+                        : lead >= 0xC2 && lead < 0xE0 ? 2
+                                                      : 1;
+  if (rest.size() >= length) return false;
+  return std::all_of(rest.begin() + 1, rest.end(),
+                     [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; });
 }
 
 }  // namespace
@@ -100,7 +114,7 @@ std::string lossy_utf8(std::string_view bytes, std::string* unfinished) {
     const Sequence sequence = read_sequence(bytes, pos);
     if (sequence.valid) {
       out.append(bytes.substr(pos, sequence.num_bytes));
-    } else if (sequence.unfinished && unfinished) {
+    } else if (unfinished && ends_inside_sequence(bytes.substr(pos))) {
       *unfinished = std::string(bytes.substr(pos));
       break;
     } else {

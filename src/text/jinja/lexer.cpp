@@ -80,8 +80,8 @@ class Lexer {
       const size_t line_begin = newline == std::string_view::npos ? 0 : newline + 1;
       const bool at_line_begin = newline != std::string_view::npos || line_starting_;
       bool blank = true;
-      for (size_t p = line_begin; p < text.size();)
-        blank = blank && is_space(next_code_point(text, p));
+      for (size_t p = line_begin; blank && p < text.size();)
+        blank = is_space(next_code_point(text, p));
       if (at_line_begin && blank) text = text.substr(0, line_begin);
     }
     return std::string(text);

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "model/forward_plan.h"
+#include "model/row_ops.h"
+
+namespace bicached {
+
+/// The attention sequences of a layer: group g owns rows [first_row, first_row + num_rows) of the
+/// packed queries and sees keys [key_begin, key_begin + num_keys) of the pool.
+struct AttentionIndex {
+  std::vector<PlannedGroup> groups;
+  // For the GPU kernel, int32 on the device.
+  at::Tensor query_starts;  // [B + 1]
+  at::Tensor key_starts;    // [B + 1], the last is not used
+  at::Tensor key_counts;    // [B]
+  int64_t max_rows = 0;
+  int64_t max_keys = 0;
+};
+
+/// Attention without a mask. queries: [N, H, D], rows may be strided; keys, values: the layer's
+/// pool [pool tokens, Hkv, D]; out: [N, H D], contiguous. Scores are scaled by 1 / sqrt(D).
+void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
+            const AttentionIndex& index, at::Tensor& out);
+
+}  // namespace bicached

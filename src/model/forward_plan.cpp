@@ -1,0 +1,140 @@
+#include "model/forward_plan.h"
+
+#include <algorithm>
+#include <set>
+#include <string>
+
+#include "bicached/error.h"
+
+namespace bicached {
+namespace {
+
+[[noreturn]] void defect(int group, const std::string& what) {
+  throw Error(ErrorCode::kInternal, "row group " + std::to_string(group) + ": " + what);
+}
+
+int leave_layer(const RowGroup& group, int num_layers) {
+  return group.leave_layer < 0 ? num_layers : group.leave_layer;
+}
+
+void check_group(int index, const RowGroup& group, const ModelConfig& model, int64_t slab_tokens) {
+  const int rows = group.num_rows();
+  if (rows <= 0) defect(index, "no rows");
+  if (std::adjacent_find(group.rows.begin(), group.rows.end(), std::greater_equal<>()) !=
+      group.rows.end()) {
+    defect(index, "rows must ascend");
+  }
+  if (group.row_at(0) < 0 || group.row_at(rows - 1) >= slab_tokens || group.key_end < 1 ||
+      group.key_end > slab_tokens) {
+    defect(index, "rows or key_end outside the slab of " + std::to_string(slab_tokens) + " tokens");
+  }
+  const int leave = leave_layer(group, model.num_layers);
+  if (group.enter_layer < 0 || group.enter_layer >= leave || leave > model.num_layers) {
+    defect(index, "enters at layer " + std::to_string(group.enter_layer) + ", leaves at " +
+                      std::to_string(leave) + " of " + std::to_string(model.num_layers));
+  }
+  if (group.enter_layer > 0) {
+    if (group.enter_from == kNoId) defect(index, "enters late without an entry");
+    return;
+  }
+  if (static_cast<int>(group.tokens.size()) != rows) defect(index, "needs a token a row");
+  for (const TokenId token : group.tokens) {
+    if (token < 0 || token >= model.num_logits) defect(index, "token id out of range");
+  }
+}
+
+void append_group(LayerSegment& segment, int index, const RowGroup& group, int64_t slab_begin) {
+  const int rows = group.num_rows();
+  segment.groups.push_back({index, segment.num_rows, rows, slab_begin, group.key_end});
+  for (int i = 0; i < rows; ++i) {
+    segment.positions.push_back(group.row_at(i));
+    segment.slots.push_back(slab_begin + group.row_at(i));
+  }
+  segment.num_rows += rows;
+}
+
+/// Where a canvas row lies in the packed tensor.
+int64_t packed_row(const PlannedGroup& planned, const RowGroup& group, int row) {
+  int64_t i = row - group.begin;
+  if (!group.rows.empty()) {
+    const auto it = std::lower_bound(group.rows.begin(), group.rows.end(), row);
+    i = it != group.rows.end() && *it == row ? it - group.rows.begin() : -1;
+  }
+  if (i < 0 || i >= planned.num_rows) defect(planned.group, "has no row " + std::to_string(row));
+  return planned.first_row + i;
+}
+
+/// The rows whose logits are wanted, as the last layer's own small packed tensor.
+void plan_wanted(const Forward& forward, ForwardPlan& plan) {
+  if (forward.logit_rows.empty()) return;
+  const LayerSegment& last = plan.segments.back();
+  std::vector<const PlannedGroup*> by_group(forward.groups.size(), nullptr);
+  for (const PlannedGroup& planned : last.groups) {
+    by_group[static_cast<size_t>(planned.group)] = &planned;
+  }
+  std::vector<int64_t> rows;
+  for (const LogitRow& wanted : forward.logit_rows) {
+    const auto g = static_cast<size_t>(wanted.group);
+    if (g >= by_group.size() || !by_group[g]) defect(wanted.group, "has no rows in the last layer");
+    rows.push_back(packed_row(*by_group[g], forward.groups[g], wanted.row));
+  }
+  plan.wanted_rows = rows;
+  std::sort(plan.wanted_rows.begin(), plan.wanted_rows.end());
+  plan.wanted_rows.erase(std::unique(plan.wanted_rows.begin(), plan.wanted_rows.end()),
+                         plan.wanted_rows.end());
+  const auto index_of = [&](int64_t row) {
+    return std::lower_bound(plan.wanted_rows.begin(), plan.wanted_rows.end(), row) -
+           plan.wanted_rows.begin();
+  };
+  for (const int64_t row : rows) plan.logit_index.push_back(index_of(row));
+  for (PlannedGroup planned : last.groups) {
+    const int64_t first = index_of(planned.first_row);
+    const int64_t end = index_of(planned.first_row + planned.num_rows);
+    if (first == end) continue;
+    planned.first_row = first;
+    planned.num_rows = end - first;
+    plan.wanted.push_back(planned);
+  }
+}
+
+}  // namespace
+
+ForwardPlan plan_forward(const Forward& forward, const ModelConfig& model,
+                         const SlabAllocator& slabs) {
+  ForwardPlan plan;
+  if (forward.groups.empty()) throw Error(ErrorCode::kInternal, "a forward without row groups");
+  std::set<int> cuts{0};
+  for (size_t i = 0; i < forward.groups.size(); ++i) {
+    const RowGroup& group = forward.groups[i];
+    check_group(static_cast<int>(i), group, model, slabs.range(group.slab).num_tokens);
+    cuts.insert(group.enter_layer);
+    if (const int leave = leave_layer(group, model.num_layers); leave < model.num_layers) {
+      cuts.insert(leave);
+    }
+    if (group.enter_layer == 0) {
+      plan.tokens.insert(plan.tokens.end(), group.tokens.begin(), group.tokens.end());
+    }
+  }
+  for (auto cut = cuts.begin(); cut != cuts.end(); ++cut) {
+    LayerSegment segment;
+    segment.first_layer = *cut;
+    segment.end_layer = std::next(cut) == cuts.end() ? model.num_layers : *std::next(cut);
+    const auto append_where = [&](auto&& condition) {
+      for (size_t i = 0; i < forward.groups.size(); ++i) {
+        const RowGroup& group = forward.groups[i];
+        if (leave_layer(group, model.num_layers) <= *cut || !condition(group)) continue;
+        append_group(segment, static_cast<int>(i), group, slabs.range(group.slab).begin);
+      }
+    };
+    // Order of entry, so that rows that stay keep their order and those that enter come last.
+    for (const int entered : cuts) {
+      if (entered > *cut) break;
+      append_where([&](const RowGroup& group) { return group.enter_layer == entered; });
+    }
+    plan.segments.push_back(std::move(segment));
+  }
+  plan_wanted(forward, plan);
+  return plan;
+}
+
+}  // namespace bicached

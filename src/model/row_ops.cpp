@@ -1,0 +1,237 @@
+#include "model/row_ops.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/rms_norm.h>
+#include <ATen/ops/silu.h>
+#include <c10/util/BFloat16.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace bicached {
+namespace {
+
+// Wide registers where the machine has them; the plain version runs anywhere.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define BICACHED_WIDE \
+  __attribute__((target_clones("avx512f", "avx2", "default"), optimize("O3", "no-math-errno")))
+#else
+#define BICACHED_WIDE
+#endif
+
+/// Work below this many elements is not worth waking a thread for.
+constexpr int64_t kElementsPerTask = 16384;
+
+int64_t rows_per_task(int64_t row_elements) {
+  return std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, row_elements));
+}
+
+BICACHED_WIDE void norm_row(const float* x, const float* weight, float eps, int64_t d, float* out) {
+  constexpr int64_t kLanes = 16;  // independent sums, so that they fit a wide register
+  float sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= d; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) sums[j] += x[i + j] * x[i + j];
+  }
+  float sum = 0.0f;
+  for (; i < d; ++i) sum += x[i] * x[i];
+  for (const float lane : sums) sum += lane;
+  const float scale = 1.0f / std::sqrt(sum / static_cast<float>(d) + eps);
+  for (i = 0; i < d; ++i) out[i] = x[i] * scale * weight[i];
+}
+
+BICACHED_WIDE void rotate_head(float* head, const float* cosine, const float* sine, int64_t half) {
+  float* second = head + half;
+  for (int64_t i = 0; i < half; ++i) {
+    const float a = head[i], b = second[i];
+    head[i] = a * cosine[i] - b * sine[i];
+    second[i] = b * cosine[i] + a * sine[i];
+  }
+}
+
+/// exp(x) to 2 units in the last place: 2^n times a polynomial on [-ln2/2, ln2/2].
+inline float fast_exp(float x) {
+  x = std::fmin(std::fmax(x, -87.0f), 88.0f);
+  const float n = std::nearbyint(x * 1.44269504f);
+  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return p * power;
+}
+
+BICACHED_WIDE void silu_row(const float* gate, const float* up, int64_t m, float* out) {
+  for (int64_t i = 0; i < m; ++i) out[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
+}
+
+BICACHED_WIDE void widen(const c10::BFloat16* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(from[i].x) << 16;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
+/// Rounds to nearest even. Not-a-number stays one: its upper half is never zero here.
+BICACHED_WIDE void narrow(const float* from, int64_t n, c10::BFloat16* to) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, from + i, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    to[i].x = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+  }
+}
+
+void rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
+  const int64_t n = x.size(0), d = x.size(1);
+  const at::Tensor w = weight.to(at::kFloat);
+  const float* scale = w.const_data_ptr<float>();
+  at::parallel_for(0, n, rows_per_task(d), [&](int64_t begin, int64_t end) {
+    if (x.scalar_type() == at::kFloat) {
+      for (int64_t i = begin; i < end; ++i) {
+        norm_row(x.const_data_ptr<float>() + i * d, scale, eps, d,
+                 out.mutable_data_ptr<float>() + i * d);
+      }
+      return;
+    }
+    std::vector<float> row(static_cast<size_t>(d));
+    for (int64_t i = begin; i < end; ++i) {
+      widen(x.const_data_ptr<c10::BFloat16>() + i * d, d, row.data());
+      norm_row(row.data(), scale, eps, d, row.data());
+      narrow(row.data(), d, out.mutable_data_ptr<c10::BFloat16>() + i * d);
+    }
+  });
+}
+
+/// Rotates `count` heads in place.
+void rotate_heads(float* heads, int64_t count, int64_t head_size, const float* cosine,
+                  const float* sine) {
+  for (int64_t h = 0; h < count; ++h) {
+    rotate_head(heads + h * head_size, cosine, sine, head_size / 2);
+  }
+}
+
+template <class T>
+void rotate_and_store_cpu(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
+                          const RowIndex& index, const std::pair<at::Tensor, at::Tensor>& pool) {
+  const int64_t n = qkv.size(0), width = heads.qkv_size(), half = heads.head_size / 2;
+  const int64_t rotated = (heads.num_heads + heads.num_kv_heads) * heads.head_size;
+  const int64_t query = heads.num_heads * heads.head_size;
+  const int64_t stored = heads.num_kv_heads * heads.head_size;
+  T* rows = qkv.mutable_data_ptr<T>();
+  T* keys = pool.first.mutable_data_ptr<T>();
+  T* values = pool.second.mutable_data_ptr<T>();
+  const float* cosine = rope.cosine.const_data_ptr<float>();
+  const float* sine = rope.sine.const_data_ptr<float>();
+  const int64_t* positions = index.positions.const_data_ptr<int64_t>();
+  const int64_t* slots = index.slots.const_data_ptr<int64_t>();
+  at::parallel_for(0, n, rows_per_task(width), [&](int64_t begin, int64_t end) {
+    std::vector<float> wide(std::is_same_v<T, float> ? 0 : static_cast<size_t>(rotated));
+    for (int64_t i = begin; i < end; ++i) {
+      T* row = rows + i * width;
+      const float* c = cosine + positions[i] * half;
+      const float* s = sine + positions[i] * half;
+      if constexpr (std::is_same_v<T, float>) {
+        rotate_heads(row, heads.num_heads + heads.num_kv_heads, heads.head_size, c, s);
+      } else {
+        widen(row, rotated, wide.data());
+        rotate_heads(wide.data(), heads.num_heads + heads.num_kv_heads, heads.head_size, c, s);
+        narrow(wide.data(), rotated, row);
+      }
+      const auto bytes = static_cast<size_t>(stored) * sizeof(T);
+      std::memcpy(static_cast<void*>(keys + slots[i] * stored), row + query, bytes);
+      std::memcpy(static_cast<void*>(values + slots[i] * stored), row + rotated, bytes);
+    }
+  });
+}
+
+void rotate_and_store_device(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
+                             const RowIndex& index, const std::pair<at::Tensor, at::Tensor>& pool) {
+  const int64_t n = qkv.size(0), half = heads.head_size / 2;
+  const int64_t rotated = heads.num_heads + heads.num_kv_heads;
+  at::Tensor rows = qkv.view({n, rotated + heads.num_kv_heads, heads.head_size});
+  const at::Tensor cosine = rope.cosine.index_select(0, index.positions).unsqueeze(1);
+  const at::Tensor sine = rope.sine.index_select(0, index.positions).unsqueeze(1);
+  at::Tensor turning = rows.narrow(1, 0, rotated);
+  const at::Tensor wide = turning.to(at::kFloat);
+  const at::Tensor first = wide.narrow(2, 0, half), second = wide.narrow(2, half, half);
+  turning.narrow(2, 0, half).copy_(first.mul(cosine).addcmul_(second, sine, -1));
+  turning.narrow(2, half, half).copy_(second.mul(cosine).addcmul_(first, sine));
+  at::Tensor keys = pool.first, values = pool.second;
+  keys.index_copy_(0, index.slots, rows.narrow(1, heads.num_heads, heads.num_kv_heads));
+  values.index_copy_(0, index.slots, rows.narrow(1, rotated, heads.num_kv_heads));
+}
+
+void silu_times_up_cpu(const at::Tensor& gate_up, at::Tensor& out) {
+  const int64_t n = out.size(0), m = out.size(1);
+  at::parallel_for(0, n, rows_per_task(m), [&](int64_t begin, int64_t end) {
+    if (gate_up.scalar_type() == at::kFloat) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float* row = gate_up.const_data_ptr<float>() + i * 2 * m;
+        silu_row(row, row + m, m, out.mutable_data_ptr<float>() + i * m);
+      }
+      return;
+    }
+    std::vector<float> wide(static_cast<size_t>(2 * m));
+    for (int64_t i = begin; i < end; ++i) {
+      widen(gate_up.const_data_ptr<c10::BFloat16>() + i * 2 * m, 2 * m, wide.data());
+      silu_row(wide.data(), wide.data() + m, m, wide.data());
+      narrow(wide.data(), m, out.mutable_data_ptr<c10::BFloat16>() + i * m);
+    }
+  });
+}
+
+}  // namespace
+
+RopeTable make_rope_table(int64_t num_positions, int64_t head_size, double theta,
+                          const at::Device& device) {
+  const int64_t half = head_size / 2;
+  const at::Tensor cosine = at::empty({num_positions, half}, at::dtype(at::kFloat));
+  const at::Tensor sine = at::empty({num_positions, half}, at::dtype(at::kFloat));
+  float* c = cosine.mutable_data_ptr<float>();
+  float* s = sine.mutable_data_ptr<float>();
+  for (int64_t i = 0; i < half; ++i) {
+    // All in float32, as the models were trained: an exact angle would be another model.
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(head_size);
+    const float frequency = 1.0f / std::pow(static_cast<float>(theta), exponent);
+    for (int64_t t = 0; t < num_positions; ++t) {
+      const float angle = static_cast<float>(t) * frequency;
+      c[t * half + i] = std::cos(angle);
+      s[t * half + i] = std::sin(angle);
+    }
+  }
+  return {cosine.to(device), sine.to(device)};
+}
+
+void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Tensor& out) {
+  if (x.is_cpu()) return rms_norm_cpu(x, weight, static_cast<float>(eps), out);
+  out.copy_(at::rms_norm(x, {x.size(1)}, weight, eps));
+}
+
+void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
+                      const RowIndex& index, std::pair<at::Tensor, at::Tensor> pool) {
+  if (!qkv.is_cpu()) return rotate_and_store_device(qkv, heads, rope, index, pool);
+  if (qkv.scalar_type() == at::kFloat) {
+    rotate_and_store_cpu<float>(qkv, heads, rope, index, pool);
+  } else {
+    rotate_and_store_cpu<c10::BFloat16>(qkv, heads, rope, index, pool);
+  }
+}
+
+void silu_times_up(const at::Tensor& gate_up, at::Tensor& out) {
+  if (gate_up.is_cpu()) return silu_times_up_cpu(gate_up, out);
+  const int64_t m = out.size(1);
+  at::silu_out(out, gate_up.narrow(1, 0, m));
+  out.mul_(gate_up.narrow(1, m, m));
+}
+
+}  // namespace bicached

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace bicached {
+
+/// Cosine and sine of the rotary angles, float32 [max positions, D / 2], on the device.
+struct RopeTable {
+  at::Tensor cosine;
+  at::Tensor sine;
+};
+RopeTable make_rope_table(int64_t num_positions, int64_t head_size, double theta,
+                          const at::Device& device);
+
+/// Sizes of the fused query, key, value row: [q heads | kv heads | kv heads] x head size.
+struct HeadShape {
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_size = 0;
+  int64_t qkv_size() const { return (num_heads + 2 * num_kv_heads) * head_size; }
+};
+
+/// Which row is where: int64 [N] on the device.
+struct RowIndex {
+  at::Tensor positions;
+  at::Tensor slots;
+};
+
+// The elementwise steps of a layer. On the CPU loops over raw memory, one parallel region each
+// (ATen would need five to ten passes); on a GPU ATen operations. N rows, dtype of the model.
+
+/// out [N, d] = x [N, d] / rms(x) * weight [d]; in float32, rounded once.
+void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Tensor& out);
+
+/// Rotates queries (in place) and keys of qkv [N, (H + 2 Hkv) D], halves against halves, in
+/// float32; stores keys and values in the layer's pool [pool tokens, Hkv, D] at the rows' slots.
+void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
+                      const RowIndex& index, std::pair<at::Tensor, at::Tensor> pool);
+
+/// out [N, M] = silu(gate) * up, gate_up [N, 2 M].
+void silu_times_up(const at::Tensor& gate_up, at::Tensor& out);
+
+}  // namespace bicached

@@ -1,0 +1,168 @@
+// Prefix entries, among them the replay test: an entry taken from the same canvas state must give
+// the full forward's logits at every depth. What remains is the method's own approximation.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include "bicached/error.h"
+#include "decode/torch_denoiser.h"
+#include "model/load_model.h"
+#include "model/tiny_model.h"
+
+namespace bicached {
+namespace {
+
+using namespace bicached::testing;
+
+RowGroup rows(SlabId slab, const std::vector<TokenId>& ids, int begin, int end) {
+  RowGroup group;
+  group.slab = slab;
+  group.begin = begin;
+  group.end = end;
+  group.key_end = static_cast<int>(ids.size());
+  group.tokens.assign(ids.begin() + begin, ids.begin() + end);
+  return group;
+}
+
+EntrySpec whole_entry(const ModelInfo& model, int prefix_len) {
+  EntrySpec spec{prefix_len, model.num_layers, {}};
+  for (int b = 1; b < model.num_layers; ++b) spec.boundaries.push_back(b);
+  return spec;
+}
+
+/// Captures an entry from a full forward of a canvas, then runs the canvas again from it at every
+/// depth in a fresh slab.
+void check_replay(TorchDenoiser& model, const std::vector<TokenId>& ids, int prefix_len,
+                  double tolerance) {
+  const c10::InferenceMode mode;
+  const int length = static_cast<int>(ids.size());
+  const auto want = [&](Forward& forward) {
+    for (int row = prefix_len; row < length; ++row) forward.logit_rows.emplace_back().row = row;
+  };
+  const SlabId slab = *model.open_slab(length);
+  const EntryId entry = model.create_entry(whole_entry(model.info(), prefix_len));
+  Forward full{{rows(slab, ids, 0, length)}, {}};
+  full.groups[0].capture_to = entry;
+  want(full);
+  const at::Tensor expected = model.run_logits(full);
+  model.fill_entry(entry, slab);
+  model.close_slab(slab);
+  for (int depth = 1; depth <= model.info().num_layers; ++depth) {
+    const SlabId again = *model.open_slab(length);
+    model.load_entry(entry, again, depth);
+    Forward forward{{rows(again, ids, prefix_len, length)}, {}};
+    if (depth < model.info().num_layers) {
+      RowGroup late = rows(again, ids, 0, prefix_len);
+      late.tokens.clear();
+      late.enter_layer = depth;
+      late.enter_from = entry;
+      forward.groups.push_back(late);
+    }
+    want(forward);
+    const double error = model.run_logits(forward).sub(expected).abs().max().item<double>();
+    EXPECT_LE(error, tolerance) << "depth " << depth;
+    model.close_slab(again);
+  }
+  model.destroy_entry(entry);
+  model.check_integrity();
+  EXPECT_EQ(model.free_tokens(), model.capacity_tokens());
+}
+
+std::vector<TokenId> some_tokens(int count, const ModelInfo& model) {
+  std::vector<TokenId> ids;
+  for (int i = 0; i < count; ++i) {
+    ids.push_back(i > count / 2 && i % 2 == 0 ? model.mask_token : (i * 37 + 11) % 50);
+  }
+  return ids;
+}
+
+class Replay : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == "cuda" && !has_cuda()) GTEST_SKIP() << "no CUDA device here";
+  }
+};
+
+TEST_P(Replay, GivesTheFullForwardsLogitsAtEveryDepth) {
+  const TempFolder folder;
+  write_tiny_model(folder);
+  const auto model = load_model(folder.path(), GetParam(), "float32", 16 << 20);
+  for (const int prefix_len : {1, 13, 31}) {
+    check_replay(*model, some_tokens(32, model->info()), prefix_len, 1e-4);
+  }
+}
+
+TEST_P(Replay, HoldsForTheDemoModel) {
+  const auto model =
+      load_model(BICACHED_SOURCE_DIR "/models/demo", GetParam(), "float32", 16 << 20);
+  // Logits near 30, sums of 704 in another order.
+  check_replay(*model, some_tokens(96, model->info()), 64, 2e-3);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, Replay, ::testing::Values("cpu", "cuda"),
+                         [](const auto& device) { return device.param; });
+
+class EntriesTest : public ::testing::Test {
+ protected:
+  EntriesTest() {
+    write_tiny_model(folder_);
+    model_ = load_model(folder_.path(), "cpu", "float32", 16 << 20);
+  }
+  TempFolder folder_;
+  std::unique_ptr<TorchDenoiser> model_;
+};
+
+TEST_F(EntriesTest, BytesAreExact) {
+  // 5 layers, 2 KV heads of 8, width 32, float32.
+  EXPECT_EQ(model_->entry_bytes({10, 5, {1, 2, 3, 4}}), 10 * 4 * (2 * 5 * 16 + 4 * 32));
+  EXPECT_EQ(model_->entry_bytes({7, 2, {2}}), 7 * 4 * (2 * 2 * 16 + 32));
+  const EntryId a = model_->create_entry({10, 5, {1, 2, 3, 4}});
+  const EntryId b = model_->create_entry({7, 2, {2}});
+  EXPECT_EQ(model_->entries().bytes_held(),
+            model_->entry_bytes({10, 5, {1, 2, 3, 4}}) + model_->entry_bytes({7, 2, {2}}));
+  model_->check_integrity();
+  model_->destroy_entry(a);
+  model_->destroy_entry(b);
+  EXPECT_EQ(model_->entries().bytes_held(), 0);
+  model_->check_integrity();
+}
+
+TEST_F(EntriesTest, RefusesWhatTheModelCannotHave) {
+  for (const EntrySpec& spec :
+       {EntrySpec{0, 1, {}}, EntrySpec{4, 6, {}}, EntrySpec{4, -1, {}}, EntrySpec{4, 2, {0}},
+        EntrySpec{4, 2, {5}}, EntrySpec{4, 2, {2, 1}}, EntrySpec{4, 2, {1, 1}}}) {
+    EXPECT_THROW(model_->create_entry(spec), Error);
+  }
+}
+
+TEST_F(EntriesTest, RefusesDepthsAndSlabsThatDoNotFit) {
+  const EntryId entry = model_->create_entry({8, 3, {2}});
+  const SlabId slab = *model_->open_slab(8), small = *model_->open_slab(7);
+  model_->load_entry(entry, slab, 3);
+  EXPECT_THROW(model_->load_entry(entry, slab, 4), Error);
+  EXPECT_THROW(model_->load_entry(entry, slab, -1), Error);
+  EXPECT_THROW(model_->load_entry(entry, small, 1), Error);
+  EXPECT_THROW(model_->fill_entry(entry, small), Error);
+  EXPECT_THROW(model_->fill_entry(entry + 1, slab), Error);
+  EXPECT_THROW(model_->destroy_entry(entry + 1), Error);
+}
+
+TEST_F(EntriesTest, RefusesToEnterWhereNoStateIsKept) {
+  const auto ids = some_tokens(12, model_->info());
+  const EntryId entry = model_->create_entry({8, 3, {2}});
+  const SlabId slab = *model_->open_slab(12);
+  const auto enter = [&](int layer, int end) {
+    RowGroup late = rows(slab, ids, 0, end);
+    late.tokens.clear();
+    late.enter_layer = layer;
+    late.enter_from = entry;
+    model_->run({{rows(slab, ids, 8, 12), late}, {}});
+  };
+  enter(2, 8);
+  EXPECT_THROW(enter(1, 8), Error) << "no such boundary";
+  EXPECT_THROW(enter(2, 9), Error) << "longer than the prefix";
+}
+
+}  // namespace
+}  // namespace bicached

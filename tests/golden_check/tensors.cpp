@@ -1,0 +1,459 @@
+// Tensors: logits and inner tensors of one forward, draws of the sampler, prefix entries, logits of
+// decodings with reuse, similarity of K and V between a prefix alone and in context.
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cosine_similarity.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/tensor.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <sstream>
+
+#include "bicached/error.h"
+#include "decode/noise.h"
+#include "decode/prefix_entry.h"
+#include "decode/torch_denoiser.h"
+#include "golden_check/checkpoints.h"
+#include "golden_check/report.h"
+#include "golden_check/tensor_file.h"
+
+namespace {
+
+using namespace bicached;
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+struct MissingFeature {
+  std::string name;
+};
+
+struct Mismatch {
+  std::string what;
+};
+
+json read_json(const fs::path& path) {
+  std::ifstream file(path);
+  return json::parse(file);
+}
+
+TorchDenoiser& find_model(Checkpoints& checkpoints, const std::string& name,
+                          const std::string& family) {
+  Denoiser* denoiser = checkpoints.find(name, family);
+  if (!denoiser) throw MissingFeature{"family " + family};
+  return dynamic_cast<TorchDenoiser&>(*denoiser);
+}
+
+/// In float32 every number within `tolerance`, as the READMEs say. In bfloat16 the error of the
+/// whole tensor, relative to its size: about eight roundings of 2^-9 a layer that add up like a
+/// random walk, with a factor of two to spare.
+void expect_close(const std::string& what, const at::Tensor& got, const at::Tensor& want,
+                  double tolerance, const ModelInfo& model) {
+  if (got.sizes() != want.sizes()) throw Mismatch{what + ": another shape"};
+  const at::Tensor difference = got.to(at::kCPU, at::kFloat).sub(want);
+  double error = difference.abs().max().item<double>();
+  if (model.dtype == "bfloat16") {
+    tolerance = 2 * std::ldexp(1.0, -9) * std::sqrt(8.0 * (model.num_layers + 1));
+    error = at::linalg_vector_norm(difference).item<double>() /
+            std::max(1e-6, at::linalg_vector_norm(want).item<double>());
+  }
+  if (!(error <= tolerance)) {
+    std::ostringstream text;
+    text << what << " differs by " << error << ", allowed " << tolerance;
+    throw Mismatch{text.str()};
+  }
+}
+
+/// A slab that is given back however a case ends.
+class Slab {
+ public:
+  Slab(TorchDenoiser& model, int num_tokens) : model_(model) {
+    const auto id = model.open_slab(num_tokens);
+    if (!id) throw Mismatch{"the KV pool has no room for " + std::to_string(num_tokens)};
+    id_ = *id;
+  }
+  ~Slab() { model_.close_slab(id_); }
+  Slab(const Slab&) = delete;
+  Slab& operator=(const Slab&) = delete;
+  SlabId id() const { return id_; }
+  /// K and V of all layers for the first `num_tokens` positions: [L, tokens, Hkv, D], CPU.
+  std::pair<at::Tensor, at::Tensor> kv(int64_t num_tokens) const {
+    std::vector<at::Tensor> keys, values;
+    const int64_t begin = model_.pool().slabs().range(id_).begin;
+    for (int layer = 0; layer < model_.info().num_layers; ++layer) {
+      keys.push_back(model_.pool().keys(layer).narrow(0, begin, num_tokens).unsqueeze(0));
+      values.push_back(model_.pool().values(layer).narrow(0, begin, num_tokens).unsqueeze(0));
+    }
+    return {at::cat(keys).cpu(), at::cat(values).cpu()};
+  }
+
+ private:
+  TorchDenoiser& model_;
+  SlabId id_ = kNoId;
+};
+
+/// Inner tensors of the forwards that run while it lives, by name.
+class Recorder {
+ public:
+  explicit Recorder(TorchDenoiser& model) : model_(model) {
+    model.set_observer([this](const std::string& name, const at::Tensor& value) {
+      tensors[name] = value.to(at::kCPU, at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    });
+  }
+  ~Recorder() { model_.set_observer({}); }
+  Recorder(const Recorder&) = delete;
+  Recorder& operator=(const Recorder&) = delete;
+
+  /// "layers.I.`name`" of all layers: [L, ...].
+  at::Tensor layers(const std::string& name) const {
+    std::vector<at::Tensor> all;
+    for (int i = 0; i < model_.info().num_layers; ++i) {
+      all.push_back(tensors.at("layers." + std::to_string(i) + "." + name).unsqueeze(0));
+    }
+    return at::cat(all);
+  }
+
+  std::map<std::string, at::Tensor> tensors;
+
+ private:
+  TorchDenoiser& model_;
+};
+
+RowGroup whole_canvas(SlabId slab, const std::vector<TokenId>& tokens) {
+  RowGroup group;
+  group.slab = slab;
+  group.end = group.key_end = static_cast<int>(tokens.size());
+  group.tokens = tokens;
+  return group;
+}
+
+void check_logits_case(const fs::path& path, Checkpoints& checkpoints) {
+  const json about = read_json(path);
+  TorchDenoiser& model = find_model(checkpoints, about.at("checkpoint"), about.at("family"));
+  const auto want = read_tensors(path.parent_path() / about.at("file").get<std::string>());
+  const auto tokens = about.at("input_ids").get<std::vector<TokenId>>();
+  const Slab slab(model, static_cast<int>(tokens.size()));
+  Forward forward;
+  forward.groups.push_back(whole_canvas(slab.id(), tokens));
+  for (int row = 0; row < static_cast<int>(tokens.size()); ++row) {
+    forward.logit_rows.emplace_back().row = row;
+  }
+  expect_close("logits", model.run_logits(forward), want.at("logits"), 2e-3, model.info());
+  if (want.size() == 1) return;
+  const Recorder recorder(model);
+  expect_close("observed logits", model.run_logits(forward), want.at("logits"), 2e-3, model.info());
+  for (const auto& [name, tensor] : want) {
+    if (name == "logits") continue;
+    at::Tensor got = recorder.tensors.at(name);
+    if (got.dim() == 3) got = got.transpose(0, 1);  // the files have heads first
+    expect_close(name, got, tensor, 5e-4, model.info());
+  }
+}
+
+/// How unlikely the counts are, in standard deviations (Wilson and Hilferty 1931); cells that
+/// expect fewer than five draws are one.
+double chi_square_deviation(const std::map<TokenId, int>& counts,
+                            const std::map<TokenId, double>& expected, double num_draws) {
+  double chi_square = 0, rare_expected = 0, rare_counted = 0;
+  int cells = 0;
+  const auto add = [&](double counted, double want) {
+    chi_square += (counted - want) * (counted - want) / want;
+    ++cells;
+  };
+  for (const auto& [token, share] : expected) {
+    const auto found = counts.find(token);
+    const double counted = found == counts.end() ? 0 : found->second;
+    if (share * num_draws >= 5) {
+      add(counted, share * num_draws);
+    } else {
+      rare_expected += share * num_draws;
+      rare_counted += counted;
+    }
+  }
+  if (rare_expected >= 1) add(rare_counted, rare_expected);
+  if (cells < 2) return 0;
+  const double freedom = cells - 1, spread = 2.0 / (9.0 * freedom);
+  return (std::cbrt(chi_square / freedom) - (1 - spread)) / std::sqrt(spread);
+}
+
+void check_sampling_case(const fs::path& path) {
+  const json about = read_json(path);
+  const auto logits = about.at("logits").get<std::vector<float>>();
+  const json& params = about.at("params");
+  SamplingParams sampling;
+  sampling.temperature = params.at("temperature");
+  if (params.at("top_p").is_number()) sampling.top_p = params["top_p"];
+  if (params.at("top_k").is_number()) sampling.top_k = params["top_k"];
+  const TokenRules rules{static_cast<int>(logits.size()), -1, {}};
+  constexpr int kChunk = 1000, kChunks = 40;
+  const at::Tensor row = at::tensor(logits).unsqueeze(0);
+  const at::Tensor full = row.to(at::kDouble).softmax(1);
+  std::map<TokenId, int> counts;
+  std::map<TokenId, double> expected;
+  for (const auto& [token, share] : about.at("expected").items()) {
+    expected[std::stoi(token)] = share;
+  }
+  for (int chunk = 0; chunk < kChunks; ++chunk) {
+    std::vector<LogitRow> rows(kChunk);
+    for (int i = 0; i < kChunk; ++i) {
+      rows[static_cast<size_t>(i)].sampling = &sampling;
+      rows[static_cast<size_t>(i)].uniform =
+          counter_uniform(1, static_cast<uint64_t>(chunk), static_cast<uint64_t>(i));
+    }
+    const at::Tensor drawn = sample_rows(row.repeat({kChunk, 1}), rows, rules);
+    for (const RowResult& result : read_rows({drawn}, rows)) {
+      ++counts[result.token];
+      if (!expected.contains(result.token) && full[0][result.token].item<double>() > 1e-9) {
+        throw Mismatch{"token " + std::to_string(result.token) + " must never be drawn"};
+      }
+      const double confidence = full[0][result.token].item<double>();
+      if (std::abs(result.probability - confidence) > 2e-4) {
+        throw Mismatch{"the probability is not the untempered one"};
+      }
+    }
+  }
+  const double deviation = chi_square_deviation(counts, expected, kChunk * kChunks);
+  if (deviation > 4) {
+    throw Mismatch{"frequencies are " + std::to_string(deviation) + " deviations off"};
+  }
+}
+
+/// Decodes along a trace of BiCache: its groups, its commits. `after` sees every forward's logits
+/// of the rows in `wanted(step)`.
+struct Replay {
+  const json& trace;
+  TorchDenoiser& model;
+  std::function<std::vector<int>(const json& step)> wanted;
+  std::function<void(const json& step, const Slab& slab, const at::Tensor& logits)> after;
+  std::function<void(const Recorder& recorder, const Slab& slab, EntryId entry)> entry_made =
+      [](const Recorder&, const Slab&, EntryId) {};
+};
+
+Forward forward_of_step(const json& step, const std::vector<TokenId>& canvas, SlabId slab,
+                        EntryId entry, int num_layers) {
+  Forward forward;
+  for (const json& part : step.at("groups")) {
+    RowGroup group;
+    group.slab = slab;
+    group.begin = part[0];
+    group.end = part[1];
+    group.enter_layer = part[2];
+    group.key_end = static_cast<int>(canvas.size());
+    if (group.enter_layer >= num_layers || group.begin == group.end) continue;
+    if (group.enter_layer == 0) {
+      group.tokens.assign(canvas.begin() + group.begin, canvas.begin() + group.end);
+    } else {
+      group.enter_from = entry;
+    }
+    forward.groups.push_back(std::move(group));
+  }
+  return forward;
+}
+
+void want_rows(Forward& forward, const std::vector<int>& rows) {
+  for (const int row : rows) {
+    LogitRow wanted;
+    for (const RowGroup& group : forward.groups) {
+      if (row >= group.begin && row < group.end) break;
+      ++wanted.group;
+    }
+    wanted.row = row;
+    forward.logit_rows.push_back(wanted);
+  }
+}
+
+void run_replay(const Replay& replay) {
+  const json& params = replay.trace.at("params");
+  TorchDenoiser& model = replay.model;
+  auto canvas = replay.trace.at("prompt_ids").get<std::vector<TokenId>>();
+  const int prefix_len = params.at("prefix_len"), depth = params.at("depth");
+  const std::vector<TokenId> prefix(canvas.begin(), canvas.begin() + prefix_len);
+  canvas.insert(canvas.end(), params.at("gen_length").get<size_t>(), model.info().mask_token);
+  const Slab slab(model, static_cast<int>(canvas.size()));
+  EntryId entry = kNoId;
+  if (depth > 0) {
+    EntrySpec spec{prefix_len, model.info().num_layers, {}};
+    for (int b = 1; b < model.info().num_layers; ++b) spec.boundaries.push_back(b);
+    entry = model.create_entry(spec);
+    const Slab own(model, prefix_len);
+    Forward forward;
+    forward.groups.push_back(prefix_entry_group(prefix, own.id(), entry));
+    const Recorder recorder(model);
+    model.run(forward);
+    model.fill_entry(entry, own.id());
+    model.load_entry(entry, slab.id(), depth);
+    replay.entry_made(recorder, own, entry);
+  }
+  try {
+    for (const json& step : replay.trace.at("steps")) {
+      Forward forward = forward_of_step(step, canvas, slab.id(), entry, model.info().num_layers);
+      want_rows(forward, replay.wanted(step));
+      replay.after(step, slab, model.run_logits(forward));
+      for (const json& commit : step.at("commits")) {
+        canvas[commit[0].get<size_t>()] = commit[1].get<TokenId>();
+      }
+    }
+  } catch (...) {
+    if (entry != kNoId) model.destroy_entry(entry);
+    throw;
+  }
+  if (entry != kNoId) model.destroy_entry(entry);
+}
+
+/// Logits of a trace's masked rows at some denoising steps.
+void check_trace_logits(const fs::path& path, Checkpoints& checkpoints) {
+  const auto want = read_tensors(path);
+  const json trace =
+      read_json(path.parent_path().parent_path() / "traces" / (path.stem().string() + ".json"));
+  TorchDenoiser& model = find_model(checkpoints, trace.at("checkpoint"), trace.at("family"));
+  // The last forward of a denoising step decides; an earlier one's logits are thrown away.
+  std::map<int, int> deciding;
+  for (const json& step : trace.at("steps")) deciding[step.at("denoise_step")] = step.at("step");
+  const auto name_of = [&](const json& step) {
+    const int denoise_step = step.at("denoise_step");
+    return deciding[denoise_step] == step.at("step").get<int>()
+               ? "denoise_step_" + std::to_string(denoise_step)
+               : std::string("none");
+  };
+  size_t num_compared = 0;
+  run_replay({trace, model,
+              [&](const json& step) {
+                std::vector<int> rows;
+                if (const auto it = want.find(name_of(step) + ".positions"); it != want.end()) {
+                  const int* data = it->second.const_data_ptr<int>();
+                  rows.assign(data, data + it->second.numel());
+                }
+                return rows;
+              },
+              [&](const json& step, const Slab&, const at::Tensor& logits) {
+                const std::string name = name_of(step);
+                const auto it = want.find(name + ".logits");
+                if (it == want.end()) return;
+                expect_close(name, logits, it->second, 1e-3, model.info());
+                ++num_compared;
+              }});
+  if (2 * num_compared != want.size()) throw Mismatch{"a step of the file is not in the trace"};
+}
+
+/// An entry's tensors, and the prefix K/V of the request after each refresh.
+void check_entry_case(const fs::path& path, Checkpoints& checkpoints) {
+  const std::string name = path.filename().string();
+  const std::string trace_name = name.substr(0, name.find('.'));
+  const json trace =
+      read_json(path.parent_path().parent_path() / "traces" / (trace_name + ".json"));
+  TorchDenoiser& model = find_model(checkpoints, trace.at("checkpoint"), trace.at("family"));
+  const auto want = read_tensors(path);
+  const auto refreshed =
+      read_tensors(path.parent_path() / (trace_name + ".prefix_after_refresh.safetensors"));
+  const int64_t prefix_len = trace.at("params").at("prefix_len");
+  size_t num_compared = 0;
+  Replay replay{trace, model, [](const json&) { return std::vector<int>(); },
+                [&](const json& step, const Slab& slab, const at::Tensor&) {
+                  const std::string forward = "forward_" + step.at("step").dump();
+                  const auto keys = refreshed.find(forward + ".k_after_rope");
+                  if (keys == refreshed.end()) return;
+                  const auto [k, v] = slab.kv(prefix_len);
+                  expect_close(forward + " keys", k, keys->second, 5e-4, model.info());
+                  expect_close(forward + " values", v, refreshed.at(forward + ".v"), 5e-4,
+                               model.info());
+                  ++num_compared;
+                }};
+  replay.entry_made = [&](const Recorder& recorder, const Slab& own, EntryId entry) {
+    const auto [k, v] = own.kv(prefix_len);
+    expect_close("k_before_rope", recorder.layers("k_pre_rope"), want.at("k_before_rope"), 5e-4,
+                 model.info());
+    expect_close("k_after_rope", k, want.at("k_after_rope"), 5e-4, model.info());
+    expect_close("v", v, want.at("v"), 5e-4, model.info());
+    expect_close("hidden", recorder.layers("hidden"), want.at("hidden"), 5e-4, model.info());
+    for (int b = 1; b < model.info().num_layers; ++b) {
+      expect_close("captured before layer " + std::to_string(b), model.entries().states(entry, b),
+                   want.at("hidden")[b - 1], 5e-4, model.info());
+    }
+  };
+  run_replay(replay);
+  if (2 * num_compared != refreshed.size()) throw Mismatch{"a refresh is not in the trace"};
+}
+
+/// Mean cosine similarity a layer between the prefix alone and in context, K before RoPE and V.
+void check_similarity(const json& conversation, TorchDenoiser& model) {
+  const auto prefix = conversation.at("prefix_ids").get<std::vector<TokenId>>();
+  auto all = prefix;
+  for (const json& id : conversation.at("user_ids")) all.push_back(id);
+  const auto keys_and_values = [&](const std::vector<TokenId>& tokens) {
+    const Slab slab(model, static_cast<int>(tokens.size()));
+    Forward forward;
+    forward.groups.push_back(whole_canvas(slab.id(), tokens));
+    const Recorder recorder(model);
+    model.run(forward);
+    const auto rows = [&](const char* name) {  // [L, P, Hkv D]
+      return recorder.layers(name).narrow(1, 0, static_cast<int64_t>(prefix.size())).flatten(2);
+    };
+    return std::pair(rows("k_pre_rope"), rows("v"));
+  };
+  const auto [k_alone, v_alone] = keys_and_values(prefix);
+  const auto [k, v] = keys_and_values(all);
+  const at::Tensor got =
+      at::cosine_similarity(k_alone, k, 2).add(at::cosine_similarity(v_alone, v, 2)).mean(1).div(2);
+  const at::Tensor want = at::tensor(conversation.at("similarity").get<std::vector<float>>());
+  expect_close("similarity", got, want, 1e-4, model.info());
+}
+
+template <class Check>
+void run_case(const std::string& name, Report& report, Check&& check) {
+  const c10::InferenceMode mode;
+  try {
+    check();
+    report.pass(name);
+  } catch (const MissingFeature& feature) {
+    report.skip(name, feature.name);
+  } catch (const Mismatch& mismatch) {
+    report.fail(name, mismatch.what);
+  } catch (const std::exception& e) {
+    report.fail(name, e.what());
+  }
+}
+
+std::vector<fs::path> files_of(const fs::path& folder, const std::string& ending) {
+  std::vector<fs::path> paths;
+  if (!fs::is_directory(folder)) return paths;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename().string().ends_with(ending)) paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+}  // namespace
+
+void check_tensors(const fs::path& folder, Report& report) {
+  Checkpoints checkpoints(folder / "checkpoints");
+  const std::string name = folder.filename().string();
+  const auto name_of = [&](const fs::path& path) {
+    return name + "/" + fs::relative(path, folder).replace_extension().string();
+  };
+  for (const fs::path& path : files_of(folder / "logits", ".json")) {
+    run_case(name_of(path), report, [&] { check_logits_case(path, checkpoints); });
+  }
+  for (const fs::path& path : files_of(folder / "logits", ".safetensors")) {
+    if (fs::exists(fs::path(path).replace_extension(".json"))) continue;
+    run_case(name_of(path), report, [&] { check_trace_logits(path, checkpoints); });
+  }
+  for (const fs::path& path : files_of(folder / "sampling", ".json")) {
+    run_case(name_of(path), report, [&] {
+      if (!read_json(path).contains("form")) throw MissingFeature{"confidence after filters"};
+      check_sampling_case(path);
+    });
+  }
+  for (const fs::path& path : files_of(folder / "entry", ".entry.safetensors")) {
+    run_case(name_of(path), report, [&] { check_entry_case(path, checkpoints); });
+  }
+  if (!fs::exists(folder / "profile.json")) return;
+  const json profile = read_json(folder / "profile.json");
+  int index = 0;
+  for (const json& conversation : profile.at("conversations")) {
+    run_case(name + "/profile/" + std::to_string(index++), report, [&] {
+      check_similarity(conversation, find_model(checkpoints, profile.at("checkpoint"), "llada"));
+    });
+  }
+}

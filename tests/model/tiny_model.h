@@ -1,0 +1,117 @@
+#pragma once
+
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace bicached::testing {
+
+/// A folder of its own that goes with the object.
+class TempFolder {
+ public:
+  TempFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "bicached-XXXXXX").string();
+    path_ = ::mkdtemp(name.data());
+  }
+  ~TempFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TempFolder(const TempFolder&) = delete;
+  TempFolder& operator=(const TempFolder&) = delete;
+  std::string path() const { return path_.string(); }
+  void write(const std::string& name, const std::string& bytes) const {
+    std::ofstream(path_ / name, std::ios::binary) << bytes;
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// A safetensors file: header size, header, data.
+inline std::string safetensors_bytes(const std::string& header, const std::string& data) {
+  const uint64_t size = header.size();
+  std::string bytes(reinterpret_cast<const char*>(&size), sizeof size);
+  return bytes + header + data;
+}
+
+/// A LLaDA config of a model small enough to run in a millisecond: grouped-query attention, output
+/// rows past the vocabulary, tied head. Names as in the published files.
+inline nlohmann::json tiny_config() {
+  return {{"model_type", "llada"},
+          {"block_type", "llama"},
+          {"layer_norm_type", "rms"},
+          {"activation_type", "silu"},
+          {"rope", true},
+          {"alibi", false},
+          {"include_bias", false},
+          {"include_qkv_bias", false},
+          {"d_model", 32},
+          {"n_heads", 4},
+          {"n_kv_heads", 2},
+          {"n_layers", 5},
+          {"mlp_hidden_size", 48},
+          {"vocab_size", 60},
+          {"embedding_size", 64},
+          {"max_sequence_length", 128},
+          {"rms_norm_eps", 1e-5},
+          {"rope_theta", 10000.0},
+          {"mask_token_id", 57},
+          {"eos_token_id", 55},
+          {"weight_tying", true}};
+}
+
+/// The tensors that `config` (untied: also the head) asks for, name to shape.
+inline std::map<std::string, std::vector<int64_t>> tiny_shapes(const nlohmann::json& config) {
+  const int64_t d = config["d_model"], v = config["embedding_size"], m = config["mlp_hidden_size"];
+  const int64_t kv = d / config["n_heads"].get<int64_t>() * config["n_kv_heads"].get<int64_t>();
+  const std::string top = "model.transformer.";
+  std::map<std::string, std::vector<int64_t>> shapes{{top + "wte.weight", {v, d}},
+                                                     {top + "ln_f.weight", {d}}};
+  if (!config["weight_tying"].get<bool>()) shapes[top + "ff_out.weight"] = {v, d};
+  for (int i = 0; i < config["n_layers"].get<int>(); ++i) {
+    const std::string block = top + "blocks." + std::to_string(i) + ".";
+    shapes[block + "attn_norm.weight"] = shapes[block + "ff_norm.weight"] = {d};
+    shapes[block + "q_proj.weight"] = shapes[block + "attn_out.weight"] = {d, d};
+    shapes[block + "k_proj.weight"] = shapes[block + "v_proj.weight"] = {kv, d};
+    shapes[block + "ff_proj.weight"] = shapes[block + "up_proj.weight"] = {m, d};
+    shapes[block + "ff_out.weight"] = {d, m};
+  }
+  return shapes;
+}
+
+/// A safetensors file of random float32 tensors: norms near 1, matrices that keep the scale.
+inline std::string random_tensors(const std::map<std::string, std::vector<int64_t>>& shapes) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  nlohmann::json header;
+  std::string data;
+  for (const auto& [name, shape] : shapes) {
+    int64_t count = 1;
+    for (const int64_t n : shape) count *= n;
+    std::vector<float> values(static_cast<size_t>(count));
+    const float scale = shape.size() == 1 ? 0.1f : 1.5f / std::sqrt(static_cast<float>(shape[1]));
+    for (float& value : values) value = (shape.size() == 1 ? 1.0f : 0.0f) + scale * normal(random);
+    const size_t begin = data.size(), bytes = values.size() * sizeof(float);
+    data.append(reinterpret_cast<const char*>(values.data()), bytes);
+    header[name] = {{"dtype", "F32"}, {"shape", shape}, {"data_offsets", {begin, begin + bytes}}};
+  }
+  return safetensors_bytes(header.dump(), data);
+}
+
+/// A whole model folder.
+inline void write_tiny_model(const TempFolder& folder,
+                             const nlohmann::json& config = tiny_config()) {
+  folder.write("config.json", config.dump());
+  folder.write("model.safetensors", random_tensors(tiny_shapes(config)));
+}
+
+}  // namespace bicached::testing

@@ -1,0 +1,113 @@
+#include "bicached/tokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "bicached/error.h"
+
+namespace bicached {
+namespace {
+
+const std::string kDemo = BICACHED_SOURCE_DIR "/models/demo";
+
+const Tokenizer& demo() {
+  static const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load(kDemo);
+  return *tokenizer;
+}
+
+ErrorCode code_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& e) {
+    return e.code();
+  }
+  return ErrorCode::kInternal;
+}
+
+TEST(Tokenizer, DecodesWhatItEncoded) {
+  for (const std::string text : {"Hello, world!", "  a\n\nb\t c ", "Grüße 你好 😀 e\xCC\x81", ""}) {
+    EXPECT_EQ(demo().decode(demo().encode(text, false), false), text);
+  }
+}
+
+TEST(Tokenizer, SpecialTokensAreFoundInTrustedTextOnly) {
+  const TokenId eot = demo().find_token("<|eot_id|>");
+  ASSERT_GE(eot, 0);
+  EXPECT_EQ(demo().encode("<|eot_id|>", true), std::vector<TokenId>{eot});
+  for (const TokenId id : demo().encode("a<|eot_id|>b", false)) EXPECT_FALSE(demo().is_special(id));
+  for (const TokenId id : demo().encode({{"<|eot_id|>", false}}))
+    EXPECT_FALSE(demo().is_special(id));
+}
+
+TEST(Tokenizer, RefusesInvalidUtf8) {
+  for (const std::string text : {"\x80", "a\xC3", "\xED\xA0\x80", "\xC0\xAF", "\xF4\x90\x80\x80"}) {
+    EXPECT_EQ(code_of([&] { demo().encode(text, true); }), ErrorCode::kInvalidRequest);
+    EXPECT_EQ(code_of([&] { demo().encode({{text, false}}); }), ErrorCode::kInvalidRequest);
+  }
+}
+
+TEST(Tokenizer, UnknownIdsAreNothing) {
+  EXPECT_EQ(demo().decode({-1, 1 << 30}, false), "");
+  EXPECT_EQ(demo().token_text(-5), "");
+  EXPECT_EQ(demo().find_token("no such token"), -1);
+}
+
+TEST(Tokenizer, RefusesAFolderWithoutOne) {
+  EXPECT_EQ(code_of([] { Tokenizer::load("/nonexistent"); }), ErrorCode::kInvalidModel);
+}
+
+TEST(Tokenizer, RefusesBrokenJson) {
+  const auto folder = std::filesystem::temp_directory_path() / "bicached_text_test";
+  std::filesystem::create_directories(folder);
+  for (const std::string& text : {std::string("{"), std::string(100000, '['),
+                                  std::string("{\"model\":{}}"), std::string("\xFF")}) {
+    std::ofstream(folder / "tokenizer.json") << text;
+    EXPECT_EQ(code_of([&] { Tokenizer::load(folder.string()); }), ErrorCode::kInvalidModel);
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Detokenizer, StreamsWhatDecodeGives) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<TokenId> ids;
+    for (int i = 0; i < 40; ++i)
+      ids.push_back(static_cast<TokenId>(random() % 300));  // mostly single bytes
+    for (const bool skip : {false, true}) {
+      Detokenizer detokenizer(demo(), skip);
+      std::string text;
+      for (const TokenId id : ids) text += detokenizer.push(id);
+      text += detokenizer.flush();
+      EXPECT_EQ(text, demo().decode(ids, skip));
+    }
+  }
+}
+
+double seconds_to_encode(const std::string& text) {
+  const auto start = std::chrono::steady_clock::now();
+  demo().encode(text, true);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::string repeated(const std::string& unit, size_t num_bytes) {
+  std::string out;
+  while (out.size() < num_bytes) out += unit;
+  return out;
+}
+
+/// Quadratic work would take minutes here; the bound leaves room for a busy machine.
+TEST(Tokenizer, HostileTextCostsTimeInItsLengthOnly) {
+  for (const std::string unit : {"a", " ", "\n", " \n", "1", "!", "'", "\t", "a\xCC\x81\xCC\xA3",
+                                 "<|eot_id", "<|eot_id|>", "\xE2\x80\x83"}) {
+    const double half = std::max(seconds_to_encode(repeated(unit, 500'000)), 0.02);
+    EXPECT_LT(seconds_to_encode(repeated(unit, 1'000'000)), 4 * half) << unit;
+  }
+  EXPECT_LT(seconds_to_encode("x" + std::string(2'000'000, ' ') + "x"), 10);
+}
+
+}  // namespace
+}  // namespace bicached
