@@ -20,8 +20,11 @@ struct Backend {
   std::string model_id;     // what /v1/models answers
 };
 
-/// The OpenAI HTTP API (API.md) over one engine. A fixed thread pool, sized queue + running +
-/// spare, so that /health and /metrics never wait behind requests.
+/// The OpenAI HTTP API (API.md) over one engine.
+///
+/// A fixed thread pool answers requests. Those with a body, which may wait long, take at most queue
+/// + running threads of it (more get 429), so that /health and /metrics never wait behind them; a
+/// connection without a whole request head is watched by `run`'s thread and costs no other.
 ///
 /// It listens before the model is loaded (503 `not_ready`), so an operator sees the process early.
 class HttpServer {

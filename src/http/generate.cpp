@@ -132,7 +132,8 @@ HttpReply Generation::answer_plain() {
     const Wait result = wait_for_update(Clock::time_point::max(), update);
     if (result == Wait::kGone) {
       HttpReply reply;
-      reply.status = 499;  // for the log: nobody reads it
+      reply.status = 499;  // for log and metrics: nobody reads it
+      reply.body = "{}";   // the library would make an error of its own of an empty one
       reply.note = note_;
       return reply;
     }

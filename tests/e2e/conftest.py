@@ -32,9 +32,11 @@ class Server:
     """A running server; `url` without /v1."""
 
     def __init__(self, *flags):
+        # BICACHED_* are settings to the server, and these are ours.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("BICACHED_")}
         self.process = subprocess.Popen(
             [find_binary(), "serve", "--model", ROOT / "models" / "demo", "--port", "0", *flags],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         self.lines = []
         self._found = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -42,8 +44,10 @@ class Server:
         try:
             self.url = self._found.get(timeout=START_LIMIT_S)
         except queue.Empty:
+            self.url = None
+        if self.url is None:
             self.kill()
-            raise RuntimeError("the server printed no address:\n" + "".join(self.lines)) from None
+            raise RuntimeError("the server printed no address:\n" + "".join(self.lines))
         self._wait_until_ready()
 
     def _read(self):
@@ -53,6 +57,7 @@ class Server:
             match = re.search(r"http://127\.0\.0\.1:\d+", line)
             if match:
                 self._found.put(match.group())
+        self._found.put(None)  # it ended
 
     def _wait_until_ready(self):
         limit = time.monotonic() + START_LIMIT_S

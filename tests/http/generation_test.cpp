@@ -274,6 +274,7 @@ TEST_F(GenerationTest, AClientThatLeavesCancelsItsWork) {
     EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; })) << streamed;
   }
   EXPECT_EQ(engine->stats().cancelled, 2);
+  EXPECT_NE(get("/metrics").body.find("status=\"499\"} 1\n"), std::string::npos);
 }
 
 TEST_F(GenerationTest, ExpectContinueIsAnswered) {

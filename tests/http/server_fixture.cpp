@@ -28,6 +28,8 @@ RawClient::RawClient(int port) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
 
 RawClient::~RawClient() { close(); }
 
+void RawClient::end_sending() { ::shutdown(fd_, SHUT_WR); }
+
 void RawClient::close() {
   if (fd_ >= 0) ::close(fd_);
   fd_ = -1;

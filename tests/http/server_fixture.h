@@ -35,6 +35,8 @@ class RawClient {
   std::string read_all() {
     return read_until([](const std::string&) { return false; });
   }
+  /// Nothing more will be sent; answers are still read.
+  void end_sending();
   void close();
 
  private:
