@@ -1,5 +1,6 @@
 #include "model/attention.h"
 
+#include <ATen/cpu/Utils.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -49,20 +50,32 @@ at::Tensor attend_fused(const at::Tensor& q, const at::Tensor& k, const at::Tens
 
 }  // namespace
 
-void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
-            const AttentionIndex& index, at::Tensor& out) {
-  const bool float32 = queries.scalar_type() == at::kFloat;
+AttentionKernel choose_attention(const at::Tensor& queries) {
   const int64_t size = queries.size(2);
-  if (queries.is_cuda() && !float32 && size % 8 == 0 && size <= 256) {  // what the kernel can
+  const bool float32 = queries.scalar_type() == at::kFloat;
+  if (queries.is_cuda()) {
+    // The fused float32 kernels of a GPU may round to TF32; the flash kernel knows these head
+    // sizes.
+    return !float32 && size % 8 == 0 && size <= 256 ? AttentionKernel::kVariableLength
+                                                    : AttentionKernel::kProducts;
+  }
+  // CPUs that multiply bfloat16 natively do it faster in plain products; on others these are the
+  // slowest of all.
+  const bool products = !float32 && at::cpu::is_avx512_bf16_supported();
+  return products ? AttentionKernel::kProducts : AttentionKernel::kFused;
+}
+
+void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
+            const AttentionIndex& index, AttentionKernel kernel, at::Tensor& out) {
+  if (kernel == AttentionKernel::kVariableLength) {
     return attend_flash(queries, keys, values, index, out);
   }
-  // On the CPU the fused kernel wins in float32 and loses in bfloat16; on a GPU it may use TF32.
-  const bool fused = queries.is_cpu() && float32;
   for (const PlannedGroup& group : index.groups) {
     const at::Tensor q = queries.narrow(0, group.first_row, group.num_rows);
     const at::Tensor k = keys.narrow(0, group.key_begin, group.num_keys);
     const at::Tensor v = values.narrow(0, group.key_begin, group.num_keys);
-    const at::Tensor result = fused ? attend_fused(q, k, v) : attend_by_products(q, k, v);
+    const at::Tensor result =
+        kernel == AttentionKernel::kFused ? attend_fused(q, k, v) : attend_by_products(q, k, v);
     out.narrow(0, group.first_row, group.num_rows).view(q.sizes()).copy_(result);
   }
 }

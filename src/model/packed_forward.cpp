@@ -197,7 +197,8 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& i
   }
   at::Tensor attention = scratch(scratch_.attention, x.size(0), query_size);
   attend(queries, pool_.keys(layer), pool_.values(layer),
-         only_wanted ? index.wanted_attention : index.attention, attention);
+         only_wanted ? index.wanted_attention : index.attention, choose_attention(queries),
+         attention);
   observe("attention", layer, attention);
   x.addmm_(attention, w.attention_out.t());
 }
