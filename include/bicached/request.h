@@ -32,7 +32,7 @@ struct DecodeParams {
   int steps = 64;              // denoising steps of the whole request (quota algorithms)
   int block_length = 32;       // generation positions decoded together
   float threshold = 0.9f;      // `threshold`: commit where probability >= threshold
-  float factor = 1.0f;          // `factor`: the greater, the more tokens a forward
+  float factor = 1.0f;         // `factor`: the greater, the more tokens a forward
   bool eos_early_stop = true;  // finish once all before the first committed end token is decided
   bool ignore_eos = false;     // end tokens are never chosen
   IntraCache intra_cache = IntraCache::kNone;

@@ -44,6 +44,20 @@ struct Framing {
   bool chunked = false;
 };
 
+/// METHOD SP TARGET SP VERSION, and nothing that a reader could split in another way.
+std::optional<HeadRefusal> read_request_line(std::string_view line, Framing& framing) {
+  const size_t first = line.find(' ');
+  const size_t last = line.rfind(' ');
+  const bool two_spaces = first != std::string_view::npos && first < last &&
+                          line.find(' ', first + 1) == last && last > first + 1;
+  if (!two_spaces || !is_token(line.substr(0, first)) ||
+      (line.substr(last + 1) != "HTTP/1.1" && line.substr(last + 1) != "HTTP/1.0")) {
+    return bad_request("the request line is not of the form METHOD PATH HTTP/1.1");
+  }
+  framing.method = line.substr(0, first);
+  return std::nullopt;
+}
+
 std::optional<HeadRefusal> read_header(std::string_view line, Framing& framing) {
   const size_t colon = line.find(':');
   if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) {
@@ -172,11 +186,9 @@ std::optional<HeadRefusal> check_framing(std::string_view head, int64_t max_body
       return (static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f;
     });
     if (control) return bad_request("the request's head has control characters");
-    if (num_lines == 0) {
-      framing.method = line.substr(0, line.find(' '));
-    } else if (std::optional<HeadRefusal> refusal = read_header(line, framing)) {
-      return refusal;
-    }
+    std::optional<HeadRefusal> refusal =
+        num_lines == 0 ? read_request_line(line, framing) : read_header(line, framing);
+    if (refusal) return refusal;
   }
   return check_body(framing, max_body_bytes);
 }

@@ -76,6 +76,7 @@ class Generation {
   const GenerateContext context_;
   ResponseWriter writer_;
   const Clock::time_point start_;
+  Clock::time_point next_peer_check_ = start_ + kPeerCheckInterval;
   std::vector<Choice> choices_;
   std::optional<ResponseStream> stream_;
   const std::shared_ptr<AccessNote> note_ = std::make_shared<AccessNote>();
@@ -85,14 +86,17 @@ std::string data_event(const OrderedJson& json) { return "data: " + dump_json(js
 
 Generation::Wait Generation::wait_for_update(Clock::time_point until, GenerationUpdate& update) {
   while (true) {
-    const auto now = Clock::now();
+    // By the clock: updates may come so fast that the wait below never ends without one.
+    if (Clock::now() >= next_peer_check_) {
+      if (request_.client_gone()) return Wait::kGone;
+      next_peer_check_ = Clock::now() + kPeerCheckInterval;
+    }
     if (std::optional<GenerationUpdate> next =
-            stream_->next_until(std::min(until, now + kPeerCheckInterval))) {
+            stream_->next_until(std::min(until, next_peer_check_))) {
       update = std::move(*next);
       return Wait::kUpdate;
     }
     if (stream_->is_done()) return Wait::kEnd;
-    if (request_.client_gone()) return Wait::kGone;
     if (Clock::now() >= until) return Wait::kTimeout;
   }
 }

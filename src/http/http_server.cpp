@@ -224,14 +224,15 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
   const std::string_view bytes = connection.buffered();
   const std::optional<size_t> head_size = find_head_end(bytes);
   HttpRequest about;
-  about.id = request_ids.make();
   if (!head_size) {
+    about.id = request_ids.make();
     answer_here(connection, about, 431,
                 Error(ErrorCode::kRequestTooLarge, "the request's head is longer than " +
                                                        std::to_string(kMaxHeadBytes) + " bytes"));
     return false;
   }
   if (auto refusal = check_framing(bytes.substr(0, *head_size), settings.server.max_body_bytes)) {
+    about.id = request_ids.make();
     answer_here(connection, about, refusal->status, refusal->error);
     return false;
   }
@@ -343,7 +344,11 @@ void HttpServer::Impl::log_access(const HttpRequest& request, int status, const 
 
 HttpServer::HttpServer(const Settings& settings) : impl_(std::make_unique<Impl>(settings)) {}
 
-HttpServer::~HttpServer() { impl_->library.close_listener(); }
+HttpServer::~HttpServer() {
+  // Bound, but never run, since the start-up failed: threads that wait must not outlive the pool.
+  if (impl_->workers) impl_->workers->shutdown();
+  impl_->library.close_listener();
+}
 
 int HttpServer::bind() {
   const ServerSettings& server = impl_->settings.server;
@@ -375,6 +380,7 @@ int HttpServer::bind() {
 void HttpServer::run() {
   impl_->poller->run();
   impl_->workers->shutdown();
+  impl_->workers.reset();
 }
 
 void HttpServer::set_backend(const Backend& backend) { impl_->api.set_backend(backend); }

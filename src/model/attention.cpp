@@ -1,12 +1,13 @@
 #include "model/attention.h"
 
-#include <ATen/cpu/Utils.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
 
 #include <cmath>
+
+#include "model/cpu_features.h"
 
 namespace bicached {
 namespace {
@@ -50,19 +51,17 @@ at::Tensor attend_fused(const at::Tensor& q, const at::Tensor& k, const at::Tens
 
 }  // namespace
 
-AttentionKernel choose_attention(const at::Tensor& queries) {
-  const int64_t size = queries.size(2);
-  const bool float32 = queries.scalar_type() == at::kFloat;
-  if (queries.is_cuda()) {
+AttentionKernel choose_attention(const at::TensorOptions& options, int64_t head_size) {
+  const bool float32 = options.dtype() == at::kFloat;
+  if (options.device().is_cuda()) {
     // The fused float32 kernels of a GPU may round to TF32; the flash kernel knows these head
     // sizes.
-    return !float32 && size % 8 == 0 && size <= 256 ? AttentionKernel::kVariableLength
-                                                    : AttentionKernel::kProducts;
+    return !float32 && head_size % 8 == 0 && head_size <= 256 ? AttentionKernel::kVariableLength
+                                                              : AttentionKernel::kProducts;
   }
-  // CPUs that multiply bfloat16 natively do it faster in plain products; on others these are the
-  // slowest of all.
-  const bool products = !float32 && at::cpu::is_avx512_bf16_supported();
-  return products ? AttentionKernel::kProducts : AttentionKernel::kFused;
+  // Native bfloat16 is fastest in plain products; emulated, these are the slowest of all.
+  return !float32 && cpu_multiplies_bfloat16() ? AttentionKernel::kProducts
+                                               : AttentionKernel::kFused;
 }
 
 void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,

@@ -28,8 +28,8 @@ enum class AttentionKernel {
   kProducts,        // product, softmax, product, a group at a time
 };
 
-/// The fastest kernel that is exact enough for queries like these [N, H, D].
-AttentionKernel choose_attention(const at::Tensor& queries);
+/// The fastest kernel that is exact enough for tensors of this device and dtype.
+AttentionKernel choose_attention(const at::TensorOptions& options, int64_t head_size);
 
 /// Attention without a mask. queries: [N, H, D], rows may be strided; keys, values: the layer's
 /// pool [pool tokens, Hkv, D]; out: [N, H D], contiguous. Scores are scaled by 1 / sqrt(D).

@@ -7,23 +7,13 @@
 
 #include "bicached/error.h"
 #include "decode/torch_denoiser.h"
+#include "model/load_model.h"
 #include "model/tiny_model.h"
 
 namespace bicached {
 namespace {
 
 using namespace bicached::testing;
-
-std::unique_ptr<TorchDenoiser> load(const std::string& folder, const std::string& dtype) {
-  ModelSettings settings;
-  settings.path = folder;
-  settings.dtype = dtype;
-  settings.device = "cpu";
-  settings.num_threads = 1;
-  settings.kv_cache_bytes = 16 << 20;
-  auto denoiser = load_denoiser(settings, {});
-  return std::unique_ptr<TorchDenoiser>(dynamic_cast<TorchDenoiser*>(denoiser.release()));
-}
 
 RowGroup rows(SlabId slab, const std::vector<TokenId>& ids, int begin, int end) {
   RowGroup group;
@@ -87,26 +77,37 @@ std::vector<TokenId> some_tokens(int count, const ModelInfo& model) {
   return ids;
 }
 
-TEST(Replay, GivesTheFullForwardsLogitsAtEveryDepth) {
+class Replay : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == "cuda" && !has_cuda()) GTEST_SKIP() << "no CUDA device here";
+  }
+};
+
+TEST_P(Replay, GivesTheFullForwardsLogitsAtEveryDepth) {
   const TempFolder folder;
   write_tiny_model(folder);
-  const auto model = load(folder.path(), "float32");
+  const auto model = load_model(folder.path(), GetParam(), "float32", 16 << 20);
   for (const int prefix_len : {1, 13, 31}) {
     check_replay(*model, some_tokens(32, model->info()), prefix_len, 1e-4);
   }
 }
 
-TEST(Replay, HoldsForTheDemoModel) {
-  const auto model = load(BICACHED_SOURCE_DIR "/models/demo", "float32");
+TEST_P(Replay, HoldsForTheDemoModel) {
+  const auto model =
+      load_model(BICACHED_SOURCE_DIR "/models/demo", GetParam(), "float32", 16 << 20);
   // Logits near 30, sums of 704 in another order.
   check_replay(*model, some_tokens(96, model->info()), 64, 2e-3);
 }
+
+INSTANTIATE_TEST_SUITE_P(Devices, Replay, ::testing::Values("cpu", "cuda"),
+                         [](const auto& device) { return device.param; });
 
 class EntriesTest : public ::testing::Test {
  protected:
   EntriesTest() {
     write_tiny_model(folder_);
-    model_ = load(folder_.path(), "float32");
+    model_ = load_model(folder_.path(), "cpu", "float32", 16 << 20);
   }
   TempFolder folder_;
   std::unique_ptr<TorchDenoiser> model_;

@@ -86,10 +86,13 @@ def test_max_tokens_cuts(client):
 
 
 def test_seed_decides(client):
-    texts = [ask(client, temperature=1.5, seed=11).choices[0].message.content for _ in range(3)]
-    assert len(set(texts)) == 1
-    others = {ask(client, temperature=1.5, seed=s).choices[0].message.content for s in range(8)}
-    assert len(others) > 1
+    # A chat answer of this model hardly varies; a raw beginning does.
+    def sample(seed):
+        answer = client.completions.create(model="demo", prompt="The red", max_tokens=16, temperature=2, seed=seed)
+        return answer.choices[0].text
+
+    assert sample(11) == sample(11)
+    assert len({sample(seed) for seed in range(4)}) > 1
 
 
 def test_completions(client):

@@ -63,6 +63,14 @@ TEST(FramingTest, RefusesEverythingElse) {
   EXPECT_EQ(status_of("DELETE /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
 }
 
+TEST(FramingTest, RefusesRequestLinesThatCouldBeSplitInTwoWays) {
+  for (const char* line :
+       {"", "GET", "GET /", "GET  / HTTP/1.1", "GET / HTTP/1.1 ", " GET / HTTP/1.1",
+        "GET / a HTTP/1.1", "GET / HTTP/2", "G@T / HTTP/1.1", "GET\t/ HTTP/1.1"}) {
+    EXPECT_EQ(status_of(std::string(line) + "\r\n\r\n"), 400) << line;
+  }
+}
+
 TEST(FramingTest, RefusesTooManyAndTooLongHeaders) {
   std::string many;
   for (int i = 0; i < 101; ++i) many += "a: b\r\n";

@@ -10,6 +10,8 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "base/log.h"
+
 namespace bicached {
 
 RawClient::RawClient(int port) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
@@ -49,7 +51,7 @@ bool RawClient::receive() {
 }
 
 std::string Response::error_code() const {
-  const nlohmann::json& code = json().at("error").at("code");
+  const nlohmann::json code = json().at("error").at("code");
   return code.is_null() ? "" : code.get<std::string>();
 }
 
@@ -140,7 +142,7 @@ std::string Events::finish_reason(int index) const {
 
 void ServerTest::start() {
   settings.server.port = 0;
-  settings.log.level = "warn";
+  log_setup("error", "text");
   engine = std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control), settings.engine,
                                     settings.cache);
   engine->start();

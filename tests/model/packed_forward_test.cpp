@@ -7,6 +7,7 @@
 
 #include "bicached/error.h"
 #include "decode/torch_denoiser.h"
+#include "model/load_model.h"
 #include "model/tiny_model.h"
 
 namespace bicached {
@@ -18,25 +19,17 @@ using namespace bicached::testing;
 // GEMMs of another height add in another order: a few units in the last place of logits near 10.
 constexpr double kTolerance = 1e-4;
 
-std::unique_ptr<TorchDenoiser> load(const std::string& folder, const std::string& dtype = "float32",
-                                    int64_t kv_cache_bytes = 1 << 20) {
-  ModelSettings settings;
-  settings.path = folder;
-  settings.dtype = dtype;
-  settings.device = "cpu";
-  settings.num_threads = 1;
-  settings.kv_cache_bytes = kv_cache_bytes;
-  auto denoiser = load_denoiser(settings, {});
-  return std::unique_ptr<TorchDenoiser>(dynamic_cast<TorchDenoiser*>(denoiser.release()));
-}
-
-class PackedForwardTest : public ::testing::Test {
+/// On every device of this machine; what is not here shows as skipped.
+class PackedForwardTest : public ::testing::TestWithParam<std::string> {
  protected:
-  PackedForwardTest() {
+  void SetUp() override {
+    if (GetParam() == "cuda" && !has_cuda()) GTEST_SKIP() << "no CUDA device here";
     write_tiny_model(folder_);
-    model_ = load(folder_.path());
+    model_ = load_model(folder_.path(), GetParam());
   }
-  ~PackedForwardTest() override { model_->check_integrity(); }
+  void TearDown() override {
+    if (model_) model_->check_integrity();
+  }
 
   std::vector<TokenId> tokens(int count, int seed) {
     std::vector<TokenId> ids;
@@ -79,7 +72,7 @@ class PackedForwardTest : public ::testing::Test {
   std::unique_ptr<TorchDenoiser> model_;
 };
 
-TEST_F(PackedForwardTest, WantingFewRowsChangesNothing) {
+TEST_P(PackedForwardTest, WantingFewRowsChangesNothing) {
   const auto ids = tokens(20, 1);
   const at::Tensor all = full_logits(ids);
   const SlabId slab = *model_->open_slab(20);
@@ -96,7 +89,7 @@ TEST_F(PackedForwardTest, WantingFewRowsChangesNothing) {
   EXPECT_TRUE(close(some[3], all[9]));
 }
 
-TEST_F(PackedForwardTest, AnIndexListIsTheSameRows) {
+TEST_P(PackedForwardTest, AnIndexListIsTheSameRows) {
   const auto ids = tokens(12, 2);
   const at::Tensor all = full_logits(ids);
   const SlabId slab = *model_->open_slab(12);
@@ -116,7 +109,7 @@ TEST_F(PackedForwardTest, AnIndexListIsTheSameRows) {
   model_->close_slab(slab);
 }
 
-TEST_F(PackedForwardTest, KeysEndWhereTheGroupSays) {
+TEST_P(PackedForwardTest, KeysEndWhereTheGroupSays) {
   const auto ids = tokens(16, 3);
   const std::vector<TokenId> first(ids.begin(), ids.begin() + 7);
   const at::Tensor alone = full_logits(first);
@@ -136,7 +129,7 @@ struct Phase {
   EntryId entry = kNoId;
 };
 
-TEST_F(PackedForwardTest, EightCanvasesTogetherAreEachAlone) {
+TEST_P(PackedForwardTest, EightCanvasesTogetherAreEachAlone) {
   const int num_layers = model_->info().num_layers;
   const auto make = [&](int i) {
     Phase phase;
@@ -190,7 +183,7 @@ TEST_F(PackedForwardTest, EightCanvasesTogetherAreEachAlone) {
   EXPECT_EQ(model_->free_tokens(), model_->capacity_tokens());
 }
 
-TEST_F(PackedForwardTest, RowsThatLeaveKeepTheirOldKeysAbove) {
+TEST_P(PackedForwardTest, RowsThatLeaveKeepTheirOldKeysAbove) {
   // The second forward runs rows [0, 6) with other tokens in layers 0 and 1 only, so from layer 2
   // on the others still see the K and V of the first forward.
   const auto ids = tokens(14, 4);
@@ -219,7 +212,7 @@ TEST_F(PackedForwardTest, RowsThatLeaveKeepTheirOldKeysAbove) {
   model_->close_slab(slab);
 }
 
-TEST_F(PackedForwardTest, RefusesGroupsThatBreakTheRules) {
+TEST_P(PackedForwardTest, RefusesGroupsThatBreakTheRules) {
   const auto ids = tokens(10, 5);
   const SlabId slab = *model_->open_slab(10);
   const auto refusal = [&](auto&& change) {
@@ -254,8 +247,8 @@ TEST_F(PackedForwardTest, RefusesGroupsThatBreakTheRules) {
   model_->close_slab(slab);
 }
 
-TEST_F(PackedForwardTest, Bfloat16IsNearFloat32) {
-  const auto narrow = load(folder_.path(), "bfloat16");
+TEST_P(PackedForwardTest, Bfloat16IsNearFloat32) {
+  const auto narrow = load_model(folder_.path(), GetParam(), "bfloat16");
   const auto ids = tokens(24, 6);
   const at::Tensor wide = full_logits(ids);
   std::swap(const_cast<std::unique_ptr<TorchDenoiser>&>(narrow), model_);
@@ -266,7 +259,7 @@ TEST_F(PackedForwardTest, Bfloat16IsNearFloat32) {
   EXPECT_GT(error, 1e-5) << "it did run in bfloat16";
 }
 
-TEST_F(PackedForwardTest, ThePoolSaysWhenItIsFull) {
+TEST_P(PackedForwardTest, ThePoolSaysWhenItIsFull) {
   const int64_t capacity = model_->capacity_tokens();
   ASSERT_EQ(capacity, (1 << 20) / model_->info().kv_bytes_per_token);
   std::vector<SlabId> open;
@@ -278,9 +271,9 @@ TEST_F(PackedForwardTest, ThePoolSaysWhenItIsFull) {
   EXPECT_EQ(model_->free_tokens(), capacity);
 }
 
-TEST_F(PackedForwardTest, ABudgetUnderOneTokenIsRefused) {
+TEST_P(PackedForwardTest, ABudgetUnderOneTokenIsRefused) {
   try {
-    load(folder_.path(), "float32", 8);
+    load_model(folder_.path(), GetParam(), "float32", 8);
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), ErrorCode::kInvalidSettings);
@@ -288,7 +281,7 @@ TEST_F(PackedForwardTest, ABudgetUnderOneTokenIsRefused) {
   }
 }
 
-TEST_F(PackedForwardTest, InspectionAgreesWithTheLoadedModel) {
+TEST_P(PackedForwardTest, InspectionAgreesWithTheLoadedModel) {
   ModelSettings settings;
   settings.path = folder_.path();
   settings.dtype = "float32";
@@ -309,7 +302,7 @@ TEST(WeightNames, AreStrict) {
     folder.write("config.json", tiny_config().dump());
     folder.write("model.safetensors", random_tensors(shapes));
     try {
-      load(folder.path());
+      load_model(folder.path(), "cpu");
     } catch (const Error& e) {
       EXPECT_EQ(e.code(), ErrorCode::kInvalidModel);
       return std::string(e.what());
@@ -323,6 +316,9 @@ TEST(WeightNames, AreStrict) {
   EXPECT_THAT(refusal([&](Shapes& s) { s[query] = {32, 31}; }), HasSubstr("[32, 32]"));
   EXPECT_THAT(refusal([&](Shapes& s) { s["lora.weight"] = {1}; }), HasSubstr("lora.weight"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Devices, PackedForwardTest, ::testing::Values("cpu", "cuda"),
+                         [](const auto& device) { return device.param; });
 
 }  // namespace
 }  // namespace bicached

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <ATen/Context.h>
+
+#include <memory>
+#include <string>
+
+#include "bicached/load.h"
+#include "decode/torch_denoiser.h"
+
+namespace bicached::testing {
+
+inline bool has_cuda() { return at::hasCUDA(); }
+
+/// A model on a device, one thread on the CPU.
+inline std::unique_ptr<TorchDenoiser> load_model(const std::string& folder,
+                                                 const std::string& device,
+                                                 const std::string& dtype = "float32",
+                                                 int64_t kv_cache_bytes = 1 << 20) {
+  ModelSettings settings;
+  settings.path = folder;
+  settings.dtype = dtype;
+  settings.device = device;
+  settings.num_threads = 1;
+  settings.kv_cache_bytes = kv_cache_bytes;
+  auto denoiser = load_denoiser(settings, {});
+  return std::unique_ptr<TorchDenoiser>(dynamic_cast<TorchDenoiser*>(denoiser.release()));
+}
+
+}  // namespace bicached::testing
