@@ -12,6 +12,7 @@
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "decode/torch_denoiser.h"
+#include "model/cpu_features.h"
 #include "model/torch_errors.h"
 
 namespace bicached {
@@ -30,23 +31,12 @@ at::Device choose_device(const ModelSettings& settings) {
   return settings.device != "cpu" && has_cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
 }
 
-/// Whether this CPU multiplies bfloat16 itself (Linux names what it can do).
-bool cpu_has_bfloat16() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (!line.starts_with("flags")) continue;
-    return line.find(" avx512_bf16") != std::string::npos ||
-           line.find(" amx_bf16") != std::string::npos;
-  }
-  return false;
-}
-
 /// auto: bfloat16 where the device multiplies it natively (CUDA; CPUs with AVX512-BF16 or AMX),
 /// else float32, which such CPUs would only be slower without.
 at::ScalarType choose_dtype(const ModelSettings& settings, at::Device device) {
   if (settings.dtype == "float32") return at::kFloat;
   if (settings.dtype == "bfloat16") return at::kBFloat16;
-  const bool native = device.is_cuda() || cpu_has_bfloat16();
+  const bool native = device.is_cuda() || cpu_multiplies_bfloat16();
   return native ? at::kBFloat16 : at::kFloat;
 }
 

@@ -7,6 +7,8 @@
 
 #include <cmath>
 
+#include "model/cpu_features.h"
+
 namespace bicached {
 namespace {
 
@@ -49,20 +51,30 @@ at::Tensor attend_fused(const at::Tensor& q, const at::Tensor& k, const at::Tens
 
 }  // namespace
 
+AttentionKernel choose_attention(const at::TensorOptions& options, int64_t head_size) {
+  const bool float32 = options.dtype() == at::kFloat;
+  if (options.device().is_cuda()) {
+    // The fused float32 kernels of a GPU may round to TF32; the flash kernel knows these head
+    // sizes.
+    return !float32 && head_size % 8 == 0 && head_size <= 256 ? AttentionKernel::kVariableLength
+                                                              : AttentionKernel::kProducts;
+  }
+  // Native bfloat16 is fastest in plain products; emulated, these are the slowest of all.
+  return !float32 && cpu_multiplies_bfloat16() ? AttentionKernel::kProducts
+                                               : AttentionKernel::kFused;
+}
+
 void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
-            const AttentionIndex& index, at::Tensor& out) {
-  const bool float32 = queries.scalar_type() == at::kFloat;
-  const int64_t size = queries.size(2);
-  if (queries.is_cuda() && !float32 && size % 8 == 0 && size <= 256) {  // what the kernel can
+            const AttentionIndex& index, AttentionKernel kernel, at::Tensor& out) {
+  if (kernel == AttentionKernel::kVariableLength) {
     return attend_flash(queries, keys, values, index, out);
   }
-  // On the CPU the fused kernel wins in float32 and loses in bfloat16; on a GPU it may use TF32.
-  const bool fused = queries.is_cpu() && float32;
   for (const PlannedGroup& group : index.groups) {
     const at::Tensor q = queries.narrow(0, group.first_row, group.num_rows);
     const at::Tensor k = keys.narrow(0, group.key_begin, group.num_keys);
     const at::Tensor v = values.narrow(0, group.key_begin, group.num_keys);
-    const at::Tensor result = fused ? attend_fused(q, k, v) : attend_by_products(q, k, v);
+    const at::Tensor result =
+        kernel == AttentionKernel::kFused ? attend_fused(q, k, v) : attend_by_products(q, k, v);
     out.narrow(0, group.first_row, group.num_rows).view(q.sizes()).copy_(result);
   }
 }

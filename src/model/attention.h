@@ -21,9 +21,19 @@ struct AttentionIndex {
   int64_t max_keys = 0;
 };
 
+/// How a layer's attention is computed.
+enum class AttentionKernel {
+  kVariableLength,  // all groups in one flash attention over the pool; CUDA, bfloat16
+  kFused,           // torch's fused attention, a group at a time
+  kProducts,        // product, softmax, product, a group at a time
+};
+
+/// The fastest kernel that is exact enough for tensors of this device and dtype.
+AttentionKernel choose_attention(const at::TensorOptions& options, int64_t head_size);
+
 /// Attention without a mask. queries: [N, H, D], rows may be strided; keys, values: the layer's
 /// pool [pool tokens, Hkv, D]; out: [N, H D], contiguous. Scores are scaled by 1 / sqrt(D).
 void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
-            const AttentionIndex& index, at::Tensor& out);
+            const AttentionIndex& index, AttentionKernel kernel, at::Tensor& out);
 
 }  // namespace bicached

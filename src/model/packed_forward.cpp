@@ -37,7 +37,10 @@ struct PackedForward::SegmentIndex {
 };
 
 PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weights, KvPool& pool)
-    : config_(config), weights_(weights), pool_(pool) {
+    : config_(config),
+      weights_(weights),
+      pool_(pool),
+      kernel_(choose_attention(weights.embedding.options(), config.head_size)) {
   heads_ = {config.num_heads, config.num_kv_heads, config.head_size};
   // No canvas is longer than the pool, and a table of a claimed million positions would be waste.
   const int64_t positions = std::min<int64_t>(config.max_length, pool.slabs().capacity_tokens());
@@ -197,7 +200,7 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& i
   }
   at::Tensor attention = scratch(scratch_.attention, x.size(0), query_size);
   attend(queries, pool_.keys(layer), pool_.values(layer),
-         only_wanted ? index.wanted_attention : index.attention, attention);
+         only_wanted ? index.wanted_attention : index.attention, kernel_, attention);
   observe("attention", layer, attention);
   x.addmm_(attention, w.attention_out.t());
 }

@@ -66,6 +66,7 @@ class PackedForward {
   const ModelConfig& config_;
   const ModelWeights& weights_;
   KvPool& pool_;
+  AttentionKernel kernel_;
   HeadShape heads_;
   RopeTable rope_;
   Scratch scratch_;

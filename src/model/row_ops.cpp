@@ -52,28 +52,6 @@ BICACHED_WIDE void rotate_head(float* head, const float* cosine, const float* si
   }
 }
 
-/// exp(x) to 2 units in the last place: 2^n times a polynomial on [-ln2/2, ln2/2].
-inline float fast_exp(float x) {
-  x = std::fmin(std::fmax(x, -87.0f), 88.0f);
-  const float n = std::nearbyint(x * 1.44269504f);
-  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
-
-BICACHED_WIDE void silu_row(const float* gate, const float* up, int64_t m, float* out) {
-  for (int64_t i = 0; i < m; ++i) out[i] = gate[i] / (1.0f + fast_exp(-gate[i])) * up[i];
-}
-
 BICACHED_WIDE void widen(const c10::BFloat16* from, int64_t n, float* to) {
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t bits = static_cast<uint32_t>(from[i].x) << 16;
@@ -172,25 +150,6 @@ void rotate_and_store_device(at::Tensor& qkv, const HeadShape& heads, const Rope
   values.index_copy_(0, index.slots, rows.narrow(1, rotated, heads.num_kv_heads));
 }
 
-void silu_times_up_cpu(const at::Tensor& gate_up, at::Tensor& out) {
-  const int64_t n = out.size(0), m = out.size(1);
-  at::parallel_for(0, n, rows_per_task(m), [&](int64_t begin, int64_t end) {
-    if (gate_up.scalar_type() == at::kFloat) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float* row = gate_up.const_data_ptr<float>() + i * 2 * m;
-        silu_row(row, row + m, m, out.mutable_data_ptr<float>() + i * m);
-      }
-      return;
-    }
-    std::vector<float> wide(static_cast<size_t>(2 * m));
-    for (int64_t i = begin; i < end; ++i) {
-      widen(gate_up.const_data_ptr<c10::BFloat16>() + i * 2 * m, 2 * m, wide.data());
-      silu_row(wide.data(), wide.data() + m, m, wide.data());
-      narrow(wide.data(), m, out.mutable_data_ptr<c10::BFloat16>() + i * m);
-    }
-  });
-}
-
 }  // namespace
 
 RopeTable make_rope_table(int64_t num_positions, int64_t head_size, double theta,
@@ -229,7 +188,6 @@ void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& 
 }
 
 void silu_times_up(const at::Tensor& gate_up, at::Tensor& out) {
-  if (gate_up.is_cpu()) return silu_times_up_cpu(gate_up, out);
   const int64_t m = out.size(1);
   at::silu_out(out, gate_up.narrow(1, 0, m));
   out.mul_(gate_up.narrow(1, m, m));

@@ -29,8 +29,9 @@ struct RowIndex {
   at::Tensor slots;
 };
 
-// The elementwise steps of a layer. On the CPU loops over raw memory, one parallel region each
-// (ATen would need five to ten passes); on a GPU ATen operations. N rows, dtype of the model.
+// The elementwise steps of a layer. On the CPU norm and rotation are loops over raw memory, one
+// parallel region each (ATen would need five to ten passes); else ATen operations. N rows, dtype of
+// the model.
 
 /// out [N, d] = x [N, d] / rms(x) * weight [d]; in float32, rounded once.
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Tensor& out);
