@@ -56,17 +56,6 @@ add_library(bicached_httplib INTERFACE)
 target_include_directories(bicached_httplib SYSTEM INTERFACE "${HTTPLIB_INCLUDE_DIR}")
 target_link_libraries(bicached_httplib INTERFACE Threads::Threads)
 
-# Header-only: minja, chat templates.
-find_path(MINJA_INCLUDE_DIR minja/minja.hpp HINTS "${PROJECT_SOURCE_DIR}/.deps/include")
-if(NOT MINJA_INCLUDE_DIR)
-  bicached_fetch(minja https://github.com/google/minja/archive/021c2293c187.tar.gz)
-  FetchContent_Populate(minja)
-  set(MINJA_INCLUDE_DIR "${minja_SOURCE_DIR}/include" CACHE PATH "" FORCE)
-endif()
-add_library(bicached_minja INTERFACE)
-target_include_directories(bicached_minja SYSTEM INTERFACE "${MINJA_INCLUDE_DIR}")
-target_link_libraries(bicached_minja INTERFACE nlohmann_json::nlohmann_json)
-
 # PCRE2 (8-bit), utf8proc, xxHash: system packages everywhere; no config packages, so pkg-config.
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)

@@ -21,13 +21,20 @@ class Checkpoints {
     if (std::find(known.begin(), known.end(), family) == known.end()) return nullptr;
     auto& denoiser = loaded_[name];
     if (!denoiser) {
-      bicached::ModelSettings settings;
-      settings.path = (folder_ / name).string();
-      settings.dtype = environment("BICACHED_GOLDEN_DTYPE", "float32");
-      settings.device = environment("BICACHED_GOLDEN_DEVICE", "cpu");
-      denoiser = bicached::load_denoiser(settings, {});
+      denoiser = load(name, environment("BICACHED_GOLDEN_DTYPE", "float32"),
+                      environment("BICACHED_GOLDEN_DEVICE", "cpu"));
     }
     return denoiser.get();
+  }
+
+  /// A copy of its own.
+  std::unique_ptr<bicached::Denoiser> load(const std::string& name, const std::string& dtype,
+                                           const std::string& device) const {
+    bicached::ModelSettings settings;
+    settings.path = (folder_ / name).string();
+    settings.dtype = dtype;
+    settings.device = device;
+    return bicached::load_denoiser(settings, {});
   }
 
  private:
