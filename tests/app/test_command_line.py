@@ -1,6 +1,6 @@
 """The program as a user meets it: help, mistakes, info, generate.
 
-The program is build/release/bicached, or what the environment variable TEST_BINARY names.
+The program is build/release/bicached, or what the environment variable BICACHED_BINARY names.
 """
 
 import json
@@ -16,14 +16,16 @@ import urllib.request
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-PROGRAM = os.environ.get("TEST_BINARY", str(ROOT / "build" / "release" / "bicached"))
+PROGRAM = os.environ.get("BICACHED_BINARY", str(ROOT / "build" / "release" / "bicached"))
+# Without our own variables: the program refuses those it doesn't know.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("BICACHED_")}
 DEMO = ROOT / "models" / "demo"
 PRICES = json.loads((DEMO / "example_messages.json").read_text())
 
 
 def run(*arguments, env=None, stdin=""):
     return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, input=stdin, timeout=120,
-                          env={**os.environ, **(env or {})})
+                          env={**ENVIRONMENT, **(env or {})})
 
 
 def fails(*arguments, **more):
@@ -136,7 +138,8 @@ def free_port():
 
 
 def start_server(*arguments):
-    server = subprocess.Popen([PROGRAM, "serve", "--model", str(DEMO), *arguments], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen([PROGRAM, "serve", "--model", str(DEMO), *arguments], stdout=subprocess.PIPE, text=True,
+                              env=ENVIRONMENT)
     lines = [server.stdout.readline(), server.stdout.readline()]
     return server, lines
 
