@@ -59,10 +59,10 @@ struct RowGroup {
   int key_end = 0;        // attends over canvas positions [0, key_end)
   /// Tokens of the rows in order, masked positions as the mask token. Only for enter_layer == 0.
   std::vector<TokenId> tokens;
-  EntryId enter_from =
-      kNoId;  // enter_layer > 0: entry whose hidden state at that boundary is taken
-  EntryId capture_to =
-      kNoId;  // entry that receives hidden states of the rows that are its positions
+  /// enter_layer > 0: the entry whose hidden state at that boundary is taken.
+  EntryId enter_from = kNoId;
+  /// The entry that receives hidden states of the rows that are its positions.
+  EntryId capture_to = kNoId;
 
   int num_rows() const { return rows.empty() ? end - begin : static_cast<int>(rows.size()); }
   int row_at(int i) const { return rows.empty() ? begin + i : rows[static_cast<size_t>(i)]; }

@@ -14,8 +14,8 @@ namespace bicached {
 struct Backend {
   Engine* engine = nullptr;
   const Tokenizer* tokenizer = nullptr;
-  const ChatTemplate* chat_template =
-      nullptr;              // null: the model has none, chat is refused with 400
+  /// Null: the model has none, chat is refused with 400.
+  const ChatTemplate* chat_template = nullptr;
   DecodeSettings defaults;  // resolved: no -1 and no empty algorithm left
   std::string model_id;     // what /v1/models answers
 };

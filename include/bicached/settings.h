@@ -26,8 +26,8 @@ struct Range {
 
 struct ModelSettings {
   std::string path;  // required: there is no model that everybody wants
-  std::string dtype =
-      "auto";  // auto: bfloat16 where the device multiplies it natively, else float32
+  /// auto: bfloat16 where the device multiplies it natively, else float32.
+  std::string dtype = "auto";
   std::string device = "auto";  // auto: CUDA if there is one
   int num_threads = 0;          // 0: all cores; more only spins
   int64_t kv_cache_bytes = 0;   // 0: a fixed share of what is free after loading (see info)

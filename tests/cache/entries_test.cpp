@@ -15,16 +15,6 @@ namespace {
 
 using namespace bicached::testing;
 
-RowGroup rows(SlabId slab, const std::vector<TokenId>& ids, int begin, int end) {
-  RowGroup group;
-  group.slab = slab;
-  group.begin = begin;
-  group.end = end;
-  group.key_end = static_cast<int>(ids.size());
-  group.tokens.assign(ids.begin() + begin, ids.begin() + end);
-  return group;
-}
-
 EntrySpec whole_entry(const ModelInfo& model, int prefix_len) {
   EntrySpec spec{prefix_len, model.num_layers, {}};
   for (int b = 1; b < model.num_layers; ++b) spec.boundaries.push_back(b);

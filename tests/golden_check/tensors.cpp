@@ -17,6 +17,7 @@
 #include "decode/prefix_entry.h"
 #include "decode/torch_denoiser.h"
 #include "golden_check/checkpoints.h"
+#include "golden_check/golden_case.h"
 #include "golden_check/report.h"
 #include "golden_check/tensor_file.h"
 
@@ -25,19 +26,6 @@ namespace {
 using namespace bicached;
 using nlohmann::json;
 namespace fs = std::filesystem;
-
-struct MissingFeature {
-  std::string name;
-};
-
-struct Mismatch {
-  std::string what;
-};
-
-json read_json(const fs::path& path) {
-  std::ifstream file(path);
-  return json::parse(file);
-}
 
 TorchDenoiser& find_model(Checkpoints& checkpoints, const std::string& name,
                           const std::string& family) {

@@ -11,6 +11,7 @@
 
 #include "bicached/error.h"
 #include "bicached/tokenizer.h"
+#include "golden_check/golden_case.h"
 #include "golden_check/report.h"
 #include "text/chat_render.h"
 
@@ -38,8 +39,6 @@ std::vector<json> rows_of(const fs::path& path) {
   for (const std::string& line : lines_of(path)) rows.push_back(json::parse(line));
   return rows;
 }
-
-json read_json(const fs::path& path) { return json::parse(std::ifstream(path)); }
 
 /// The first place where two answers differ, short enough for a line.
 std::string difference(const Ids& got, const Ids& want) {

@@ -13,6 +13,7 @@
 #include "decode/canvas_decoder.h"
 #include "decode/prefix_entry.h"
 #include "golden_check/checkpoints.h"
+#include "golden_check/golden_case.h"
 #include "golden_check/report.h"
 
 namespace {
@@ -20,15 +21,6 @@ namespace {
 using namespace bicached;
 using nlohmann::json;
 namespace fs = std::filesystem;
-
-/// A case that needs what this program does not have yet.
-struct MissingFeature {
-  std::string name;
-};
-
-struct Mismatch {
-  std::string what;
-};
 
 template <typename T>
 void expect_equal(const std::string& what, const T& got, const T& want) {
@@ -207,11 +199,6 @@ void check_trace(const json& trace, Denoiser& denoiser) {
   if (trace.contains("row_layers")) {
     expect_equal("row_layers", decoder.stats().row_layers, trace["row_layers"].get<int64_t>());
   }
-}
-
-json read_json(const fs::path& path) {
-  std::ifstream file(path);
-  return json::parse(file);
 }
 
 void check_trace_file(const fs::path& folder, const fs::path& path, Checkpoints& checkpoints,

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bicached/load.h"
 #include "decode/torch_denoiser.h"
@@ -25,6 +26,17 @@ inline std::unique_ptr<TorchDenoiser> load_model(const std::string& folder,
   settings.kv_cache_bytes = kv_cache_bytes;
   auto denoiser = load_denoiser(settings, {});
   return std::unique_ptr<TorchDenoiser>(dynamic_cast<TorchDenoiser*>(denoiser.release()));
+}
+
+/// Rows [begin, end) of a canvas of `ids`.
+inline RowGroup rows(SlabId slab, const std::vector<TokenId>& ids, int begin, int end) {
+  RowGroup group;
+  group.slab = slab;
+  group.begin = begin;
+  group.end = end;
+  group.key_end = static_cast<int>(ids.size());
+  group.tokens.assign(ids.begin() + begin, ids.begin() + end);
+  return group;
 }
 
 }  // namespace bicached::testing

@@ -38,16 +38,6 @@ class PackedForwardTest : public ::testing::TestWithParam<std::string> {
     }
     return ids;
   }
-  /// Rows [begin, end) of a canvas of `ids`.
-  RowGroup rows(SlabId slab, const std::vector<TokenId>& ids, int begin, int end) {
-    RowGroup group;
-    group.slab = slab;
-    group.begin = begin;
-    group.end = end;
-    group.key_end = static_cast<int>(ids.size());
-    group.tokens.assign(ids.begin() + begin, ids.begin() + end);
-    return group;
-  }
   static void want(Forward& forward, int group, int begin, int end) {
     for (int row = begin; row < end; ++row) {
       LogitRow& wanted = forward.logit_rows.emplace_back();
