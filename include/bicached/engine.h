@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "bicached/cache_report.h"
 #include "bicached/channel.h"
 #include "bicached/denoiser.h"
 #include "bicached/request.h"
@@ -25,6 +26,13 @@ struct EngineStats {
   std::atomic<int64_t> tokens_committed{0}, prompt_tokens{0}, completion_tokens{0};
   std::atomic<int64_t> refreshes{0}, cancelled{0}, failed_steps{0};
   std::atomic<int64_t> busy_us{0};  // time in forwards
+  // prefix cache: gauges, then counters
+  std::atomic<int64_t> cache_entries{0}, cache_bytes{0}, cache_budget_bytes{0};
+  std::atomic<int64_t> cache_hits{0}, cache_misses{0}, cache_made{0}, cache_evictions{0};
+  std::atomic<int64_t> cached_tokens{0}, saved_row_layers{0};
+  std::atomic<int64_t> probes{0};  // requests probed to the end
+  /// Comparisons of a probe with the request it rides beside, and those that decided otherwise.
+  std::atomic<int64_t> probe_checks{0}, probe_disagreements{0}, probe_row_layers{0};
 };
 
 /// The client's end of a submitted job. Destroying it cancels what is still running: the canvases
@@ -73,6 +81,16 @@ class Engine {
   /// Drains until nothing is left or `timeout` passes; the rest gets an error update. Ends the
   /// thread.
   void stop(std::chrono::milliseconds drain_timeout);
+
+  /// Keeps an entry of this prefix from now on, made before the next requests are admitted.
+  void pin_prefix(std::vector<TokenId> ids);
+  /// The prefix cache as it stands; waits for the forward that runs. Throws kDraining when the
+  /// engine has stopped.
+  CacheReport cache_report();
+  /// Drops every entry that no request holds (the others go with their last one) and all that is
+  /// known of recent prompts; pinned prefixes are made anew. Returns how many entries. Probe
+  /// outcomes are kept unless `forget_probes`. Throws kDraining.
+  int clear_cache(bool forget_probes = false);
 
   const EngineStats& stats() const;
   const ModelInfo& model() const;

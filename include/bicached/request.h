@@ -43,14 +43,15 @@ struct DecodeParams {
   bool run_empty_steps = false;
 };
 
-/// Reuse of a shared prefix's K/V, for one request (DESIGN 6).
+/// Reuse of a shared prefix's K/V, for one request (DESIGN 6). What is left open is the server's
+/// choice (`CacheSettings`).
 struct CacheParams {
-  std::string policy = "off";           // a name of depth_policy_table()
+  std::string policy;                   // a name of depth_policy_table(); empty: the server's
   std::optional<int> depth;             // policy `fixed`
-  int refresh_interval = 16;            // forwards; >= 1
-  int refresh_commits = 16;             // committed tokens; >= 1
+  std::optional<int> refresh_interval;  // forwards; >= 1
+  std::optional<int> refresh_commits;   // committed tokens; >= 1
   bool refresh_by_step_modulo = false;  // parity with the published engine: step % interval == 0
-  std::optional<int> prefix_len;        // tokens; raw prompts
+  std::optional<int> prefix_len;        // tokens shared with other requests; 0: nothing
   std::string salt;                     // requests with different salts never share an entry
 };
 

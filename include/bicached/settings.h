@@ -127,12 +127,49 @@ struct DecodeSettings {
 };
 
 struct CacheSettings {
-  std::string policy = "off";  // `measured` once the store is in
+  std::string policy = "measured";  // needs no profile and is careful until it knows
+  int depth = 0;                    // of `fixed`
+  std::string depth_table;          // of `table`
   int64_t cache_bytes = 1LL << 30;
-  int min_uses = 2;  // a prefix seen once is no shared prefix
+  int min_uses = 2;           // a prefix seen once is no shared prefix
+  int min_prefix_len = 32;    // below this a look-up saves less than it costs
+  int refresh_interval = 16;  // the published default
+  int refresh_commits = 16;   // lost nothing on long answers of the demo model; -1 = no limit
+  std::vector<std::string> pinned_prefixes;
+  std::string state_dir;
+  double max_disagreement = 0.05;
+  int probe_first = 3;
+  double probe_rate = 0.02;
+  std::vector<int> more_depths;  // not a setting: depths that eval compares besides
 
   template <class V>
-  void visit(V&) {}  // settings appear with the store
+  void visit(V& v) {
+    v.choice("cache_policy", policy, {"off", "fixed", "full", "table", "measured"},
+             "How deep a shared prefix is reused.");
+    v.field("cache_depth", depth, Range{0, 4096}, "layers", "Depth of the policy fixed.");
+    v.field("depth_table", depth_table,
+            "File of the policy table, as bicached profile writes it; see configs/depth.");
+    v.field("cache_bytes", cache_bytes, Range{0, 1e15}, "bytes",
+            "Budget of stored prefixes, beside the K/V pool.");
+    v.field("min_uses", min_uses, Range{1, 1000000}, "requests",
+            "A prefix is stored once so many requests had it.");
+    v.field("min_prefix_len", min_prefix_len, Range{1, 1 << 20}, "tokens",
+            "Shorter prefixes are not reused.");
+    v.field("refresh_interval", refresh_interval, Range{1, 1 << 20}, "forwards",
+            "A request's prefix is recomputed in context after so many forwards,");
+    v.field("refresh_commits", refresh_commits, Range{-1, 1 << 20}, "tokens",
+            "or so many decided tokens (-1 = no limit; measured chooses itself).");
+    v.field("pinned_prefixes", pinned_prefixes,
+            "System prompts that are stored at start and never dropped.");
+    v.field("state_dir", state_dir,
+            "Folder that keeps what probes found over a restart; empty = nothing is kept.");
+    v.field("max_disagreement", max_disagreement, Range{0, 1}, "share",
+            "measured: most requests that may decide otherwise than without the cache.");
+    v.field("probe_first", probe_first, Range{0, 1000}, "requests",
+            "measured: requests probed of a new prefix.");
+    v.field("probe_rate", probe_rate, Range{0, 1}, "share",
+            "measured: requests probed for ever after.");
+  }
 };
 
 struct LogSettings {

@@ -79,11 +79,10 @@ void CanvasDecoder::prepare_next() {
 
 bool CanvasDecoder::refresh_is_due(bool full_suffix) const {
   if (reuse_.prefix_len == 0 || last_refresh_step_ == denoise_step_) return false;
-  const CacheParams& cache = request_.cache;
-  if (cache.refresh_by_step_modulo) return denoise_step_ % cache.refresh_interval == 0;
+  if (request_.cache.refresh_by_step_modulo) return denoise_step_ % reuse_.refresh_interval == 0;
   if (last_refresh_step_ < 0) return true;
-  return full_suffix && (forwards_since_refresh_ >= cache.refresh_interval ||
-                         commits_since_refresh_ >= cache.refresh_commits);
+  return full_suffix && (forwards_since_refresh_ >= reuse_.refresh_interval ||
+                         commits_since_refresh_ >= reuse_.refresh_commits);
 }
 
 int CanvasDecoder::num_logit_rows() const {

@@ -7,10 +7,13 @@
 namespace bicached {
 
 /// What a canvas reuses of a shared prefix: positions [0, prefix_len) take K/V of the layers below
-/// `depth` from an entry. prefix_len 0: nothing. depth 0: reuse inside the request only.
+/// `depth` from an entry. prefix_len 0: nothing. depth 0: reuse inside the request only. After
+/// `refresh_interval` forwards or `refresh_commits` committed tokens it is recomputed in context.
 struct PrefixReuse {
   int prefix_len = 0;
   int depth = 0;
+  int refresh_interval = 16;
+  int refresh_commits = 16;
 };
 
 /// Where a canvas stands, as far as the choice of rows needs it.

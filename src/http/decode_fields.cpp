@@ -96,11 +96,10 @@ void read_cache(Fields& fields, CommonFields& out) {
   constexpr size_t kMaxSaltBytes = 128;
   Fields inner(*value, "cache");
   CacheParams& cache = out.request.cache;
-  cache.policy = inner.choice("policy", depth_policy_names()).value_or(cache.policy);
+  cache.policy = inner.choice("policy", depth_policy_names()).value_or("");
   cache.depth = inner.limited_integer("depth");
-  cache.refresh_interval =
-      inner.limited_integer("refresh_interval").value_or(cache.refresh_interval);
-  cache.refresh_commits = inner.limited_integer("refresh_commits").value_or(cache.refresh_commits);
+  cache.refresh_interval = inner.limited_integer("refresh_interval");
+  cache.refresh_commits = inner.limited_integer("refresh_commits");
   cache.prefix_len = inner.limited_integer("prefix_len");
   cache.salt = inner.text("salt").value_or("");
   if (cache.salt.size() > kMaxSaltBytes) {

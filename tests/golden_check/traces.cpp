@@ -63,9 +63,7 @@ GenerateRequest request_of(const json& trace) {
   // The published engine throws the first forward's logits away where a trace does not say.
   if (trace.contains("entry")) {
     decode.use_first_forward = params.value("first_forward", json()) == "use";
-    request.cache.refresh_interval = std::max(1, static_cast<int>(number("refresh_interval")));
     request.cache.refresh_by_step_modulo = params.value("refresh_rule", "") == "step_modulo";
-    request.cache.refresh_commits = request.gen_length + 1;
   }
   // Some references run steps that decide nothing; the trace shows whether this one did.
   for (const json& step : trace.at("steps")) {
@@ -169,6 +167,8 @@ void check_trace(const json& trace, Denoiser& denoiser) {
   if (trace.contains("entry")) {
     reuse.prefix_len = params.at("prefix_len");
     reuse.depth = params.at("depth");
+    reuse.refresh_interval = std::max(1, params.value("refresh_interval", 1));
+    reuse.refresh_commits = request.gen_length + 1;
   }
   if (reuse.depth > 0) {
     make_entry(denoiser, lease,
