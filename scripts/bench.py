@@ -427,7 +427,7 @@ class Sender:
                 continue
             data = line[len("data:") :].strip()
             if data == "[DONE]":
-                break
+                continue  # read to the end, else the connection can't be used again
             chunk = json.loads(data)
             if chunk.get("error"):
                 outcome.error = f"in the stream: {error_message(data)}"
@@ -862,7 +862,7 @@ def write_plot(path, title, loads):
 
 def write_json(path, document):
     try:
-        pathlib.Path(path).write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+        pathlib.Path(path).write_text(json.dumps(document, indent=2) + "\n")
     except OSError as error:
         raise BenchError(f"can't write --json {path}: {error}") from None
 
@@ -1024,7 +1024,10 @@ def goodput_limit(text):
         raise argparse.ArgumentTypeError(
             f"is {text!r}; must be ttft, tpot or e2el, a colon and milliseconds"
         )
-    return name, above_zero(limit)
+    limit_ms = above_zero(limit)
+    if math.isinf(limit_ms):
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be finite")
+    return name, limit_ms
 
 
 class Parser(argparse.ArgumentParser):
