@@ -20,6 +20,9 @@ struct LadderStep {
   int value = 0;
   Tally own;    // of this prefix, at this kind of canvas
   Tally model;  // of all prefixes of the model, at this kind of canvas
+  /// Of other prefixes that begin alike, from those that share least to those that share most; each
+  /// probe is counted once.
+  std::vector<Tally> relatives;
 };
 
 /// A request about to reuse a prefix: all a depth policy may look at.
@@ -34,8 +37,8 @@ struct PrefixUse {
 /// Share of the prefix in the canvas in percent, rounded half to even: the published r.
 int ratio_percent(int prefix_len, int total_len);
 
-/// Depth by ratio: that of the greatest `min_ratio_percent` <= r. Made offline (`bicached profile`),
-/// read from configs/depth/<model>.json.
+/// Depth by ratio: that of the greatest `min_ratio_percent` <= r. Made offline (`bicached
+/// profile`), read from configs/depth/<model>.json.
 struct DepthTable {
   struct Step {
     int min_ratio_percent = 0;
@@ -84,7 +87,7 @@ std::unique_ptr<DepthPolicy> make_depth_policy(const std::string& name,
                                                const DepthPolicyParams& params);
 
 /// The probability that a step decides other tokens: the prefix's own probes, shrunk towards the
-/// model's rate, which with few probes is itself shrunk towards a coin's.
+/// rate of its nearest relatives, theirs towards that of farther ones, and in the end to a coin's.
 double estimated_disagreement(const LadderStep& step);
 /// The greatest value whose estimate, and that of every smaller step, is at most
 /// `max_disagreement`; 0 when not even the first is.

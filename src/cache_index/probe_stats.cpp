@@ -12,13 +12,16 @@ namespace {
 const std::vector<int> kCommitLadder = {1, 4, 8, 16, 32, 64, 128, 256};
 
 /// Probes that still count: a workload that changes shows after about as many.
-constexpr double kOwnMemory = 16, kModelMemory = 400;
-/// The model's rates are trusted from so many probes on.
-constexpr double kEnoughProbes = 20;
-/// A prefix that runs deeper than the model's rates alone would allow is watched more closely: a
+constexpr double kOwnMemory = 16, kRelativesMemory = 100, kModelMemory = 400;
+/// A prefix is watched at least this closely where it runs deeper than prefixes unlike it would: a
 /// change of its questions has to show within so many uses.
 constexpr int kLongestGapWhenDeep = 12;
-constexpr size_t kMaxPrefixes = 10000;
+/// A greater depth is worth probes when it spares this share of the layers.
+constexpr int kWorthwhileShare = 4;
+/// Near evidence over this share of disagreement promises nothing.
+constexpr double kHopelessRate = 0.2;
+constexpr size_t kMaxRecords = 50000;
+constexpr size_t kShortestBeginning = 8;
 
 void add(std::map<int, Tally>& tallies, const std::vector<int>& ladder, const ProbeVerdict& verdict,
          double memory) {
@@ -33,146 +36,193 @@ void add(std::map<int, Tally>& tallies, const std::vector<int>& ladder, const Pr
   }
 }
 
+Tally without(const Tally& all, const Tally& part) {
+  return {std::max(0.0, all.bad - part.bad), std::max(0.0, all.num - part.num)};
+}
+
+/// The outcomes that say most about a prefix: its own, else its nearest relatives'.
+Tally nearest(const LadderStep& step) {
+  if (step.own.num > 0) return step.own;
+  for (size_t i = step.relatives.size(); i-- > 1;) {
+    if (step.relatives[i].num > 0) return step.relatives[i];
+  }
+  return {};
+}
+
 }  // namespace
+
+PrefixLine prefix_line(const std::string& salt, std::span<const TokenId> ids, const Hash128& self) {
+  PrefixLine line;
+  line.self = self;
+  for (size_t length = kShortestBeginning; length < ids.size(); length *= 2) {
+    Hasher hasher;
+    hasher.add(salt);
+    const auto begin = ids.first(length);
+    hasher.add({reinterpret_cast<const char*>(begin.data()), begin.size_bytes()});
+    line.ancestors.push_back(hasher.digest());
+  }
+  return line;
+}
 
 CanvasKind CanvasKind::of(int prefix_len, int total_len, int gen_length) {
   const int ratio = static_cast<int>(int64_t{100} * prefix_len / std::max(total_len, 1));
-  return {ratio / 10 * 10, static_cast<int>(std::bit_ceil(static_cast<unsigned>(gen_length)))};
+  return {ratio / 25 * 25, static_cast<int>(std::bit_ceil(static_cast<unsigned>(gen_length)))};
 }
 
-std::vector<LadderStep> ProbeStats::ladder(const std::vector<int>& values, const Key& key,
+const ProbeStats::Tallies* ProbeStats::find(const Hash128& hash, const CanvasKind& kind) const {
+  const auto it = tallies_.find({hash, kind});
+  return it == tallies_.end() ? nullptr : &it->second;
+}
+
+std::vector<LadderStep> ProbeStats::ladder(const std::vector<int>& values, const PrefixLine& line,
+                                           const CanvasKind& kind,
                                            std::map<int, Tally> Tallies::*which) const {
-  const auto look_up = [](const std::map<int, Tally>& tallies, int value) {
-    const auto it = tallies.find(value);
-    return it == tallies.end() ? Tally{} : it->second;
+  const auto at = [&](const Tallies* tallies, int value) {
+    if (!tallies) return Tally{};
+    const auto it = (tallies->*which).find(value);
+    return it == (tallies->*which).end() ? Tally{} : it->second;
   };
-  const auto own = own_.find(key);
-  const auto model = model_.find(key.second);
+  const auto model = model_.find(kind);
+  std::vector<const Tallies*> levels = {model == model_.end() ? nullptr : &model->second};
+  for (const Hash128& ancestor : line.ancestors) levels.push_back(find(ancestor, kind));
+  levels.push_back(find(line.self, kind));
   std::vector<LadderStep> steps;
   for (const int value : values) {
-    LadderStep step{value, {}, {}};
-    if (own != own_.end()) step.own = look_up(own->second.tallies.*which, value);
-    if (model != model_.end()) step.model = look_up(model->second.*which, value);
-    steps.push_back(step);
+    LadderStep step;
+    step.value = value;
+    step.model = at(levels.front(), value);
+    step.own = at(levels.back(), value);
+    // Every level holds the next one's probes too.
+    for (size_t i = 0; i + 1 < levels.size(); ++i) {
+      step.relatives.push_back(without(at(levels[i], value), at(levels[i + 1], value)));
+    }
+    steps.push_back(std::move(step));
   }
   return steps;
 }
 
-std::vector<LadderStep> ProbeStats::depths(const Hash128& prefix, const CanvasKind& kind) const {
-  return ladder(settings_.depths, {prefix, kind}, &Tallies::depths);
+std::vector<LadderStep> ProbeStats::depths(const PrefixLine& line, const CanvasKind& kind) const {
+  return ladder(settings_.depths, line, kind, &Tallies::depths);
 }
 
-std::vector<LadderStep> ProbeStats::commits(const Hash128& prefix, const CanvasKind& kind) const {
-  return ladder(kCommitLadder, {prefix, kind}, &Tallies::commits);
+std::vector<LadderStep> ProbeStats::commits(const PrefixLine& line, const CanvasKind& kind) const {
+  return ladder(kCommitLadder, line, kind, &Tallies::commits);
 }
 
-int ProbeStats::safe_depth(const Hash128& prefix, const CanvasKind& kind) const {
-  return greatest_safe(depths(prefix, kind), settings_.max_disagreement);
+int ProbeStats::safe_commits(const PrefixLine& line, const CanvasKind& kind) const {
+  return std::max(1, greatest_safe(commits(line, kind), settings_.max_disagreement));
 }
 
-int ProbeStats::safe_commits(const Hash128& prefix, const CanvasKind& kind) const {
-  return std::max(1, greatest_safe(commits(prefix, kind), settings_.max_disagreement));
+bool ProbeStats::knows(const PrefixLine& line, const CanvasKind& kind) const {
+  const Tallies* own = find(line.self, kind);
+  const Tallies* near = line.ancestors.empty() ? own : find(line.ancestors.front(), kind);
+  return near && near->num_probes >= std::max(settings_.probe_first, 1);
 }
 
-bool ProbeStats::knows(const CanvasKind& kind) const {
-  const auto model = model_.find(kind);
-  return model != model_.end() && model->second.num_probes >= kEnoughProbes;
-}
-
-bool ProbeStats::take_turn(const Hash128& prefix, const CanvasKind& kind) {
-  if (!own_.contains({prefix, kind}) && own_.size() >= kMaxPrefixes) drop_oldest();
-  Own& own = own_[{prefix, kind}];
-  own.last_use = ++now_;
-  ++own.uses;
-  if (own.probing || own.uses < own.next_probe) return false;
+bool ProbeStats::take_turn(const PrefixLine& line, const CanvasKind& kind) {
   if (settings_.probe_first == 0 && settings_.probe_rate == 0) return false;
-  return own.probing = true;
+  const auto [it, is_new] = turns_.try_emplace({line.self, kind});
+  Turn& turn = it->second;
+  if (is_new && knows(line, kind)) {
+    // Those that begin alike were probed: this one takes its place somewhere in the usual gap.
+    turn.gap = gap_after(line, kind, 1 << 30);
+    turn.next_probe = 1 + static_cast<int64_t>(line.self.low % static_cast<uint64_t>(turn.gap));
+  }
+  turn.last_use = ++now_;
+  ++turn.uses;
+  if (turns_.size() > kMaxRecords) drop_oldest();
+  // One at a time, but several while everything is still to be learnt.
+  const int most = knows(line, kind) ? 1 : std::max(settings_.probe_first, 1);
+  if (turn.num_running >= most || turn.uses < turn.next_probe) return false;
+  ++turn.num_running;
+  return true;
 }
 
-void ProbeStats::give_up(const Hash128& prefix, const CanvasKind& kind) {
-  const auto it = own_.find({prefix, kind});
-  if (it != own_.end()) it->second.probing = false;
+void ProbeStats::give_up(const PrefixLine& line, const CanvasKind& kind) {
+  const auto it = turns_.find({line.self, kind});
+  if (it != turns_.end() && it->second.num_running > 0) --it->second.num_running;
 }
 
-void ProbeStats::record(const Hash128& prefix, const CanvasKind& kind, const ProbeVerdict& depth,
+void ProbeStats::record(const PrefixLine& line, const CanvasKind& kind, const ProbeVerdict& depth,
                         const ProbeVerdict* commits) {
-  const int before = safe_depth(prefix, kind);
-  Own& own = own_[{prefix, kind}];
-  Tallies& model = model_[kind];
-  add(own.tallies.depths, settings_.depths, depth, kOwnMemory);
-  add(model.depths, settings_.depths, depth, kModelMemory);
-  if (commits) {
-    add(own.tallies.commits, kCommitLadder, *commits, kOwnMemory);
-    add(model.commits, kCommitLadder, *commits, kModelMemory);
-  }
-  own.tallies.num_probes += 1;
-  model.num_probes += 1;
-  own.probing = false;
+  const int before = greatest_safe(depths(line, kind), settings_.max_disagreement);
+  const auto count = [&](Tallies& tallies, double memory) {
+    add(tallies.depths, settings_.depths, depth, memory);
+    if (commits) add(tallies.commits, kCommitLadder, *commits, memory);
+    tallies.num_probes += 1;
+    tallies.last_use = ++now_;
+  };
+  count(model_[kind], kModelMemory);
+  for (const Hash128& ancestor : line.ancestors)
+    count(tallies_[{ancestor, kind}], kRelativesMemory);
+  count(tallies_[{line.self, kind}], kOwnMemory);
   ++version_;
-  plan_next({prefix, kind}, own, before);
+
+  Turn& turn = turns_[{line.self, kind}];
+  turn.num_running = std::max(0, turn.num_running - 1);
+  const int after = greatest_safe(depths(line, kind), settings_.max_disagreement);
+  turn.gap = after != before ? 1 : gap_after(line, kind, turn.gap);
+  turn.next_probe = turn.uses + turn.gap;
+  while (tallies_.size() > kMaxRecords) drop_oldest();
 }
 
-/// When the prefix is probed again. A probe costs about as much as the request, so it has to be
-/// worth it: at once while the outcome changes what is done or while all outcomes so far promise a
-/// greater depth, else at growing distance, in the end `probe_rate`.
-void ProbeStats::plan_next(const Key& key, Own& own, int depth_before) {
-  const std::vector<LadderStep> steps = depths(key.first, key.second);
+/// How many uses on the prefix is probed again, after a gap of so many. A probe costs about as much
+/// as the request, so it has to be worth it: at once while little is known or while all outcomes so
+/// far promise a much greater depth, else at growing distance, in the end `probe_rate`.
+int ProbeStats::gap_after(const PrefixLine& line, const CanvasKind& kind, int gap) const {
+  const double rate = std::clamp(settings_.probe_rate, 1e-6, 1.0);
+  if (!knows(line, kind)) return 1;
+  std::vector<LadderStep> steps = depths(line, kind);
   const int depth = greatest_safe(steps, settings_.max_disagreement);
+  const int worthwhile =
+      settings_.depths.empty() ? 1 : std::max(1, settings_.depths.back() / kWorthwhileShare);
   const bool promises = std::ranges::any_of(steps, [&](const LadderStep& step) {
-    return step.value > depth && step.own.num > 0 && step.own.bad == 0;
+    const Tally near = nearest(step);
+    return step.value >= depth + worthwhile && near.num > 0 && near.bad <= kHopelessRate * near.num;
   });
-  std::vector<LadderStep> model_only = steps;
-  for (LadderStep& step : model_only) step.own = {};
-  const bool is_deep = depth > greatest_safe(model_only, settings_.max_disagreement);
-
-  const double rate = std::max(settings_.probe_rate, 1e-6);
-  int longest = own.tallies.num_probes < settings_.probe_first
-                    ? own.gap * 2
-                    : static_cast<int>(std::min(1.0 / rate, 1e6));
-  if (is_deep) longest = std::min(longest, kLongestGapWhenDeep);
-  if (depth != depth_before || promises || !knows(key.second)) {
-    own.gap = 1;
-  } else {
-    own.gap = std::clamp(own.gap * 2, 1, std::max(longest, 1));
+  if (promises && settings_.probe_rate > 0) return 1;
+  for (LadderStep& step : steps) {
+    step.own = {};
+    step.relatives.resize(1);
   }
-  if (settings_.probe_rate == 0 && own.tallies.num_probes >= settings_.probe_first) {
-    own.next_probe = INT64_MAX;
-  } else if (settings_.probe_rate >= 1) {
-    own.next_probe = own.uses + 1;
-  } else {
-    own.next_probe = own.uses + own.gap;
-  }
+  const bool is_deep = depth > greatest_safe(steps, settings_.max_disagreement);
+  const int longest = static_cast<int>(1.0 / rate);
+  return std::clamp(gap >= longest ? longest : gap * 2, 1,
+                    is_deep ? std::min(longest, kLongestGapWhenDeep) : longest);
 }
 
 void ProbeStats::drop_oldest() {
-  const auto oldest =
-      std::ranges::min_element(own_, {}, [](const auto& item) { return item.second.last_use; });
-  own_.erase(oldest);
+  const auto oldest = [](auto& map) {
+    map.erase(
+        std::ranges::min_element(map, {}, [](const auto& item) { return item.second.last_use; }));
+  };
+  if (tallies_.size() > kMaxRecords) oldest(tallies_);
+  if (turns_.size() > kMaxRecords) oldest(turns_);
 }
 
-ProbeReport ProbeStats::describe(const Key& key) const {
+ProbeReport ProbeStats::describe(const PrefixLine& line, const CanvasKind& kind) const {
   ProbeReport report;
-  report.ratio_percent = key.second.ratio_percent;
-  report.gen_length = key.second.gen_length;
-  report.depths = depths(key.first, key.second);
-  report.commits = commits(key.first, key.second);
-  report.depth = safe_depth(key.first, key.second);
-  report.refresh_commits = safe_commits(key.first, key.second);
+  report.ratio_percent = kind.ratio_percent;
+  report.gen_length = kind.gen_length;
+  report.depths = depths(line, kind);
+  report.commits = commits(line, kind);
+  report.depth = greatest_safe(report.depths, settings_.max_disagreement);
+  report.refresh_commits = safe_commits(line, kind);
   return report;
 }
 
-std::vector<ProbeReport> ProbeStats::report(const Hash128& prefix) const {
+std::vector<ProbeReport> ProbeStats::report(const PrefixLine& line) const {
   std::vector<ProbeReport> reports;
-  for (auto it = own_.lower_bound({prefix, {}}); it != own_.end() && it->first.first == prefix;
-       ++it) {
-    reports.push_back(describe(it->first));
+  for (auto it = turns_.lower_bound({line.self, {}});
+       it != turns_.end() && it->first.first == line.self; ++it) {
+    reports.push_back(describe(line, it->first.second));
   }
   return reports;
 }
 
 std::vector<ProbeReport> ProbeStats::report_model() const {
   std::vector<ProbeReport> reports;
-  for (const auto& [kind, tallies] : model_) reports.push_back(describe({Hash128{}, kind}));
+  for (const auto& [kind, tallies] : model_) reports.push_back(describe({}, kind));
   return reports;
 }
 

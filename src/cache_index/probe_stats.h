@@ -2,23 +2,33 @@
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/hash.h"
 #include "bicached/cache_report.h"
 #include "bicached/depth_policy.h"
+#include "bicached/request.h"
 
 namespace bicached {
 
 /// Canvases that are alike as far as prefix reuse goes: the prefix's share, and how much is
 /// generated (a long answer makes more decisions, each a chance to differ).
 struct CanvasKind {
-  int ratio_percent = 0;  // rounded down to tens
+  int ratio_percent = 0;  // rounded down to quarters
   int gen_length = 0;     // rounded up to a power of two
   auto operator<=>(const CanvasKind&) const = default;
 
   static CanvasKind of(int prefix_len, int total_len, int gen_length);
+};
+
+/// A prefix and its relatives: hashes of its first 8, 16, 32, ... tokens, and last of the whole.
+/// Prompts of one application begin alike and differ in their data, and so stand alike depths: what
+/// probes found of one tells of the next.
+struct PrefixLine {
+  std::vector<Hash128> ancestors;  // from the shortest
+  Hash128 self;
 };
 
 /// How far a probed request's decisions stayed the same: at every value up to `good`, not at
@@ -29,8 +39,8 @@ struct ProbeVerdict {
   static constexpr int kNever = 1 << 30;
 };
 
-/// Outcomes of probes by prefix and kind of canvas, and when to probe next (DESIGN 6). Old outcomes
-/// fade. Numbers only; engine thread only.
+/// Outcomes of probes by prefix, its beginnings and kind of canvas, and when to probe next. Old
+/// outcomes fade. Numbers only; engine thread only.
 class ProbeStats {
  public:
   struct Settings {
@@ -41,22 +51,21 @@ class ProbeStats {
   };
   explicit ProbeStats(Settings settings) : settings_(std::move(settings)) {}
 
-  /// The ladders, with what is known of them. An unknown prefix has the model's outcomes only.
-  std::vector<LadderStep> depths(const Hash128& prefix, const CanvasKind& kind) const;
-  std::vector<LadderStep> commits(const Hash128& prefix, const CanvasKind& kind) const;
-  int safe_depth(const Hash128& prefix, const CanvasKind& kind) const;
-  int safe_commits(const Hash128& prefix, const CanvasKind& kind) const;
+  /// The ladders, with what is known of them.
+  std::vector<LadderStep> depths(const PrefixLine& line, const CanvasKind& kind) const;
+  std::vector<LadderStep> commits(const PrefixLine& line, const CanvasKind& kind) const;
+  int safe_commits(const PrefixLine& line, const CanvasKind& kind) const;
 
   /// Counts a use of the prefix and says whether this request is to be probed. A probe that is
   /// taken up has to be ended by `record` or `give_up`.
-  bool take_turn(const Hash128& prefix, const CanvasKind& kind);
-  void record(const Hash128& prefix, const CanvasKind& kind, const ProbeVerdict& depth,
+  bool take_turn(const PrefixLine& line, const CanvasKind& kind);
+  void record(const PrefixLine& line, const CanvasKind& kind, const ProbeVerdict& depth,
               const ProbeVerdict* commits);
-  void give_up(const Hash128& prefix, const CanvasKind& kind);
-  /// Whether the model's rates at this kind of canvas rest on enough probes to spare some tests.
-  bool knows(const CanvasKind& kind) const;
+  void give_up(const PrefixLine& line, const CanvasKind& kind);
+  /// Whether enough is known of the prefix and its relatives to spare some tests.
+  bool knows(const PrefixLine& line, const CanvasKind& kind) const;
 
-  std::vector<ProbeReport> report(const Hash128& prefix) const;
+  std::vector<ProbeReport> report(const PrefixLine& line) const;
   std::vector<ProbeReport> report_model() const;
   void forget() { *this = ProbeStats(settings_); }
 
@@ -71,28 +80,35 @@ class ProbeStats {
   struct Tallies {
     std::map<int, Tally> depths, commits;  // by ladder value
     double num_probes = 0;
+    uint64_t last_use = 0;
   };
-  struct Own {
-    Tallies tallies;
+  /// When a prefix is probed.
+  struct Turn {
     int64_t uses = 0;
     int64_t next_probe = 1;  // the use that is probed next
     int gap = 1;
-    bool probing = false;
+    int num_running = 0;  // probes begun and not ended
     uint64_t last_use = 0;
   };
   using Key = std::pair<Hash128, CanvasKind>;
 
-  std::vector<LadderStep> ladder(const std::vector<int>& values, const Key& key,
+  std::vector<LadderStep> ladder(const std::vector<int>& values, const PrefixLine& line,
+                                 const CanvasKind& kind,
                                  std::map<int, Tally> Tallies::*which) const;
-  ProbeReport describe(const Key& key) const;
-  void plan_next(const Key& key, Own& own, int depth_before);
+  const Tallies* find(const Hash128& hash, const CanvasKind& kind) const;
+  ProbeReport describe(const PrefixLine& line, const CanvasKind& kind) const;
+  int gap_after(const PrefixLine& line, const CanvasKind& kind, int gap) const;
   void drop_oldest();
 
   Settings settings_;
-  std::map<Key, Own> own_;
+  std::map<Key, Tallies> tallies_;  // of prefixes and of beginnings
   std::map<CanvasKind, Tallies> model_;
+  std::map<Key, Turn> turns_;
   uint64_t now_ = 0;
   int64_t version_ = 0;
 };
+
+/// The line of a prefix. `salt` keeps tenants apart here too.
+PrefixLine prefix_line(const std::string& salt, std::span<const TokenId> ids, const Hash128& self);
 
 }  // namespace bicached

@@ -73,11 +73,9 @@ std::string ProbeStats::to_json() const {
   };
   Json file = {{"format", kFormat}, {"model", Json::array()}, {"prefixes", Json::array()}};
   for (const auto& [kind, tallies] : model_) file["model"].push_back(write(kind, tallies));
-  for (const auto& [key, own] : own_) {
-    if (own.tallies.num_probes == 0) continue;
-    Json record = write(key.second, own.tallies);
+  for (const auto& [key, tallies] : tallies_) {
+    Json record = write(key.second, tallies);
     record["prefix"] = key.first.hex();
-    record["gap"] = own.gap;
     file["prefixes"].push_back(std::move(record));
   }
   return file.dump(1);
@@ -110,12 +108,8 @@ void ProbeStats::from_json(const std::string& text, const std::string& path) {
   }
   for (const Json& record : records("prefixes")) {
     Hash128 prefix;
-    if (own_.size() >= 10000 || !read(record, kind, tallies)) continue;
-    if (!parse_hex(read_text(record, "prefix"), prefix)) continue;
-    Own& own = own_[{prefix, kind}];
-    own.tallies = tallies;
-    own.gap = std::max(1, std::min(read_int(record, "gap"), 1 << 20));
-    own.next_probe = own.gap;
+    if (!read(record, kind, tallies) || !parse_hex(read_text(record, "prefix"), prefix)) continue;
+    tallies_[{prefix, kind}] = tallies;
   }
 }
 

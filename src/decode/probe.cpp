@@ -105,12 +105,12 @@ void Probe::begin_search() {
   }
 }
 
-/// Given that `failed` decided otherwise, a shallower depth mostly does too where the model's rates
-/// are nearly the same.
+/// Given that `failed` decided otherwise, a shallower depth mostly does too where their rates are
+/// nearly the same.
 bool Probe::is_hopeless(int index, int failed) const {
   if (plan_.thorough) return false;
-  const double rate = plan_.model_rates[static_cast<size_t>(index)];
-  const double failed_rate = plan_.model_rates[static_cast<size_t>(failed)];
+  const double rate = plan_.rates[static_cast<size_t>(index)];
+  const double failed_rate = plan_.rates[static_cast<size_t>(failed)];
   return failed_rate > 0 && 1.0 - rate / failed_rate < kLeastChance;
 }
 

@@ -43,11 +43,11 @@ class Probe {
   struct Plan {
     EntryId entry = kNoId;
     int prefix_len = 0;
-    std::vector<int> depths;          // ladder: ascending, > 0, last = num_layers
-    std::vector<double> model_rates;  // of disagreement, by depth; spare hopeless tests
-    int assumed_safe = 0;             // depths up to this are not tested again
-    bool thorough = true;             // spare nothing, and look at staleness in any case
-    SamplingParams sampling;          // of the request; the shadow takes the most probable token
+    std::vector<int> depths;    // ladder: ascending, > 0, last = num_layers
+    std::vector<double> rates;  // estimated disagreement by depth; spare hopeless tests
+    int assumed_safe = 0;       // depths up to this are not tested again
+    bool thorough = true;       // spare nothing, and look at staleness in any case
+    SamplingParams sampling;    // of the request; the shadow takes the most probable token
     bool suppress_end_tokens = false;
   };
 

@@ -21,6 +21,8 @@ constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
 /// So many probes spare hopeless tests for each that spares nothing.
 constexpr int kSparingProbes = 3;
 constexpr size_t kMaxFailed = 1000;
+/// Models of at most so many layers can be entered before every one of them.
+constexpr int kAllDepths = 16;
 constexpr size_t kMaxStateBytes = size_t{64} << 20;
 
 std::string megabytes(int64_t bytes) {
@@ -31,6 +33,11 @@ std::string megabytes(int64_t bytes) {
 
 double seconds_since(StoredPrefix::Clock::time_point then) {
   return std::chrono::duration<double>(StoredPrefix::Clock::now() - then).count();
+}
+
+int total_len(const GenerateRequest& request) {
+  return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
+         request.gen_length;
 }
 
 DepthPolicyParams policy_params(const GenerateRequest& request, const CacheSettings& settings,
@@ -87,8 +94,9 @@ class PrefixCache::Making final : public ForwardPart {
 /// A probe from its request's start to its verdict, with a hold on the entry.
 class PrefixCache::ProbeRun final : public ForwardPart {
  public:
-  ProbeRun(StoredPrefix& stored_in, CanvasKind kind_in, std::shared_ptr<Probe> probe_in)
-      : stored(stored_in), kind(kind_in), probe(std::move(probe_in)) {}
+  ProbeRun(StoredPrefix& stored_in, PrefixLine line_in, CanvasKind kind_in,
+           std::shared_ptr<Probe> probe_in)
+      : stored(stored_in), line(std::move(line_in)), kind(kind_in), probe(std::move(probe_in)) {}
 
   bool is_over() const { return failed_ || probe->is_finished(); }
   bool has_verdict() const { return !failed_ && probe->num_checks() > 0; }
@@ -103,6 +111,7 @@ class PrefixCache::ProbeRun final : public ForwardPart {
   }
 
   StoredPrefix& stored;
+  const PrefixLine line;
   const CanvasKind kind;
   const std::shared_ptr<Probe> probe;
 
@@ -118,8 +127,9 @@ std::vector<int> entry_depths(const CacheSettings& settings, const DepthTable* t
   } else if (settings.policy == "table" && table) {
     for (const DepthTable::Step& step : table->steps) depths.push_back(step.depth);
   } else {
-    // At most eight, evenly spread: every one costs a hidden state a token.
-    const int step = settings.policy == "full" ? num_layers : (num_layers + 7) / 8;
+    // Every one costs a hidden state a token: all of a shallow model, else eight, evenly spread.
+    const int spread = num_layers <= kAllDepths ? 1 : (num_layers + 7) / 8;
+    const int step = settings.policy == "full" ? num_layers : spread;
     for (int depth = num_layers; depth > 0; depth -= step) depths.push_back(depth);
   }
   std::erase_if(depths, [&](int depth) { return depth < 1 || depth > num_layers; });
@@ -228,27 +238,19 @@ int PrefixCache::worth_making(const CacheUse& use, std::span<const PathStep> pat
   return best;
 }
 
-PrefixUse PrefixCache::use_of(const GenerateRequest& request, int prefix_len, const Hash128& key,
-                              const CanvasKind& kind) const {
-  const int total =
-      static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) + request.gen_length;
-  return {prefix_len, total, info_.num_layers, depths_, probe_stats_.depths(key, kind)};
-}
-
 /// What the policy says, down to a depth that entries keep.
-int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& use,
-                              const Hash128& key) const {
+int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& use) const {
   const auto policy = make_depth_policy(use.policy, policy_params(request, settings_, table_));
-  const int wanted = policy->choose(use_of(request, use.reuse.prefix_len, key, use.kind));
+  const int wanted = policy->choose({use.reuse.prefix_len, total_len(request), info_.num_layers,
+                                     depths_, probe_stats_.depths(use.line, use.kind)});
   const auto above = std::ranges::upper_bound(depths_, wanted);
   return above == depths_.begin() ? 0 : *std::prev(above);
 }
 
-void PrefixCache::choose_refresh(const GenerateRequest& request, CacheUse& use,
-                                 const Hash128& key) const {
+void PrefixCache::choose_refresh(const GenerateRequest& request, CacheUse& use) const {
   const int unlimited = INT_MAX;
   int commits = settings_.refresh_commits < 1 ? unlimited : settings_.refresh_commits;
-  if (use.policy == "measured") commits = probe_stats_.safe_commits(key, use.kind);
+  if (use.policy == "measured") commits = probe_stats_.safe_commits(use.line, use.kind);
   use.reuse.refresh_interval = request.cache.refresh_interval.value_or(settings_.refresh_interval);
   use.reuse.refresh_commits = request.cache.refresh_commits.value_or(commits);
 }
@@ -266,19 +268,21 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
   StoredPrefix* stored = longest_stored(request, use);
   const int length = worth_making(use, path, stored ? stored->spec.prefix_len : 0);
   if (length > 0) {
-    const auto prefix = ids.first(static_cast<size_t>(length));
-    if (StoredPrefix* made = begin_making(request.cache.salt, prefix, false)) stored = made;
+    const auto longer = ids.first(static_cast<size_t>(length));
+    if (StoredPrefix* made = begin_making(request.cache.salt, longer, false)) stored = made;
   }
   use.reuse.prefix_len = stored ? stored->spec.prefix_len : use.candidates.back();
-  const Hash128 key = stored ? stored->key
-                             : store_.key_of(request.cache.salt,
-                                             ids.first(static_cast<size_t>(use.reuse.prefix_len)));
-  const int total = static_cast<int>(ids.size() + request.suffix_ids.size()) + request.gen_length;
-  use.kind = CanvasKind::of(use.reuse.prefix_len, total, request.gen_length);
-  choose_refresh(request, use, key);
+  const auto prefix = ids.first(static_cast<size_t>(use.reuse.prefix_len));
+  use.line = prefix_line(request.cache.salt, prefix,
+                         stored ? stored->key : store_.key_of(request.cache.salt, prefix));
+  use.kind = CanvasKind::of(use.reuse.prefix_len, total_len(request), request.gen_length);
+  choose_refresh(request, use);
   if (!stored) return Readiness::kReady;
-  const int depth = choose_depth(request, use, key);
-  if (!stored->ready) return depth > 0 ? Readiness::kWaitsForEntry : Readiness::kReady;
+  const int depth = choose_depth(request, use);
+  if (!stored->ready) {
+    const bool teaches = use.policy == "measured" && !probe_stats_.knows(use.line, use.kind);
+    return depth > 0 || teaches ? Readiness::kWaitsForEntry : Readiness::kReady;
+  }
   use.reuse.depth = depth;
   use.held = stored;
   use.found = true;
@@ -291,7 +295,7 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
   if (!use.held) return;
   store_.acquire(*use.held);
   ++use.held->hits;
-  if (use.policy == "measured" && probe_stats_.take_turn(use.held->key, use.kind) &&
+  if (use.policy == "measured" && probe_stats_.take_turn(use.line, use.kind) &&
       start_probe(request, use)) {
     return;
   }
@@ -303,22 +307,20 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
 /// The request is decoded as without a cache, and a probe beside it.
 bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   StoredPrefix& stored = *use.held;
-  std::vector<LadderStep> model = probe_stats_.depths(stored.key, use.kind);
-  for (LadderStep& step : model) step.own = {};
+  const std::vector<LadderStep> steps = probe_stats_.depths(use.line, use.kind);
   Probe::Plan plan;
   plan.entry = stored.entry;
   plan.prefix_len = use.reuse.prefix_len;
   plan.depths = depths_;
-  for (const LadderStep& step : model) plan.model_rates.push_back(estimated_disagreement(step));
-  plan.thorough = !probe_stats_.knows(use.kind) || num_probes_ % (kSparingProbes + 1) == 0;
-  if (!plan.thorough) plan.assumed_safe = greatest_safe(model, settings_.max_disagreement);
+  for (const LadderStep& step : steps) plan.rates.push_back(estimated_disagreement(step));
+  plan.thorough =
+      !probe_stats_.knows(use.line, use.kind) || num_probes_ % (kSparingProbes + 1) == 0;
+  if (!plan.thorough) plan.assumed_safe = greatest_safe(steps, settings_.max_disagreement);
   plan.sampling = request.sampling;
   plan.suppress_end_tokens = request.decode.ignore_eos;
-  const int total =
-      static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) + request.gen_length;
-  std::shared_ptr<Probe> probe = Probe::start(denoiser_, std::move(plan), total);
+  std::shared_ptr<Probe> probe = Probe::start(denoiser_, std::move(plan), total_len(request));
   if (!probe) {
-    probe_stats_.give_up(stored.key, use.kind);
+    probe_stats_.give_up(use.line, use.kind);
     return false;
   }
   ++num_probes_;
@@ -326,7 +328,7 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   use.reuse.depth = 0;
   use.reuse.refresh_interval = use.reuse.refresh_commits = 1;
   store_.acquire(stored);
-  probes_.push_back(std::make_unique<ProbeRun>(stored, use.kind, std::move(probe)));
+  probes_.push_back(std::make_unique<ProbeRun>(stored, use.line, use.kind, std::move(probe)));
   return true;
 }
 
@@ -437,13 +439,13 @@ void PrefixCache::end_probe(ProbeRun& run) {
   StoredPrefix& stored = run.stored;
   if (run.has_verdict()) {
     const std::optional<ProbeVerdict> commits = run.probe->commits();
-    probe_stats_.record(stored.key, run.kind, run.probe->depth(), commits ? &*commits : nullptr);
+    probe_stats_.record(run.line, run.kind, run.probe->depth(), commits ? &*commits : nullptr);
     ++stats_.probes;
     stats_.probe_checks += run.probe->num_checks();
     stats_.probe_disagreements += run.probe->num_disagreements();
     stats_.probe_row_layers += run.probe->row_layers();
   } else {
-    probe_stats_.give_up(stored.key, run.kind);
+    probe_stats_.give_up(run.line, run.kind);
   }
   let_go(stored, 0);
 }
@@ -451,7 +453,7 @@ void PrefixCache::end_probe(ProbeRun& run) {
 bool PrefixCache::drop_probes() {
   if (probes_.empty()) return false;
   for (const auto& run : probes_) {
-    probe_stats_.give_up(run->stored.key, run->kind);
+    probe_stats_.give_up(run->line, run->kind);
     let_go(run->stored, 0);
   }
   probes_.clear();
@@ -525,7 +527,7 @@ CacheReport PrefixCache::report() const {
     entry.age_s = seconds_since(stored.made);
     entry.idle_s = seconds_since(stored.used);
     entry.depths = depths_;
-    entry.probes = probe_stats_.report(stored.key);
+    entry.probes = probe_stats_.report(prefix_line(stored.salt, stored.ids, stored.key));
     report.entries.push_back(std::move(entry));
   }
   report.model_probes = probe_stats_.report_model();

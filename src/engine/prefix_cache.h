@@ -32,6 +32,7 @@ struct CacheUse {
   StoredPrefix* held = nullptr;  // its entry, not dropped before `release`
   bool found = false;            // an entry was there
   CanvasKind kind;
+  PrefixLine line;
 
   // From `take_up` on.
   std::shared_ptr<Probe> probe;
@@ -94,10 +95,8 @@ class PrefixCache {
   class Making;
   class ProbeRun;
 
-  PrefixUse use_of(const GenerateRequest& request, int prefix_len, const Hash128& key,
-                   const CanvasKind& kind) const;
-  int choose_depth(const GenerateRequest& request, const CacheUse& use, const Hash128& key) const;
-  void choose_refresh(const GenerateRequest& request, CacheUse& use, const Hash128& key) const;
+  int choose_depth(const GenerateRequest& request, const CacheUse& use) const;
+  void choose_refresh(const GenerateRequest& request, CacheUse& use) const;
   std::vector<int> candidates(const GenerateRequest& request, std::span<const PathStep> path) const;
   bool start_probe(const GenerateRequest& request, CacheUse& use);
   StoredPrefix* longest_stored(const GenerateRequest& request, const CacheUse& use);
