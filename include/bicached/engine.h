@@ -82,7 +82,8 @@ class Engine {
   /// thread.
   void stop(std::chrono::milliseconds drain_timeout);
 
-  /// Keeps an entry of this prefix from now on, made before the next requests are admitted.
+  /// Keeps an entry of this prefix from now on; it is made beside the next forward. Throws
+  /// kInvalidSettings when it doesn't fit the budget. This and the next two only after `start`.
   void pin_prefix(std::vector<TokenId> ids);
   /// The prefix cache as it stands; waits for the forward that runs. Throws kDraining when the
   /// engine has stopped.

@@ -25,11 +25,10 @@ Hash128 Hasher::digest() const {
   return {hash.low64, hash.high64};
 }
 
-std::string Hasher::hex() const {
-  const Hash128 hash = digest();
+std::string Hash128::hex() const {
   char text[33];
-  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(hash.high),
-                static_cast<unsigned long long>(hash.low));
+  std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(high),
+                static_cast<unsigned long long>(low));
   return text;
 }
 

@@ -12,6 +12,8 @@ struct Hash128 {
   uint64_t low = 0;
   uint64_t high = 0;
   auto operator<=>(const Hash128&) const = default;
+  /// 32 digits.
+  std::string hex() const;
 };
 
 /// Streaming xxHash3, 128 bits. Not for secrets. One thread.
@@ -23,7 +25,6 @@ class Hasher {
   void add(std::string_view bytes);
   /// Of what was added so far; more may be added.
   Hash128 digest() const;
-  std::string hex() const;
 
  private:
   struct State;

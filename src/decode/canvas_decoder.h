@@ -55,6 +55,10 @@ class CanvasDecoder {
   std::vector<DecidedToken> take_final_tokens();
   const std::vector<Commit>& last_commits() const { return last_commits_; }
   const Canvas& canvas() const { return canvas_; }
+  /// The active block [begin, end) of the next forward.
+  int block_begin() const { return block_begin_; }
+  int block_end() const { return block_end_; }
+  bool at_block_start() const { return at_block_start_; }
   const GenerationStats& stats() const { return stats_; }
 
  private:

@@ -83,7 +83,7 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
         std::to_string(config.num_heads), std::to_string(config.num_kv_heads)}) {
     hasher.add(part);
   }
-  info.fingerprint = hasher.hex();
+  info.fingerprint = hasher.digest().hex();
   return info;
 }
 

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <exception>
+#include <functional>
 #include <new>
 
 #include "base/log.h"
 #include "bicached/error.h"
+#include "engine/prefix_cache.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
 
@@ -14,7 +16,17 @@ namespace bicached {
 namespace {
 
 using Clock = Sequence::Clock;
-using Job = std::vector<std::unique_ptr<Sequence>>;
+
+/// What comes to the engine's thread: canvases, or a question about its state.
+struct Job {
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  std::function<void()> command;
+};
+
+/// Places in the channel beyond the queue's: for commands.
+constexpr size_t kCommandPlaces = 16;
+/// Probe outcomes are written at least this often while there are new ones.
+constexpr std::chrono::seconds kSaveInterval{60};
 
 int64_t micros(Clock::duration d) {
   return std::chrono::duration_cast<std::chrono::microseconds>(d).count();
@@ -48,18 +60,47 @@ bool ResponseStream::is_done() const { return shared_->updates.is_done(); }
 void ResponseStream::cancel(int index) { shared_->cancelled[static_cast<size_t>(index)] = true; }
 
 struct Engine::Impl {
-  Impl(std::unique_ptr<Denoiser> denoiser_in, const EngineSettings& settings_in)
+  Impl(std::unique_ptr<Denoiser> denoiser_in, const EngineSettings& settings_in,
+       const CacheSettings& cache_settings)
       : denoiser(std::move(denoiser_in)),
         info(denoiser->info()),
         settings(settings_in),
         capacity_tokens(denoiser->capacity_tokens()),
-        jobs(static_cast<size_t>(settings_in.max_queued)),
+        jobs(static_cast<size_t>(settings_in.max_queued) + kCommandPlaces),
         finished(1),
-        scheduler(settings_in) {
+        scheduler(settings_in),
+        cache(*denoiser, cache_settings, stats) {
     stats.slab_tokens_capacity = capacity_tokens;
+    update_gauges();
   }
 
+  /// A request's canvas in a forward.
+  class CanvasPart final : public ForwardPart {
+   public:
+    CanvasPart(Impl& engine, Sequence& sequence) : engine_(engine), sequence_(sequence) {}
+    int num_rows() const override { return sequence_.decoder->next().num_rows; }
+    int num_logit_rows() const override { return sequence_.decoder->num_logit_rows(); }
+    void append_to(Forward& forward) override {
+      const StoredPrefix* held = sequence_.cache.held;
+      sequence_.decoder->append_to(forward, sequence_.slab, held ? held->entry : kNoId);
+    }
+    void commit(std::span<const RowResult> results) override {
+      engine_.take_results(sequence_, results);
+    }
+    void fail(ErrorCode code, const std::string& why) override {
+      engine_.fail(
+          engine_.scheduler.take_if([this](const Sequence& s) { return &s == &sequence_; }), code,
+          why);
+    }
+
+   private:
+    Impl& engine_;
+    Sequence& sequence_;
+  };
+
   // Any thread.
+  template <class Result>
+  Result ask(std::function<Result()> question);
   void check_fits(const GenerateRequest& request, int num_tokens) const;
   void reserve_queue(int num_canvases);
 
@@ -67,12 +108,14 @@ struct Engine::Impl {
   void loop();
   bool take_new_requests();
   void step();
-  void decode(const std::vector<Sequence*>& selected);
+  std::vector<ForwardPart*> select();
+  void decode(const std::vector<ForwardPart*>& parts);
+  void run(const std::vector<ForwardPart*>& parts);
   void drop_cancelled_and_expired();
-  bool place(Sequence& sequence);
-  std::vector<RowResult> run(const Forward& forward);
-  void commit_and_publish(const std::vector<Sequence*>& selected,
-                          const std::vector<RowResult>& results);
+  Placement place(Sequence& sequence);
+  std::optional<SlabId> open_slab(int num_tokens);
+  void count(const Forward& forward, Clock::duration took);
+  void take_results(Sequence& sequence, std::span<const RowResult> results);
   void publish(Sequence& sequence);
   void fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorCode code,
             const std::string& why);
@@ -90,6 +133,9 @@ struct Engine::Impl {
   std::atomic<int64_t> mean_request_us{1000000};  // of finished requests, for Retry-After
   EngineStats stats;
   Scheduler scheduler;
+  PrefixCache cache;                     // before the denoiser goes, its slabs and entries do
+  std::vector<CanvasPart> canvas_parts;  // of the forward that runs
+  Clock::time_point saved_state = Clock::now();
   std::thread thread;
 };
 
@@ -97,47 +143,101 @@ struct Engine::Impl {
 
 void Engine::Impl::loop() {
   while (take_new_requests()) step();
+  cache.save_state();
   finished.try_push(true);
 }
 
-/// Sleeps while there is no work. False: closed, and nothing is left.
+/// Sleeps while there is no work. False: closed, and no request is left.
 bool Engine::Impl::take_new_requests() {
-  std::optional<Job> job = scheduler.empty() ? jobs.pop() : jobs.try_pop();
-  if (!job && scheduler.empty()) return false;
+  const bool busy = !scheduler.empty() || (cache.has_work() && !draining);
+  std::optional<Job> job = busy ? jobs.try_pop() : jobs.pop();
+  if (!job && scheduler.empty() && jobs.is_done()) return false;
   for (; job; job = jobs.try_pop()) {
-    for (auto& sequence : *job) scheduler.enqueue(std::move(sequence));
+    if (job->command) job->command();
+    for (auto& sequence : job->sequences) {
+      sequence->cache = cache.arrive(sequence->request);
+      scheduler.enqueue(std::move(sequence));
+    }
   }
   return true;
 }
 
 void Engine::Impl::step() {
   drop_cancelled_and_expired();
-  scheduler.admit(Clock::now(), [this](Sequence& sequence) { return place(sequence); });
-  decode(scheduler.select(Clock::now()));
+  scheduler.admit(
+      Clock::now(), [this](const Sequence& s) { return cache.is_hot(s.request, s.cache); },
+      [this](Sequence& sequence) { return place(sequence); });
+  decode(select());
+  if (Clock::now() - saved_state > kSaveInterval) {
+    cache.save_state();
+    saved_state = Clock::now();
+  }
   update_gauges();
 #ifndef NDEBUG
   denoiser->check_integrity();
+  cache.check_integrity();
 #endif
 }
 
-/// One packed forward of these sequences. When it fails each is tried alone, so that only those pay
-/// that are at fault.
-void Engine::Impl::decode(const std::vector<Sequence*>& selected) {
-  if (selected.empty()) return;
+/// What takes part in the next forward: entries that requests wait for, then the requests
+/// themselves, and probes where room is left.
+std::vector<ForwardPart*> Engine::Impl::select() {
+  std::vector<ForwardPart*> parts = cache.making();
+  int room = settings.max_rows_per_forward;
+  for (const ForwardPart* part : parts) room -= part->num_rows();
+  canvas_parts.clear();
+  for (Sequence* sequence : scheduler.select(Clock::now(), room)) {
+    canvas_parts.emplace_back(*this, *sequence);
+    room -= canvas_parts.back().num_rows();
+  }
+  for (CanvasPart& part : canvas_parts) parts.push_back(&part);
+  const std::vector<ForwardPart*> probes = cache.probing(room, parts.empty());
+  parts.insert(parts.end(), probes.begin(), probes.end());
+  return parts;
+}
+
+/// One packed forward of these parts. When it fails it is tried once more without unused entries if
+/// memory ran out, else each part alone, so that only those pay that are at fault.
+void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
+  if (parts.empty()) return;
   try {
-    Forward forward;
-    for (const Sequence* s : selected) s->decoder->append_to(forward, s->slab, s->entry);
-    commit_and_publish(selected, run(forward));
+    run(parts);
   } catch (const std::exception& e) {
     ++stats.failed_steps;
-    log_error("a forward of " + std::to_string(selected.size()) + " canvases failed: " + e.what());
-    if (selected.size() > 1) {
-      for (Sequence* sequence : selected) decode({sequence});
-      return;
-    }
+    log_error("a forward of " + std::to_string(parts.size()) + " parts failed: " + e.what());
     const auto* error = dynamic_cast<const Error*>(&e);
-    fail(scheduler.take_if([&](const Sequence& s) { return &s == selected[0]; }),
-         error ? error->code() : ErrorCode::kInternal, e.what());
+    const bool no_memory = error && error->code() == ErrorCode::kOutOfMemory;
+    if (no_memory && cache.drop_unused() > 0) {
+      decode(parts);
+    } else if (parts.size() > 1) {
+      for (ForwardPart* part : parts) decode({part});
+    } else {
+      parts[0]->fail(error ? error->code() : ErrorCode::kInternal, e.what());
+    }
+  }
+}
+
+void Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
+  Forward forward;
+  std::vector<size_t> num_rows;  // the parts move on when they commit
+  for (ForwardPart* part : parts) {
+    part->append_to(forward);
+    num_rows.push_back(static_cast<size_t>(part->num_logit_rows()));
+  }
+  const auto start = Clock::now();
+  const std::vector<RowResult> results = denoiser->run(forward);
+  count(forward, Clock::now() - start);
+  std::span<const RowResult> rest(results);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    parts[i]->commit(rest.first(num_rows[i]));
+    rest = rest.subspan(num_rows[i]);
+  }
+  for (auto& done :
+       scheduler.take_if([](const Sequence& s) { return s.decoder && s.decoder->finished(); })) {
+    stats.completion_tokens += done->decoder->stats().completion_tokens;
+    const int64_t took = micros(Clock::now() - done->submitted);
+    mean_request_us = (mean_request_us * 7 + took) / 8;
+    close(*done);
   }
 }
 
@@ -158,22 +258,31 @@ void Engine::Impl::drop_cancelled_and_expired() {
   update_gauges();
 }
 
-/// Gives a waiting sequence its slab. False: no memory now.
-bool Engine::Impl::place(Sequence& sequence) {
-  const std::optional<SlabId> slab = denoiser->open_slab(sequence.num_tokens());
-  if (!slab) return false;
+/// Gives a waiting sequence its slab, and what it reuses.
+Placement Engine::Impl::place(Sequence& sequence) {
+  if (cache.prepare(sequence.request, sequence.cache) == Readiness::kWaitsForEntry) {
+    return Placement::kWaitsForEntry;
+  }
+  const std::optional<SlabId> slab = open_slab(sequence.num_tokens());
+  if (!slab) return Placement::kNoRoom;
   sequence.slab = *slab;
+  cache.take_up(sequence.request, sequence.cache, *slab);
   sequence.admitted = sequence.last_forward = Clock::now();
-  sequence.decoder.emplace(sequence.request, info, PrefixReuse{});
+  sequence.decoder.emplace(sequence.request, info, sequence.cache.reuse);
   --stats.queued;
   stats.prompt_tokens += sequence.decoder->stats().prompt_tokens;
-  return true;
+  return Placement::kPlaced;
 }
 
-std::vector<RowResult> Engine::Impl::run(const Forward& forward) {
-  const auto start = Clock::now();
-  std::vector<RowResult> results = denoiser->run(forward);
-  stats.busy_us += micros(Clock::now() - start);
+/// Requests go before probes.
+std::optional<SlabId> Engine::Impl::open_slab(int num_tokens) {
+  std::optional<SlabId> slab = denoiser->open_slab(num_tokens);
+  if (!slab && cache.drop_probes()) slab = denoiser->open_slab(num_tokens);
+  return slab;
+}
+
+void Engine::Impl::count(const Forward& forward, Clock::duration took) {
+  stats.busy_us += micros(took);
   ++stats.forwards;
   for (const RowGroup& group : forward.groups) {
     stats.rows += group.num_rows();
@@ -181,30 +290,17 @@ std::vector<RowResult> Engine::Impl::run(const Forward& forward) {
         static_cast<int64_t>(group.num_rows()) * (info.num_layers - group.enter_layer);
   }
   stats.logit_rows += static_cast<int64_t>(forward.logit_rows.size());
-  return results;
 }
 
-void Engine::Impl::commit_and_publish(const std::vector<Sequence*>& selected,
-                                      const std::vector<RowResult>& results) {
-  std::span<const RowResult> rest(results);
-  for (Sequence* sequence : selected) {
-    CanvasDecoder& decoder = *sequence->decoder;
-    const size_t num_rows = static_cast<size_t>(decoder.num_logit_rows());
-    const int before = decoder.canvas().num_masked(), refreshes = decoder.stats().num_refreshes;
-    decoder.commit(rest.first(num_rows));
-    rest = rest.subspan(num_rows);
-    stats.tokens_committed += before - decoder.canvas().num_masked();
-    stats.refreshes += decoder.stats().num_refreshes - refreshes;
-    sequence->last_forward = Clock::now();
-    publish(*sequence);
-  }
-  for (auto& done :
-       scheduler.take_if([](const Sequence& s) { return s.decoder && s.decoder->finished(); })) {
-    stats.completion_tokens += done->decoder->stats().completion_tokens;
-    const int64_t took = micros(Clock::now() - done->submitted);
-    mean_request_us = (mean_request_us * 7 + took) / 8;
-    close(*done);
-  }
+void Engine::Impl::take_results(Sequence& sequence, std::span<const RowResult> results) {
+  CanvasDecoder& decoder = *sequence.decoder;
+  cache.observe(sequence.cache, decoder, results);
+  const int before = decoder.canvas().num_masked(), refreshes = decoder.stats().num_refreshes;
+  decoder.commit(results);
+  stats.tokens_committed += before - decoder.canvas().num_masked();
+  stats.refreshes += decoder.stats().num_refreshes - refreshes;
+  sequence.last_forward = Clock::now();
+  publish(sequence);
 }
 
 void Engine::Impl::publish(Sequence& sequence) {
@@ -225,6 +321,10 @@ void Engine::Impl::publish(Sequence& sequence) {
   }
   update.index = sequence.index;
   update.stats = decoder.stats();
+  update.stats.cache = sequence.cache.policy == "off" ? "off"
+                       : sequence.cache.found         ? "hit"
+                                                      : "miss";
+  update.stats.cached_tokens = sequence.cache.reuse.depth > 0 ? sequence.cache.reuse.prefix_len : 0;
   update.stats.queued_us = micros(sequence.admitted - sequence.submitted);
   update.stats.first_token_us = sequence.first_token_us;
   sequence.stream->updates.try_push(std::move(update));
@@ -246,6 +346,7 @@ void Engine::Impl::fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorC
 
 /// Gives back what a sequence holds; the last of a job ends its stream.
 void Engine::Impl::close(Sequence& sequence) {
+  cache.release(sequence.cache, sequence.decoder ? &sequence.decoder->stats() : nullptr);
   if (sequence.slab != kNoId) {
     denoiser->close_slab(sequence.slab);
   } else {
@@ -257,6 +358,7 @@ void Engine::Impl::close(Sequence& sequence) {
 void Engine::Impl::update_gauges() {
   stats.running = scheduler.num_running();
   stats.slab_tokens_used = capacity_tokens - denoiser->free_tokens();
+  cache.update_gauges();
 }
 
 // --- Any thread --------------------------------------------------------------------------------
@@ -270,6 +372,42 @@ void Engine::Impl::check_fits(const GenerateRequest& request, int num_tokens) co
                   std::to_string(request.gen_length) + "); the longest canvas is " +
                   std::to_string(longest),
               "max_tokens");
+}
+
+/// Runs a question on the engine's thread, after the forward that runs.
+template <class Result>
+Result Engine::Impl::ask(std::function<Result()> question) {
+  struct Answer {
+    std::optional<Result> result;
+    std::exception_ptr error;
+  };
+  auto answer = std::make_shared<Channel<Answer>>(1);
+  Job job;
+  job.command = [answer, question = std::move(question)] {
+    Answer given;
+    try {
+      given.result = question();
+    } catch (...) {
+      given.error = std::current_exception();
+    }
+    answer->try_push(std::move(given));
+  };
+  if (!jobs.try_push(std::move(job))) {
+    throw Error(draining ? ErrorCode::kDraining : ErrorCode::kQueueFull,
+                draining ? "the server is shutting down" : "too many questions at once; try again");
+  }
+  Answer given = *answer->pop();
+  if (given.error) std::rethrow_exception(given.error);
+  return std::move(*given.result);
+}
+
+void check_prefix(const GenerateRequest& request) {
+  const auto prompt_len = static_cast<int>(request.prompt_ids.size());
+  if (request.cache.prefix_len.value_or(0) <= prompt_len) return;
+  throw Error(ErrorCode::kInvalidRequest,
+              "cache.prefix_len is " + std::to_string(*request.cache.prefix_len) +
+                  "; the prompt has " + std::to_string(prompt_len) + " tokens",
+              "cache.prefix_len");
 }
 
 void Engine::Impl::reserve_queue(int num_canvases) {
@@ -287,8 +425,8 @@ void Engine::Impl::reserve_queue(int num_canvases) {
 }
 
 Engine::Engine(std::unique_ptr<Denoiser> denoiser, const EngineSettings& settings,
-               const CacheSettings&)
-    : impl_(std::make_unique<Impl>(std::move(denoiser), settings)) {}
+               const CacheSettings& cache_settings)
+    : impl_(std::make_unique<Impl>(std::move(denoiser), settings, cache_settings)) {}
 
 Engine::~Engine() { stop(std::chrono::milliseconds(0)); }
 
@@ -306,14 +444,17 @@ ResponseStream Engine::submit(std::vector<GenerateRequest> canvases) {
   for (GenerateRequest& request : canvases) {
     auto sequence = std::make_unique<Sequence>();
     sequence->request = std::move(request);
-    sequence->index = static_cast<int>(job.size());
+    sequence->index = static_cast<int>(job.sequences.size());
     sequence->stream = shared;
     sequence->submitted = Clock::now();
     impl_->check_fits(sequence->request, sequence->num_tokens());
-    make_unmasker(sequence->request.decode);  // throws here rather than on the engine's thread
-    job.push_back(std::move(sequence));
+    // What is wrong with a request is thrown here rather than on the engine's thread.
+    make_unmasker(sequence->request.decode);
+    check_prefix(sequence->request);
+    impl_->cache.check(sequence->request);
+    job.sequences.push_back(std::move(sequence));
   }
-  const int num_canvases = static_cast<int>(job.size());
+  const int num_canvases = static_cast<int>(job.sequences.size());
   impl_->reserve_queue(num_canvases);
   if (!impl_->jobs.try_push(std::move(job))) {  // closed between the check above and here
     impl_->stats.queued -= num_canvases;
@@ -332,6 +473,27 @@ void Engine::stop(std::chrono::milliseconds drain_timeout) {
   if (!impl_->thread.joinable()) return;
   if (!impl_->finished.pop_until(Clock::now() + drain_timeout)) impl_->aborted = true;
   impl_->thread.join();
+}
+
+void Engine::pin_prefix(std::vector<TokenId> ids) {
+  if (static_cast<int64_t>(ids.size()) > impl_->capacity_tokens || ids.empty()) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "pinned_prefixes: one has " + std::to_string(ids.size()) +
+                    " tokens; allowed is 1 to " + std::to_string(impl_->capacity_tokens),
+                "pinned_prefixes");
+  }
+  impl_->ask<bool>([this, ids = std::move(ids)] {
+    impl_->cache.pin(ids);
+    return true;
+  });
+}
+
+CacheReport Engine::cache_report() {
+  return impl_->ask<CacheReport>([this] { return impl_->cache.report(); });
+}
+
+int Engine::clear_cache(bool forget_probes) {
+  return impl_->ask<int>([this, forget_probes] { return impl_->cache.clear(forget_probes); });
 }
 
 const EngineStats& Engine::stats() const { return impl_->stats; }

@@ -6,20 +6,31 @@
 namespace bicached {
 
 void Scheduler::admit(Sequence::Clock::time_point now,
-                      const std::function<bool(Sequence&)>& place) {
-  for (auto it = waiting_.begin(); it != waiting_.end() && num_running() < settings_.max_running;) {
-    if (place(**it)) {
+                      const std::function<bool(const Sequence&)>& is_hot,
+                      const std::function<Placement(Sequence&)>& place) {
+  int room = settings_.max_running - num_running();
+  if (room <= 0 || waiting_.empty()) return;
+  std::vector<std::pair<int, Sequence*>> order;
+  for (const auto& sequence : waiting_) {
+    const bool aged = is_aged(sequence->submitted, now);
+    order.emplace_back(aged ? 0 : is_hot(*sequence) ? 1 : 2, sequence.get());
+  }
+  std::ranges::stable_sort(order, {}, &std::pair<int, Sequence*>::first);
+  for (const auto& [rank, sequence] : order) {
+    if (room == 0) break;
+    const Placement placement = place(*sequence);
+    if (placement == Placement::kPlaced) {
+      --room;
+      const auto it = std::ranges::find(waiting_, sequence, &std::unique_ptr<Sequence>::get);
       running_.push_back(std::move(*it));
-      it = waiting_.erase(it);
-    } else if (is_aged((*it)->submitted, now)) {
+      waiting_.erase(it);
+    } else if (placement == Placement::kNoRoom && rank == 0) {
       return;  // what comes free is kept for this one
-    } else {
-      ++it;
     }
   }
 }
 
-std::vector<Sequence*> Scheduler::select(Sequence::Clock::time_point now) const {
+std::vector<Sequence*> Scheduler::select(Sequence::Clock::time_point now, int max_rows) const {
   struct Ranked {
     int rank;
     Sequence* sequence;
@@ -37,7 +48,7 @@ std::vector<Sequence*> Scheduler::select(Sequence::Clock::time_point now) const 
   int num_rows = 0;
   for (const Ranked& ranked : order) {
     const int rows = ranked.sequence->decoder->next().num_rows;
-    if (!selected.empty() && num_rows + rows > settings_.max_rows_per_forward) continue;
+    if (!selected.empty() && num_rows + rows > max_rows) continue;
     selected.push_back(ranked.sequence);
     num_rows += rows;
   }

@@ -10,6 +10,13 @@
 
 namespace bicached {
 
+/// What came of the attempt to place a waiting sequence.
+enum class Placement {
+  kPlaced,
+  kNoRoom,         // the K/V pool is full
+  kWaitsForEntry,  // its prefix is being made; others may go on meanwhile
+};
+
 /// Who is admitted and who takes part in the next forward: continuous batching at forward
 /// granularity (DESIGN 5). Decides only; slabs and forwards are the engine's. Engine thread only.
 class Scheduler {
@@ -18,15 +25,16 @@ class Scheduler {
 
   void enqueue(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
 
-  /// Admits waiting sequences, oldest first, while there is room and `place(sequence)` finds
-  /// memory. A small one may pass a large one that does not fit, until that one has waited
-  /// `max_age_ms`.
-  void admit(Sequence::Clock::time_point now, const std::function<bool(Sequence&)>& place);
+  /// Admits waiting sequences while there is room: those that waited `max_age_ms`, then those whose
+  /// prefix entry others use right now (`is_hot`), then the rest; the oldest first in each. A small
+  /// one may pass a large one that does not fit, until that one has waited `max_age_ms`.
+  void admit(Sequence::Clock::time_point now, const std::function<bool(const Sequence&)>& is_hot,
+             const std::function<Placement(Sequence&)>& place);
 
-  /// The sequences of the next forward, within the row budget: those that waited `max_age_ms`, then
+  /// The sequences of the next forward, within so many rows: those that waited `max_age_ms`, then
   /// the cheap in-block forwards, then the rest; the longest waiting first in each. Never empty
   /// while something runs; a canvas over the budget goes alone.
-  std::vector<Sequence*> select(Sequence::Clock::time_point now) const;
+  std::vector<Sequence*> select(Sequence::Clock::time_point now, int max_rows) const;
 
   /// Takes out all, waiting or running, for which the predicate holds.
   std::vector<std::unique_ptr<Sequence>> take_if(const std::function<bool(const Sequence&)>& gone);

@@ -8,6 +8,7 @@
 
 #include "bicached/engine.h"
 #include "decode/canvas_decoder.h"
+#include "engine/prefix_cache.h"
 
 namespace bicached {
 
@@ -30,11 +31,11 @@ struct Sequence {
   int index = 0;            // in its job
   std::shared_ptr<ResponseStream::Shared> stream;
   Clock::time_point submitted;
+  CacheUse cache;
 
   // From admission on.
   std::optional<CanvasDecoder> decoder;
   SlabId slab = kNoId;
-  EntryId entry = kNoId;
   Clock::time_point admitted;
   Clock::time_point last_forward;  // or admission: what ageing counts from
   int64_t first_token_us = 0;

@@ -227,7 +227,7 @@ std::string Checkpoint::fingerprint() const {
     hasher.add(bytes.substr(0, kSample));
     if (bytes.size() > kSample) hasher.add(bytes.substr(bytes.size() - kSample));
   }
-  return hasher.hex();
+  return hasher.digest().hex();
 }
 
 }  // namespace bicached

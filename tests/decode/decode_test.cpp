@@ -246,13 +246,10 @@ TEST_F(CanvasDecoderTest, DiscardingTheFirstForwardCostsOneABlock) {
 }
 
 TEST_F(CanvasDecoderTest, RefreshesByCommitsOrForwardsWhicheverComesFirst) {
-  request.cache.refresh_interval = 100;
-  request.cache.refresh_commits = 3;
-  CanvasDecoder by_commits(request, model, {2, 1});
+  CanvasDecoder by_commits(request, model, {2, 1, 100, 3});
   decode(by_commits);
   EXPECT_EQ(by_commits.stats().num_refreshes, 4);
-  request.cache.refresh_interval = 2;
-  CanvasDecoder by_forwards(request, model, {2, 1});
+  CanvasDecoder by_forwards(request, model, {2, 1, 2, 3});
   decode(by_forwards);
   EXPECT_EQ(by_forwards.stats().num_refreshes, 6);
 }

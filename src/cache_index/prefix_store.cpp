@@ -1,0 +1,123 @@
+#include "cache_index/prefix_store.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "bicached/error.h"
+
+namespace bicached {
+namespace {
+
+/// Savings count half after so many uses of any entry: a few turns over a busy cache.
+constexpr double kHalfLife = 256;
+
+}  // namespace
+
+Hash128 PrefixStore::hash_prefix(const std::string& fingerprint, const std::string& salt,
+                                 std::span<const TokenId> ids) {
+  Hasher hasher;
+  hasher.add(fingerprint);
+  hasher.add(salt);
+  hasher.add({reinterpret_cast<const char*>(ids.data()), ids.size_bytes()});
+  return hasher.digest();
+}
+
+PrefixStore::PrefixStore(int64_t budget_bytes, std::string fingerprint, Hash hash)
+    : budget_(budget_bytes), fingerprint_(std::move(fingerprint)), hash_(hash) {}
+
+StoredPrefix* PrefixStore::find(const std::string& salt, std::span<const TokenId> ids) {
+  const auto it = by_key_.find(key_of(salt, ids));
+  if (it == by_key_.end()) return nullptr;
+  StoredPrefix& found = *it->second;
+  return !found.doomed && found.salt == salt && std::ranges::equal(found.ids, ids) ? &found
+                                                                                   : nullptr;
+}
+
+StoredPrefix* PrefixStore::find(EntryId entry) {
+  const auto it = std::ranges::find(entries_, entry, &StoredPrefix::entry);
+  return it == entries_.end() ? nullptr : &*it;
+}
+
+double PrefixStore::worth(const StoredPrefix& prefix) const {
+  const double fading = std::exp2(-static_cast<double>(tick_ - prefix.last_tick) / kHalfLife);
+  return (static_cast<double>(prefix.making_cost) + prefix.recent) * fading /
+         static_cast<double>(std::max<int64_t>(prefix.bytes, 1));
+}
+
+std::optional<std::vector<EntryId>> PrefixStore::room_for(int64_t bytes, const Hash128& key) const {
+  if (by_key_.contains(key) || bytes > budget_) return std::nullopt;
+  std::vector<const StoredPrefix*> order;
+  for (const StoredPrefix& prefix : entries_) {
+    if (prefix.num_users == 0 && !prefix.pinned && prefix.ready) order.push_back(&prefix);
+  }
+  std::ranges::stable_sort(order, {}, [this](const StoredPrefix* p) { return worth(*p); });
+  std::vector<EntryId> victims;
+  int64_t left = bytes_;
+  for (const StoredPrefix* prefix : order) {
+    if (left + bytes <= budget_) break;
+    victims.push_back(prefix->entry);
+    left -= prefix->bytes;
+  }
+  if (left + bytes > budget_) return std::nullopt;
+  return victims;
+}
+
+StoredPrefix& PrefixStore::insert(StoredPrefix prefix) {
+  prefix.last_tick = ++tick_;
+  bytes_ += prefix.bytes;
+  StoredPrefix& stored = entries_.emplace_back(std::move(prefix));
+  if (!by_key_.emplace(stored.key, &stored).second) {
+    throw Error(ErrorCode::kInternal, "prefix store: the key is taken");
+  }
+  return stored;
+}
+
+void PrefixStore::erase(EntryId entry) {
+  const auto it = std::ranges::find(entries_, entry, &StoredPrefix::entry);
+  if (it == entries_.end()) throw Error(ErrorCode::kInternal, "prefix store: no such entry");
+  bytes_ -= it->bytes;
+  by_key_.erase(it->key);
+  entries_.erase(it);
+}
+
+void PrefixStore::acquire(StoredPrefix& prefix) {
+  ++prefix.num_users;
+  ++tick_;
+}
+
+void PrefixStore::release(StoredPrefix& prefix, int64_t saved) {
+  --prefix.num_users;
+  prefix.saved += saved;
+  const double fading = std::exp2(-static_cast<double>(tick_ - prefix.last_tick) / kHalfLife);
+  prefix.recent = prefix.recent * fading + static_cast<double>(saved);
+  prefix.last_tick = tick_;
+  prefix.used = StoredPrefix::Clock::now();
+}
+
+std::vector<EntryId> PrefixStore::droppable(bool with_pinned) const {
+  std::vector<EntryId> ids;
+  for (const StoredPrefix& prefix : entries_) {
+    if (prefix.num_users == 0 && prefix.ready && (with_pinned || !prefix.pinned)) {
+      ids.push_back(prefix.entry);
+    }
+  }
+  return ids;
+}
+
+void PrefixStore::check_integrity() const {
+  int64_t held = 0;
+  for (const StoredPrefix& prefix : entries_) {
+    held += prefix.bytes;
+    const auto it = by_key_.find(prefix.key);
+    if (it == by_key_.end() || it->second != &prefix || prefix.num_users < 0) {
+      throw Error(ErrorCode::kInternal, "prefix store: an entry's key or users are wrong");
+    }
+  }
+  if (held != bytes_ || bytes_ > budget_ || by_key_.size() != entries_.size()) {
+    throw Error(ErrorCode::kInternal, "prefix store: holds " + std::to_string(held) +
+                                          " bytes, its account says " + std::to_string(bytes_) +
+                                          ", the budget is " + std::to_string(budget_));
+  }
+}
+
+}  // namespace bicached

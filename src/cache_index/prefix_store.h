@@ -1,0 +1,92 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <list>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/hash.h"
+#include "bicached/denoiser.h"
+
+namespace bicached {
+
+/// The account of one stored prefix; its tensors belong to the Denoiser.
+struct StoredPrefix {
+  using Clock = std::chrono::steady_clock;
+
+  Hash128 key;
+  std::string salt;
+  std::vector<TokenId> ids;
+  EntryId entry = kNoId;
+  EntrySpec spec;
+  int64_t bytes = 0;
+  int64_t making_cost = 0;  // row-layers to make it again
+  bool ready = false;       // its forward has run
+  bool pinned = false;      // never dropped
+  bool doomed = false;      // goes with its last user; nobody takes it up any more
+  int num_users = 0;        // requests and probes that hold it; not dropped while there are any
+  int64_t hits = 0;
+  int64_t saved = 0;  // row-layers not run thanks to it
+  double recent = 0;  // the same, fading
+  uint64_t last_tick = 0;
+  Clock::time_point made{}, used{};
+};
+
+/// Which prefixes are stored, within a byte budget. Numbers only; engine thread only.
+///
+/// Key: hash of model fingerprint, salt and ids; the ids are compared on every look-up, so a
+/// collision is a miss. Dropped first: what saved least work per byte lately (with what it would
+/// cost to make again), among those that nobody holds and that are not pinned.
+class PrefixStore {
+ public:
+  /// Tests pass a hash that collides.
+  using Hash = Hash128 (*)(const std::string& fingerprint, const std::string& salt,
+                           std::span<const TokenId> ids);
+  static Hash128 hash_prefix(const std::string& fingerprint, const std::string& salt,
+                             std::span<const TokenId> ids);
+
+  PrefixStore(int64_t budget_bytes, std::string fingerprint, Hash hash = hash_prefix);
+
+  Hash128 key_of(const std::string& salt, std::span<const TokenId> ids) const {
+    return hash_(fingerprint_, salt, ids);
+  }
+  /// The entry of exactly these ids, made or being made; null: none.
+  StoredPrefix* find(const std::string& salt, std::span<const TokenId> ids);
+  StoredPrefix* find(EntryId entry);
+
+  /// What has to go so that `bytes` more fit, worst first; nothing is changed. Nothing: it can't
+  /// fit now (or never). Also nothing when the key is taken by other ids.
+  std::optional<std::vector<EntryId>> room_for(int64_t bytes, const Hash128& key) const;
+  StoredPrefix& insert(StoredPrefix prefix);
+  void erase(EntryId entry);
+
+  void acquire(StoredPrefix& prefix);
+  /// `saved`: row-layers that this use did not run.
+  void release(StoredPrefix& prefix, int64_t saved);
+
+  /// Entries that may be dropped now: not held; pinned ones only if `with_pinned`.
+  std::vector<EntryId> droppable(bool with_pinned) const;
+
+  const std::list<StoredPrefix>& entries() const { return entries_; }
+  int64_t bytes() const { return bytes_; }
+  int64_t budget_bytes() const { return budget_; }
+  /// Throws kInternal when the accounts don't add up or are over the budget.
+  void check_integrity() const;
+
+ private:
+  double worth(const StoredPrefix& prefix) const;
+
+  const int64_t budget_;
+  const std::string fingerprint_;
+  const Hash hash_;
+  std::list<StoredPrefix> entries_;  // addresses stay
+  std::map<Hash128, StoredPrefix*> by_key_;
+  int64_t bytes_ = 0;
+  uint64_t tick_ = 0;  // uses: the clock by which savings fade
+};
+
+}  // namespace bicached

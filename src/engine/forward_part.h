@@ -1,0 +1,26 @@
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "bicached/denoiser.h"
+#include "bicached/error.h"
+
+namespace bicached {
+
+/// Something that takes part in a packed forward: a request's canvas, a prefix entry being made, a
+/// probe. Engine thread only.
+class ForwardPart {
+ public:
+  virtual ~ForwardPart() = default;
+  virtual int num_rows() const = 0;
+  virtual void append_to(Forward& forward) = 0;
+  /// How many logit rows `append_to` adds.
+  virtual int num_logit_rows() const = 0;
+  /// The results of those rows, in order.
+  virtual void commit(std::span<const RowResult> results) = 0;
+  /// The forward failed with this part alone in it.
+  virtual void fail(ErrorCode code, const std::string& why) = 0;
+};
+
+}  // namespace bicached
