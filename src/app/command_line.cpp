@@ -13,7 +13,7 @@ namespace bicached {
 namespace {
 
 const std::vector<std::string> kModelGroups = {"Model", "Log"};
-const std::vector<std::string> kGenerateGroups = {"Model", "Engine", "Decoding defaults",
+const std::vector<std::string> kDecodingGroups = {"Model", "Engine", "Decoding defaults",
                                                   "Prefix cache", "Log"};
 
 /// The flags of one subcommand that stand for settings.
@@ -82,6 +82,43 @@ void add_generate_options(CLI::App& command, GenerateOptions& options) {
   command.add_flag("--json", options.json, "Ids, commits of every forward and timings as JSON");
 }
 
+void add_eval_options(CLI::App& command, SettingFlags& flags, EvalOptions& options) {
+  // --policies says the first two; the others are the server's alone.
+  for (const char* name : {"cache_policy", "cache_depth", "pinned_prefixes", "state_dir"}) {
+    command.remove_option(flags.at(name));
+    flags.erase(name);
+  }
+  const std::string input = "Questions";
+  command.add_option("--data", options.data, "JSONL file: messages, answer, gen_length, family")
+      ->type_name("FILE")
+      ->group(input);
+  command.add_option("--limit", options.limit, "The first so many only")->group(input);
+  command.add_option("--families", options.families, "Only these")->type_name("A,B")->group(input);
+  command.add_option("--without-families", options.without_families, "But not these")
+      ->type_name("A,B")
+      ->group(input);
+  command.add_option("--gen-length", options.gen_length, "Of every request; not the file's")
+      ->group(input);
+  const std::string runs = "Runs";
+  command
+      .add_option("--policies", options.policies,
+                  "Sides of the comparison: off, fixed:N, full, table, measured")
+      ->default_str(options.policies)
+      ->group(runs);
+  command.add_option("--concurrency", options.concurrency, "Requests at a time")
+      ->default_str(options.concurrency)
+      ->group(runs);
+  command.add_option("--rounds", options.rounds, "All runs so often; speeds are medians")
+      ->default_str(options.rounds)
+      ->group(runs);
+  command.add_option("--warmup", options.warmup, "Questions before the first run, not counted")
+      ->default_str(options.warmup)
+      ->group(runs);
+  const std::string output = "Output";
+  command.add_flag("--by-family", options.by_family, "Answers by family too")->group(output);
+  command.add_option("--json", options.json, "Results as JSON")->type_name("FILE")->group(output);
+}
+
 void add_info_options(CLI::App& command, InfoOptions& options) {
   command.add_option("--canvases", options.canvases, "Canvases at once, for the memory estimate")
       ->default_str(options.canvases);
@@ -98,6 +135,20 @@ std::vector<std::pair<std::string, std::string>> given(const SettingFlags& flags
     if (option->count() > 0) values.emplace_back(name, option->results().back());
   }
   return values;
+}
+
+/// What a subcommand needs to know of flags beyond their values.
+void note_given(const CLI::App& command, CommandLine& line) {
+  const auto is_given = [&](const char* flag) { return command.get_option(flag)->count() > 0; };
+  if (line.command == "generate") {
+    for (const char* input : {"--prompt", "--chat", "--tokens"}) {
+      line.generate.num_inputs += is_given(input);
+    }
+  }
+  if (line.command == "eval") {
+    line.eval.has_refresh_interval = is_given("--refresh-interval");
+    line.eval.has_refresh_commits = is_given("--refresh-commits");
+  }
 }
 
 }  // namespace
@@ -120,8 +171,11 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
     return command;
   };
   add("serve", "The server", {});
-  add_generate_options(add("generate", "One prompt, prints text or JSON", kGenerateGroups),
+  add_generate_options(add("generate", "One prompt, prints text or JSON", kDecodingGroups),
                        line.generate);
+  CLI::App& eval =
+      add("eval", "Accuracy and speed on questions, cache policies side by side", kDecodingGroups);
+  add_eval_options(eval, flags["eval"], line.eval);
   add_info_options(add("info", "What a model folder holds, and the memory it needs", kModelGroups),
                    line.info);
   add("settings", "Prints the settings that would take effect, as JSON", {})
@@ -143,11 +197,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   check_extras(command);
   line.command = command.get_name();
   line.sources.flags = given(flags[line.command], model);
-  if (line.command == "generate") {
-    for (const char* input : {"--prompt", "--chat", "--tokens"}) {
-      if (command.get_option(input)->count() > 0) ++line.generate.num_inputs;
-    }
-  }
+  note_given(command, line);
   return line;
 }
 

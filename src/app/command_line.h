@@ -21,6 +21,23 @@ struct GenerateOptions {
   bool json = false;
 };
 
+/// Lists are names by commas.
+struct EvalOptions {
+  std::string data;  // JSONL file of questions
+  std::string policies = "off,measured";
+  std::string families;          // empty: all
+  std::string without_families;  // but not these
+  std::string gen_length;        // empty: the file's
+  std::string limit;             // empty: all
+  std::string concurrency = "8";
+  std::string rounds = "1";
+  std::string warmup = "8";
+  std::string json;  // file for the results; empty: none
+  bool by_family = false;
+  bool has_refresh_interval = false;  // given as a flag: every request asks for it
+  bool has_refresh_commits = false;
+};
+
 struct InfoOptions {
   std::string canvases = "16";
   std::string canvas_tokens;  // empty: the model's longest
@@ -33,6 +50,7 @@ struct CommandLine {
   std::string command;  // empty: help or version was printed and nothing is to do
   SettingSources sources;
   GenerateOptions generate;
+  EvalOptions eval;
   InfoOptions info;
   bool markdown = false;  // `settings`
 };

@@ -1,4 +1,3 @@
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -6,11 +5,12 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/decode_request.h"
+#include "app/flag_values.h"
 #include "app/model_folder.h"
 #include "base/log.h"
 #include "bicached/engine.h"
 #include "bicached/load.h"
-#include "config/decode_defaults.h"
 #include "config/limits.h"
 
 namespace bicached {
@@ -21,17 +21,6 @@ using Clock = std::chrono::steady_clock;
 
 double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-template <class Number>
-Number parse_number(const std::string& flag, const std::string& text) {
-  Number number{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) {
-    throw Error(ErrorCode::kInvalidSettings, flag + " is '" + text + "', which is not a number",
-                flag);
-  }
-  return number;
 }
 
 std::string read_input(const std::string& text) {
@@ -74,27 +63,15 @@ std::vector<TokenId> prompt_ids(const GenerateOptions& options, const TextTools&
 }
 
 GenerateRequest make_request(const GenerateOptions& options, const DecodeSettings& defaults) {
-  GenerateRequest request;
+  GenerateRequest request = make_request(defaults, defaults.max_tokens);
   request.id = "generate";
-  request.gen_length = defaults.max_tokens;
   request.wants_canvas = options.json;
-  DecodeParams& decode = request.decode;
-  decode.algorithm = defaults.algorithm;
-  decode.steps = default_steps(defaults, defaults.max_tokens);
-  decode.block_length = defaults.block_length;
-  decode.threshold = static_cast<float>(defaults.threshold);
-  decode.factor = static_cast<float>(defaults.factor);
-  decode.eos_early_stop = defaults.eos_early_stop;
-  decode.ignore_eos = options.ignore_eos;
-  decode.intra_cache = defaults.intra_cache == "dual"     ? IntraCache::kDual
-                       : defaults.intra_cache == "prefix" ? IntraCache::kPrefix
-                                                          : IntraCache::kNone;
+  request.decode.ignore_eos = options.ignore_eos;
   SamplingParams& sampling = request.sampling;
-  sampling.temperature = static_cast<float>(defaults.temperature);
   sampling.top_p = parse_number<float>("--top-p", options.top_p);
   sampling.top_k = parse_number<int>("--top-k", options.top_k);
   sampling.seed = parse_number<uint64_t>("--seed", options.seed);
-  check_params(decode, sampling, request.gen_length, ErrorCode::kInvalidSettings);
+  check_params(request.decode, sampling, request.gen_length, ErrorCode::kInvalidSettings);
   return request;
 }
 

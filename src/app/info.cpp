@@ -1,8 +1,8 @@
-#include <charconv>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/flag_values.h"
 #include "app/model_folder.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
@@ -11,17 +11,6 @@ namespace bicached {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-int64_t parse_count(const char* flag, const std::string& text) {
-  int64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size() || number < 1 || number > 1 << 20) {
-    throw Error(ErrorCode::kInvalidSettings,
-                std::string(flag) + " is '" + text + "'; allowed is a whole number, 1 to 1048576",
-                flag);
-  }
-  return number;
-}
 
 std::string bytes_text(int64_t bytes) {
   const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};

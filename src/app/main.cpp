@@ -16,7 +16,7 @@ namespace {
 /// program has to start once more; the variable itself keeps that from happening twice.
 void restart_with_passive_waiting(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
-  const bool computes = command == "serve" || command == "generate";
+  const bool computes = command == "serve" || command == "generate" || command == "eval";
   if (!computes || std::getenv("OMP_WAIT_POLICY")) return;
   setenv("OMP_WAIT_POLICY", "passive", 1);
   execv("/proc/self/exe", argv);  // where there is no /proc it only runs slower
@@ -34,6 +34,7 @@ int run(int argc, char** argv) {
   log_setup(settings.log.level, settings.log.format);
   if (line.command == "serve") return run_serve(settings);
   if (line.command == "generate") return run_generate(settings, line.generate);
+  if (line.command == "eval") return run_eval(settings, line.eval);
   if (line.command == "info") return run_info(settings, line.info);
   std::puts(settings_to_json(settings).c_str());
   return 0;

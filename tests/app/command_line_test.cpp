@@ -61,6 +61,23 @@ TEST(CommandLine, GenerateCountsItsInputs) {
   EXPECT_EQ(parse({"generate", "m"}).generate.num_inputs, 0);
 }
 
+TEST(CommandLine, EvalKnowsWhichRefreshWasAskedFor) {
+  const CommandLine plain = parse({"eval", "m", "--data", "f"});
+  EXPECT_EQ(plain.eval.data, "f");
+  EXPECT_EQ(plain.eval.policies, "off,measured");
+  EXPECT_FALSE(plain.eval.has_refresh_interval);
+  EXPECT_FALSE(plain.eval.has_refresh_commits);
+  const CommandLine line = parse({"eval", "m", "--refresh-commits", "8", "--steps", "4"});
+  EXPECT_FALSE(line.eval.has_refresh_interval);
+  EXPECT_TRUE(line.eval.has_refresh_commits);
+  EXPECT_THAT(line.sources.flags, Contains(Pair("steps", "4")));
+}
+
+TEST(CommandLine, EvalHasPoliciesInsteadOfAServersPolicy) {
+  EXPECT_THAT(error_of({"eval", "m", "--cache-policy", "off"}), HasSubstr("--cache-policy"));
+  EXPECT_THAT(error_of({"eval", "m", "--polices", "off"}), HasSubstr("mean --policies?"));
+}
+
 TEST(CommandLine, MistakesNameTheNearestFlag) {
   EXPECT_THAT(error_of({"serve", "--prot", "9"}),
               AllOf(HasSubstr("'--prot'"), HasSubstr("mean --port?")));

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bicached/chat_template.h"
+
+namespace bicached {
+
+/// A conversation and the answer that is right.
+struct EvalQuestion {
+  int line = 0;        // of the file, from 1
+  std::string id;      // empty: the file gives none
+  std::string family;  // kNoFamily: the file gives none
+  int gen_length = 0;  // 0: the file gives none
+  std::vector<ChatMessage> messages;
+  std::string answer;
+};
+
+inline constexpr const char* kNoFamily = "(none)";
+
+/// Reads a JSONL file: one object a line with `messages`, `answer` and, if wanted, `id`, `family`
+/// and `gen_length`; other keys are not read, blank lines are skipped. Throws kInvalidSettings
+/// naming file, line, field and what would be right.
+std::vector<EvalQuestion> read_eval_data(const std::string& path);
+
+/// Which questions of a file are asked.
+struct EvalSelection {
+  std::vector<std::string> families;          // empty: all
+  std::vector<std::string> without_families;  // but not these
+  int limit = 0;                              // the first so many of what is left; 0: all
+};
+
+/// Keeps the file's order. Throws kInvalidSettings for a family that the file has not, naming those
+/// it has, and when nothing is left.
+std::vector<EvalQuestion> select_questions(std::vector<EvalQuestion> questions,
+                                           const EvalSelection& selection, const std::string& path);
+
+}  // namespace bicached

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <charconv>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bicached/error.h"
+
+namespace bicached {
+
+/// The number a flag of a subcommand holds. Throws kInvalidSettings naming the flag.
+template <class Number>
+Number parse_number(const std::string& flag, const std::string& text) {
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    throw Error(ErrorCode::kInvalidSettings, flag + " is '" + text + "', which is not a number",
+                flag);
+  }
+  return number;
+}
+
+/// A whole number from `min` to `max`. Throws kInvalidSettings naming flag and range.
+int parse_count(const std::string& flag, const std::string& text, int min = 1, int max = 1 << 20);
+
+/// "a,b" -> a, b; nothing for an empty text. Spaces around a name and empty names are dropped.
+std::vector<std::string> split_names(const std::string& text);
+
+/// "a, b".
+std::string join_names(const std::vector<std::string>& names);
+
+}  // namespace bicached
