@@ -11,6 +11,7 @@
 #include "app/eval_run.h"
 #include "app/flag_values.h"
 #include "app/model_folder.h"
+#include "base/log.h"
 #include "bicached/engine.h"
 #include "bicached/load.h"
 #include "config/limits.h"
@@ -189,6 +190,8 @@ void write_json(const std::string& path, const Json& json) {
 }  // namespace
 
 int run_eval(const Settings& settings, const EvalOptions& options) {
+  // A line for each stored prefix is for the log of a server; here it would bury the progress.
+  if (settings.log.level == "info") log_setup("warn", settings.log.format);
   check_model_folder(settings.model.path);
   const ModelInfo model = inspect_model(settings.model);
   const EvalPlan plan = read_plan(options, settings, model);

@@ -98,7 +98,7 @@ PairedDifference paired_difference(const std::vector<bool>& a, const std::vector
   if (num == 1) return {mean, -1, 1};
   const double variance = std::max(0.0, (sum_of_squares - n * mean * mean) / (n - 1));
   const double half = 1.96 * std::sqrt(variance / n);
-  return {mean, mean - half, mean + half};
+  return {mean, std::max(-1.0, mean - half), std::min(1.0, mean + half)};
 }
 
 double percentile(std::vector<double> values, double p) {

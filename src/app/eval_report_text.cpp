@@ -77,7 +77,7 @@ std::string cost_table(const EvalReport& report) {
   const EvalSummary& reference = report.runs[report.reference];
   const std::string times = "x " + reference.policy;
   std::vector<Row> rows = {{"policy", "req/s", times, "tokens/s", "forwards", "row-layers/q", times,
-                            "TTFT p50 ms", "p99 ms", "wall s"}};
+                            "probes %", "TTFT p50 ms", "p99 ms", "wall s"}};
   for (const EvalSummary& run : report.runs) {
     const double row_layers = static_cast<double>(run.row_layers);
     rows.push_back({run.policy, number(run.requests_per_s, 3),
@@ -85,6 +85,7 @@ std::string cost_table(const EvalReport& report) {
                     number(run.output_tokens_per_s, 1), std::to_string(run.forwards),
                     number(row_layers / std::max(1, run.all.num), 0),
                     ratio(row_layers, static_cast<double>(reference.row_layers)),
+                    percent(static_cast<double>(run.probe_row_layers) / std::max(1.0, row_layers)),
                     number(run.ttft_ms_p50, 1), number(run.ttft_ms_p99, 1), number(run.wall_s, 2)});
   }
   return aligned(rows, 1);

@@ -64,6 +64,11 @@ TEST(PairedDifference, OfEqualOutcomesIsNothing) {
   EXPECT_EQ(found.high, 0);
 }
 
+TEST(PairedDifference, StaysWithinWhatIsPossible) {
+  // -1, -1, 0: mean -2/3, half width 0.653: below -1.
+  EXPECT_EQ(paired_difference({false, false, true}, {true, true, true}).low, -1);
+}
+
 TEST(PairedDifference, OfOneQuestionTellsNothing) {
   const PairedDifference found = paired_difference({true}, {false});
   EXPECT_EQ(found.mean, 1);
@@ -182,7 +187,8 @@ TEST(EvalReportText, IsATableOfAlignedColumns) {
                               "0.00   0.00       0\n"
                               "full    4       50.00  -25.00 [-74.00, +24.00]          50.00   "
                               "7.50  75.00       0\n"));
-  EXPECT_THAT(text, HasSubstr("full    4.000  2.000      10.0        10           150  0.600"));
+  EXPECT_THAT(text,
+              HasSubstr("full    4.000  2.000      10.0        10           150  0.600      0.00"));
   EXPECT_THAT(text, Not(HasSubstr("family")));
 }
 

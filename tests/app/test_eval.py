@@ -79,6 +79,17 @@ def test_steps_hold_for_every_request(tmp_path):
     assert told["runs"][0]["forwards"] == 4
 
 
+def test_failed_requests_are_wrong_and_end_with_status_1(tmp_path):
+    # Room for about 120 tokens of keys and values: enough for sums, not for a long answer.
+    done, told = evaluate(tmp_path, "--families", "sums,long", "--limit", 5, "--policies", "off", "--kv-cache-bytes", 3000000,
+                          "--dtype", "float32", "--warmup", 0, status=1)
+    run_ = told["runs"][0]
+    assert run_["failed"] == run_["families"]["long"]["num"] > 0
+    assert run_["families"]["long"]["accuracy"] == 0
+    assert run_["families"]["sums"]["accuracy"] > 0
+    assert "eval.jsonl:1 failed: " in done.stderr
+
+
 def test_answers_without_white_space_at_the_ends_are_compared(tmp_path):
     data = write(tmp_path, {**QUESTION, "answer": " 60 plus 10 is 70.\n"}, "", {**QUESTION, "answer": "60 plus 10 is 71."})
     _, told = evaluate(tmp_path, "--policies", "off", data=data)
