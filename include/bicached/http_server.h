@@ -22,9 +22,10 @@ struct Backend {
 
 /// The OpenAI HTTP API (API.md) over one engine.
 ///
-/// A fixed thread pool answers requests. Those with a body, which may wait long, take at most queue
-/// + running threads of it (more get 429), so that /health and /metrics never wait behind them; a
-/// connection without a whole request head is watched by `run`'s thread and costs no other.
+/// A fixed thread pool answers requests. Those that may wait long, for their body or for the
+/// engine, take at most queue + running threads of it (more get 429), so that /health and /metrics
+/// never wait behind them; a connection without a whole request head is watched by `run`'s thread
+/// and costs no other.
 ///
 /// It listens before the model is loaded (503 `not_ready`), so an operator sees the process early.
 class HttpServer {

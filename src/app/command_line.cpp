@@ -82,12 +82,18 @@ void add_generate_options(CLI::App& command, GenerateOptions& options) {
   command.add_flag("--json", options.json, "Ids, commits of every forward and timings as JSON");
 }
 
-void add_eval_options(CLI::App& command, SettingFlags& flags, EvalOptions& options) {
-  // --policies says the first two; the others are the server's alone.
-  for (const char* name : {"cache_policy", "cache_depth", "pinned_prefixes", "state_dir"}) {
+/// Settings that a subcommand decides itself.
+void remove_settings(CLI::App& command, SettingFlags& flags,
+                     std::initializer_list<const char*> names) {
+  for (const char* name : names) {
     command.remove_option(flags.at(name));
     flags.erase(name);
   }
+}
+
+void add_eval_options(CLI::App& command, SettingFlags& flags, EvalOptions& options) {
+  // --policies says the first two; the others are the server's alone.
+  remove_settings(command, flags, {"cache_policy", "cache_depth", "pinned_prefixes", "state_dir"});
   const std::string input = "Questions";
   command.add_option("--data", options.data, "JSONL file: messages, answer, gen_length, family")
       ->type_name("FILE")
@@ -117,6 +123,39 @@ void add_eval_options(CLI::App& command, SettingFlags& flags, EvalOptions& optio
   const std::string output = "Output";
   command.add_flag("--by-family", options.by_family, "Answers by family too")->group(output);
   command.add_option("--json", options.json, "Results as JSON")->type_name("FILE")->group(output);
+}
+
+void add_profile_options(CLI::App& command, SettingFlags& flags, ProfileOptions& options) {
+  // The policy is what is profiled, every conversation is probed, and --threshold is of similarity;
+  // the decoding threshold still comes from the model, the environment or the file.
+  remove_settings(command, flags,
+                  {"threshold", "cache_policy", "cache_depth", "depth_table", "min_uses",
+                   "pinned_prefixes", "probe_first", "probe_rate"});
+  const std::string group = "Profile";
+  command
+      .add_option("--by", options.by,
+                  "similarity: a depth table, for the policy table; decisions: probes of every "
+                  "conversation, for the policy measured (needs --state-dir)")
+      ->default_str(options.by)
+      ->group(group);
+  command.add_option("--data", options.data, "JSONL file: messages and, if wanted, gen_length")
+      ->type_name("FILE")
+      ->group(group);
+  command.add_option("--out", options.out, "File for the result; configs/depth/MODEL.json")
+      ->type_name("FILE")
+      ->group(group);
+  command.add_option("--limit", options.limit, "The first so many conversations only")
+      ->group(group);
+  command
+      .add_option("--threshold", options.threshold,
+                  "similarity: layers above it are taken over; 0 to 0.9999")
+      ->default_str(options.threshold)
+      ->group(group);
+  command
+      .add_option("--with-masks", options.with_masks,
+                  "similarity: so many masks after every conversation, as in a served canvas")
+      ->default_str(options.with_masks)
+      ->group(group);
 }
 
 void add_info_options(CLI::App& command, InfoOptions& options) {
@@ -176,6 +215,9 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   CLI::App& eval =
       add("eval", "Accuracy and speed on questions, cache policies side by side", kDecodingGroups);
   add_eval_options(eval, flags["eval"], line.eval);
+  CLI::App& profile = add(
+      "profile", "How deep prefixes can be reused, from a file of conversations", kDecodingGroups);
+  add_profile_options(profile, flags["profile"], line.profile);
   add_info_options(add("info", "What a model folder holds, and the memory it needs", kModelGroups),
                    line.info);
   add("settings", "Prints the settings that would take effect, as JSON", {})

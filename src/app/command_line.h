@@ -38,6 +38,15 @@ struct EvalOptions {
   bool has_refresh_commits = false;
 };
 
+struct ProfileOptions {
+  std::string by = "similarity";
+  std::string data;  // JSONL file of conversations
+  std::string threshold = "0.97";
+  std::string out;    // file for the result; empty: by similarity, one named after the model
+  std::string limit;  // empty: all
+  std::string with_masks = "0";
+};
+
 struct InfoOptions {
   std::string canvases = "16";
   std::string canvas_tokens;  // empty: the model's longest
@@ -51,6 +60,7 @@ struct CommandLine {
   SettingSources sources;
   GenerateOptions generate;
   EvalOptions eval;
+  ProfileOptions profile;
   InfoOptions info;
   bool markdown = false;  // `settings`
 };

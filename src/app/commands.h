@@ -10,6 +10,7 @@ namespace bicached {
 int run_serve(const Settings& settings);
 int run_generate(const Settings& settings, const GenerateOptions& options);
 int run_eval(const Settings& settings, const EvalOptions& options);
+int run_profile(const Settings& settings, const ProfileOptions& options);
 int run_info(const Settings& settings, const InfoOptions& options);
 
 }  // namespace bicached

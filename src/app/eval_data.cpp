@@ -25,7 +25,7 @@ std::string read_id(Fields& fields) {
   throw_wrong_type("id", "a string or an integer", *id);
 }
 
-EvalQuestion read_question(const nlohmann::json& json) {
+EvalQuestion read_question(const nlohmann::json& json, EvalAnswers answers) {
   if (!json.is_object()) throw_wrong_type("the line", "an object", json);
   Fields fields(json);
   EvalQuestion question;
@@ -33,8 +33,8 @@ EvalQuestion read_question(const nlohmann::json& json) {
   question.family = fields.text("family").value_or(kNoFamily);
   question.gen_length = fields.limited_integer("gen_length", "max_tokens").value_or(0);
   question.messages = read_messages(fields);
-  fields.require("answer");
-  question.answer = *fields.text("answer");
+  if (answers == EvalAnswers::kRequired) fields.require("answer");
+  question.answer = fields.text("answer").value_or("");
   return question;
 }
 
@@ -61,7 +61,7 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 
 }  // namespace
 
-std::vector<EvalQuestion> read_eval_data(const std::string& path) {
+std::vector<EvalQuestion> read_eval_data(const std::string& path, EvalAnswers answers) {
   constexpr ErrorCode kCode = ErrorCode::kInvalidSettings;
   const std::string text = read_text_file(path, kMaxFileBytes, kCode);
   std::vector<EvalQuestion> questions;
@@ -75,13 +75,13 @@ std::vector<EvalQuestion> read_eval_data(const std::string& path) {
     const std::string where = path + ":" + std::to_string(number);
     const nlohmann::json json = parse_json_text(line, where, kCode, kLineLimits);
     try {
-      questions.push_back(read_question(json));
+      questions.push_back(read_question(json, answers));
     } catch (const Error& error) {
       throw Error(
           kCode,
           where + ": " + error.what() +
-              " (a line is like {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}], "
-              "\"answer\": \"...\"})",
+              " (a line is like {\"messages\": [{\"role\": \"user\", \"content\": \"...\"}]" +
+              (answers == EvalAnswers::kRequired ? ", \"answer\": \"...\"})" : "})"),
           error.param());
     }
     questions.back().line = number;

@@ -19,10 +19,14 @@ struct EvalQuestion {
 
 inline constexpr const char* kNoFamily = "(none)";
 
+/// Whether every line must have an `answer`: what is only profiled needs none.
+enum class EvalAnswers { kRequired, kOptional };
+
 /// Reads a JSONL file: one object a line with `messages`, `answer` and, if wanted, `id`, `family`
 /// and `gen_length`; other keys are not read, blank lines are skipped. Throws kInvalidSettings
 /// naming file, line, field and what would be right.
-std::vector<EvalQuestion> read_eval_data(const std::string& path);
+std::vector<EvalQuestion> read_eval_data(const std::string& path,
+                                         EvalAnswers answers = EvalAnswers::kRequired);
 
 /// Which questions of a file are asked.
 struct EvalSelection {

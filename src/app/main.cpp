@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -16,7 +17,8 @@ namespace {
 /// program has to start once more; the variable itself keeps that from happening twice.
 void restart_with_passive_waiting(int argc, char** argv) {
   const std::string_view command = argc > 1 ? argv[1] : "";
-  const bool computes = command == "serve" || command == "generate" || command == "eval";
+  constexpr std::string_view kComputing[] = {"serve", "generate", "eval", "profile"};
+  const bool computes = std::ranges::find(kComputing, command) != std::end(kComputing);
   if (!computes || std::getenv("OMP_WAIT_POLICY")) return;
   setenv("OMP_WAIT_POLICY", "passive", 1);
   execv("/proc/self/exe", argv);  // where there is no /proc it only runs slower
@@ -35,6 +37,7 @@ int run(int argc, char** argv) {
   if (line.command == "serve") return run_serve(settings);
   if (line.command == "generate") return run_generate(settings, line.generate);
   if (line.command == "eval") return run_eval(settings, line.eval);
+  if (line.command == "profile") return run_profile(settings, line.profile);
   if (line.command == "info") return run_info(settings, line.info);
   std::puts(settings_to_json(settings).c_str());
   return 0;

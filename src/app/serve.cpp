@@ -6,6 +6,7 @@
 #include "app/commands.h"
 #include "app/example_request.h"
 #include "app/model_folder.h"
+#include "app/pinned_prefixes.h"
 #include "app/shutdown_signals.h"
 #include "base/log.h"
 #include "bicached/engine.h"
@@ -61,12 +62,15 @@ int run_serve(const Settings& settings) {
   const int port = server.bind();
   const DecodeSettings defaults = load_decode_defaults(settings);
   // A broken folder ends the process here, before anybody could have sent a request.
-  const TextTools text = load_text_tools(settings.model.path, inspect_model(settings.model));
+  const ModelInfo model = inspect_model(settings.model);
+  const TextTools text = load_text_tools(settings.model.path, model);
+  const auto pinned = encode_pinned_prefixes(settings.cache.pinned_prefixes, text, model);
 
   HttpThread http(server, signals);
   log_info("listening on port " + std::to_string(port) + ", loading " + settings.model.path);
   Engine engine(load_with_progress(settings.model), settings.engine, settings.cache);
   engine.start();
+  for (const std::vector<TokenId>& prefix : pinned) engine.pin_prefix(prefix);
   Backend backend;
   backend.engine = &engine;
   backend.tokenizer = text.tokenizer.get();

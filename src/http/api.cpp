@@ -7,6 +7,7 @@
 #include "base/version.h"
 #include "bicached/error.h"
 #include "config/settings_io.h"
+#include "http/cache_json.h"
 #include "http/errors.h"
 #include "http/generate.h"
 #include "http/responses.h"
@@ -24,22 +25,27 @@ HttpReply json_reply(const OrderedJson& json) {
 
 }  // namespace
 
+/// `kOpen`: also without a key. `kWaits`: for a body, or for the forward that runs.
+enum class RouteKind { kOpen, kQuick, kWaits };
+
 struct Api::Route {
   std::string_view method;
   std::string_view path;
   HttpReply (Api::*handler)(const HttpRequest&);
-  bool open = false;  // without a key
+  RouteKind kind = RouteKind::kWaits;
 };
 
 std::span<const Api::Route> Api::routes() {
   static constexpr Route kRoutes[] = {
-      {"GET", "/health", &Api::health, true},
-      {"GET", "/ready", &Api::ready, true},
-      {"GET", "/metrics", &Api::metrics_text},
-      {"GET", "/version", &Api::version_info},
-      {"GET", "/config", &Api::config},
-      {"GET", "/v1/models", &Api::models},
-      {"GET", "/v1/models/{id}", &Api::model},
+      {"GET", "/health", &Api::health, RouteKind::kOpen},
+      {"GET", "/ready", &Api::ready, RouteKind::kOpen},
+      {"GET", "/metrics", &Api::metrics_text, RouteKind::kQuick},
+      {"GET", "/version", &Api::version_info, RouteKind::kQuick},
+      {"GET", "/config", &Api::config, RouteKind::kQuick},
+      {"GET", "/v1/models", &Api::models, RouteKind::kQuick},
+      {"GET", "/v1/models/{id}", &Api::model, RouteKind::kQuick},
+      {"GET", "/v1/cache", &Api::cache},
+      {"DELETE", "/v1/cache", &Api::clear_cache},
       {"POST", "/v1/chat/completions", &Api::chat},
       {"POST", "/v1/completions", &Api::completions},
       {"POST", "/tokenize", &Api::tokenize},
@@ -49,12 +55,21 @@ std::span<const Api::Route> Api::routes() {
   return kRoutes;
 }
 
-const Api::Route* Api::find_route(std::string_view path) {
+std::string_view Api::find_pattern(std::string_view path) {
   if (path.starts_with(kModelPrefix) && path.size() > kModelPrefix.size()) {
     path = "/v1/models/{id}";
   }
   for (const Route& route : routes()) {
-    if (route.path == path) return &route;
+    if (route.path == path) return route.path;
+  }
+  return "";
+}
+
+const Api::Route* Api::find_route(std::string_view method, std::string_view path) {
+  const std::string_view pattern = find_pattern(path);
+  if (method == "HEAD") method = "GET";
+  for (const Route& route : routes()) {
+    if (route.path == pattern && route.method == method) return &route;
   }
   return nullptr;
 }
@@ -78,8 +93,8 @@ const Backend& Api::backend() const {
 }
 
 std::string Api::route_label(const std::string& path) {
-  const Route* route = find_route(path);
-  return route ? std::string(route->path) : "other";
+  const std::string_view pattern = find_pattern(path);
+  return pattern.empty() ? "other" : std::string(pattern);
 }
 
 std::vector<std::string> Api::post_paths() {
@@ -90,22 +105,33 @@ std::vector<std::string> Api::post_paths() {
   return paths;
 }
 
+bool Api::may_wait(const std::string& method, const std::string& path) {
+  const Route* route = find_route(method, path);
+  return route && route->kind == RouteKind::kWaits;
+}
+
 std::string Api::allowed_methods(const std::string& path) {
-  const Route* route = find_route(path);
-  if (!route) return "";
-  return route->method == "GET" ? "GET, HEAD" : std::string(route->method);
+  const std::string_view pattern = find_pattern(path);
+  std::string methods;
+  for (const Route& route : routes()) {
+    if (route.path != pattern) continue;
+    methods += methods.empty() ? "" : ", ";
+    methods += route.method == "GET" ? "GET, HEAD" : route.method;
+  }
+  return methods;
 }
 
 void Api::check_head(const std::string& method, const std::string& path,
                      std::string_view authorization) const {
-  const Route* route = find_route(path);
-  if (!route || !route->open) keys_.check(authorization);
-  if (!route) {
+  const Route* route = find_route(method, path);
+  if (!route || route->kind != RouteKind::kOpen) keys_.check(authorization);
+  if (route) return;
+  const std::string_view pattern = find_pattern(path);
+  if (pattern.empty()) {
     throw Error(ErrorCode::kNotFound, "there is no route " + log_escape(path));
   }
-  if (route->method == method || (route->method == "GET" && method == "HEAD")) return;
   throw Error(ErrorCode::kMethodNotAllowed, log_escape(method, 16) + " is not possible on " +
-                                                std::string(route->path) + "; use " +
+                                                std::string(pattern) + "; use " +
                                                 allowed_methods(path));
 }
 
@@ -129,7 +155,7 @@ HttpReply Api::error_reply(const Error& error, const HttpRequest& request) const
 
 HttpReply Api::handle(const HttpRequest& request) {
   try {
-    const Route* route = find_route(request.path);
+    const Route* route = find_route(request.method, request.path);
     if (!route) throw Error(ErrorCode::kNotFound, "there is no route " + log_escape(request.path));
     return (this->*route->handler)(request);
   } catch (...) {
@@ -198,6 +224,16 @@ HttpReply Api::model(const HttpRequest& request) {
   body["created"] = created_;
   body["owned_by"] = "bicached";
   return json_reply(body);
+}
+
+// --- Prefix cache ------------------------------------------------------------------------------
+
+HttpReply Api::cache(const HttpRequest&) {
+  return json_reply(cache_json(backend().engine->cache_report()));
+}
+
+HttpReply Api::clear_cache(const HttpRequest&) {
+  return json_reply({{"dropped", backend().engine->clear_cache()}});
 }
 
 // --- Generation --------------------------------------------------------------------------------

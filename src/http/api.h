@@ -37,10 +37,13 @@ class Api {
   /// kMethodNotAllowed, kInvalidApiKey.
   void check_head(const std::string& method, const std::string& path,
                   std::string_view authorization) const;
-  /// The methods of a path, for the Allow header: "GET, HEAD".
+  /// The methods of a path, for the Allow header: "GET, HEAD, DELETE".
   static std::string allowed_methods(const std::string& path);
   /// Paths whose requests have a body.
   static std::vector<std::string> post_paths();
+  /// Whether the answer may wait for a body or for the engine, so that it needs one of the places
+  /// that are kept apart from what must always answer.
+  static bool may_wait(const std::string& method, const std::string& path);
   /// The route's pattern for metrics; "other" for unknown paths.
   static std::string route_label(const std::string& path);
 
@@ -54,7 +57,10 @@ class Api {
  private:
   struct Route;
   static std::span<const Route> routes();
-  static const Route* find_route(std::string_view path);
+  /// The pattern of the routes that a path is one of; empty: there is none.
+  static std::string_view find_pattern(std::string_view path);
+  /// Null: the path has no such method. HEAD is GET.
+  static const Route* find_route(std::string_view method, std::string_view path);
 
   HttpReply health(const HttpRequest&);
   HttpReply ready(const HttpRequest&);
@@ -63,6 +69,8 @@ class Api {
   HttpReply config(const HttpRequest&);
   HttpReply models(const HttpRequest&);
   HttpReply model(const HttpRequest&);
+  HttpReply cache(const HttpRequest&);
+  HttpReply clear_cache(const HttpRequest&);
   HttpReply chat(const HttpRequest&);
   HttpReply completions(const HttpRequest&);
   HttpReply tokenize(const HttpRequest&);

@@ -112,6 +112,13 @@ void read_cache(Fields& fields, CommonFields& out) {
     throw Error(ErrorCode::kInvalidRequest, "cache.depth is missing; the policy \"fixed\" needs it",
                 "cache.depth");
   }
+  if (cache.depth && cache.policy != "fixed") {
+    throw Error(ErrorCode::kInvalidRequest,
+                "cache.depth is only for \"policy\": \"fixed\"; " +
+                    (cache.policy.empty() ? "no policy is given"
+                                          : "the policy given is \"" + cache.policy + "\""),
+                "cache.depth");
+  }
   const std::vector<std::string> unknown = inner.unknown();
   if (unknown.empty()) return;
   throw Error(ErrorCode::kInvalidRequest,

@@ -121,6 +121,7 @@ RequestTotals Generation::total_stats() const {
       totals.first_token_s.push_back(static_cast<double>(stats.first_token_us) / 1e6);
       totals.queued_s.push_back(static_cast<double>(stats.queued_us) / 1e6);
     }
+    if (choice.finished() && stats.cache == "hit") totals.cache_depths.push_back(stats.depth);
   }
   return totals;
 }

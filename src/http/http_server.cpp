@@ -97,7 +97,7 @@ class RequestStream final : public httplib::Stream {
   int status_ = 0;
 };
 
-/// A place among the requests with a body, which may take long; free on destruction.
+/// A place among the requests that may take long; free on destruction.
 class Place {
  public:
   explicit Place(std::atomic<int>& free_places) : free_places_(free_places) {}
@@ -157,7 +157,7 @@ struct HttpServer::Impl {
                   Clock::time_point start);
 
   const Settings settings;
-  const int num_places;  // requests with a body at a time
+  const int num_places;  // requests at a time that may take long
   std::atomic<int> free_places;
   Api api;
   RequestIds request_ids;
@@ -268,7 +268,7 @@ void HttpServer::Impl::prepare(httplib::Request& request, RequestStream& stream,
     throw Error(ErrorCode::kInvalidRequest, "the header Authorization is given twice");
   }
   api.check_head(request.method, request.path, request.get_header_value("Authorization"));
-  if (request.method == "POST" && !place.take()) {
+  if (Api::may_wait(request.method, request.path) && !place.take()) {
     throw Error(ErrorCode::kQueueFull, "the server answers " + std::to_string(num_places) +
                                            " requests already; try again later");
   }

@@ -5,18 +5,22 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <span>
+
 namespace bicached {
 namespace {
 
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 
+constexpr double kSeconds[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                               1,     2.5,  5,     10,   25,  60,   300};
+constexpr double kLayers[] = {0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64};
+
 prometheus::Histogram& add_histogram(prometheus::Registry& registry, const char* name,
-                                     const char* help) {
-  static constexpr double kBounds[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-                                       1,     2.5,  5,     10,   25,  60,   300};
+                                     const char* help, std::span<const double> bounds = kSeconds) {
   return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
-      {}, prometheus::Histogram::BucketBoundaries(std::begin(kBounds), std::end(kBounds)));
+      {}, prometheus::Histogram::BucketBoundaries(bounds.begin(), bounds.end()));
 }
 
 prometheus::Counter& add_counter(prometheus::Registry& registry, const char* name,
@@ -55,6 +59,31 @@ constexpr EngineMetric kEngineMetrics[] = {
      MetricType::Counter, &EngineStats::cancelled},
     {"bicached_failed_steps_total", "Forwards that failed.", MetricType::Counter,
      &EngineStats::failed_steps},
+    {"bicached_cache_entries", "Stored prefixes.", MetricType::Gauge, &EngineStats::cache_entries},
+    {"bicached_cache_bytes", "Bytes of stored prefixes.", MetricType::Gauge,
+     &EngineStats::cache_bytes},
+    {"bicached_cache_budget_bytes", "Bytes they may take.", MetricType::Gauge,
+     &EngineStats::cache_budget_bytes},
+    {"bicached_cache_hits_total", "Canvases that took a prefix from the cache.",
+     MetricType::Counter, &EngineStats::cache_hits},
+    {"bicached_cache_misses_total", "Canvases that could have and found none.", MetricType::Counter,
+     &EngineStats::cache_misses},
+    {"bicached_cache_entries_made_total", "Prefixes stored.", MetricType::Counter,
+     &EngineStats::cache_made},
+    {"bicached_cache_evictions_total", "Prefixes dropped to make room.", MetricType::Counter,
+     &EngineStats::cache_evictions},
+    {"bicached_cached_tokens_total", "Prompt tokens taken from the cache.", MetricType::Counter,
+     &EngineStats::cached_tokens},
+    {"bicached_saved_row_layers_total", "Rows times layers that the cache made unnecessary.",
+     MetricType::Counter, &EngineStats::saved_row_layers},
+    {"bicached_probes_total", "Requests probed to the end.", MetricType::Counter,
+     &EngineStats::probes},
+    {"bicached_probe_checks_total", "Decisions of probes compared with the request's.",
+     MetricType::Counter, &EngineStats::probe_checks},
+    {"bicached_probe_disagreements_total", "Those that would have been others.",
+     MetricType::Counter, &EngineStats::probe_disagreements},
+    {"bicached_probe_row_layers_total", "Rows times layers run for probes alone.",
+     MetricType::Counter, &EngineStats::probe_row_layers},
     {"bicached_busy_seconds_total", "Time in forwards.", MetricType::Counter, &EngineStats::busy_us,
      1e-6},
 };
@@ -93,6 +122,9 @@ struct Metrics::Impl {
                                                      "Time from submit to the first final token.");
   prometheus::Histogram& end_to_end =
       add_histogram(registry, "bicached_request_seconds", "Time of a whole generation request.");
+  prometheus::Histogram& cache_depth =
+      add_histogram(registry, "bicached_cache_depth",
+                    "Layers that took their prefix from the cache, of requests that hit.", kLayers);
 };
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
@@ -107,6 +139,7 @@ void Metrics::finish_request(const RequestTotals& totals, double seconds) {
   impl_->completion_tokens.Increment(static_cast<double>(totals.completion_tokens));
   for (double s : totals.queued_s) impl_->queued.Observe(s);
   for (double s : totals.first_token_s) impl_->first_token.Observe(s);
+  for (double depth : totals.cache_depths) impl_->cache_depth.Observe(depth);
   impl_->end_to_end.Observe(seconds);
 }
 

@@ -14,6 +14,7 @@ struct RequestTotals {
   int64_t completion_tokens = 0;
   std::vector<double> queued_s;
   std::vector<double> first_token_s;
+  std::vector<double> cache_depths;  // of canvases that took a prefix from the cache, in layers
 };
 
 /// Numbers of the HTTP side, and the Prometheus text with the engine's. Any thread.

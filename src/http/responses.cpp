@@ -81,11 +81,12 @@ OrderedJson ResponseWriter::usage(const std::vector<Choice>& choices) const {
 
 OrderedJson ResponseWriter::diffusion(const std::vector<Choice>& choices) const {
   int64_t forwards = 0, refreshes = 0;
-  std::string cache = "off";
+  const GenerationStats* reuse = &choices.front().stats();  // of the choice that reused most
   for (const Choice& choice : choices) {
-    forwards += choice.stats().num_forwards;
-    refreshes += choice.stats().num_refreshes;
-    if (choice.stats().cache == "hit" || cache == "off") cache = choice.stats().cache;
+    const GenerationStats& stats = choice.stats();
+    forwards += stats.num_forwards;
+    refreshes += stats.num_refreshes;
+    if (reuse->cache != "hit" && (stats.cache == "hit" || reuse->cache == "off")) reuse = &stats;
   }
   OrderedJson out;
   out["forwards"] = forwards;
@@ -93,9 +94,9 @@ OrderedJson ResponseWriter::diffusion(const std::vector<Choice>& choices) const 
   out["tokens_per_forward"] = forwards == 0 ? 0.0
                                             : static_cast<double>(completion_tokens(choices)) /
                                                   static_cast<double>(forwards);
-  out["prefix_len"] = choices.front().stats().prefix_len;
-  out["depth"] = choices.front().stats().depth;
-  out["cache"] = cache;
+  out["prefix_len"] = reuse->prefix_len;
+  out["depth"] = reuse->depth;
+  out["cache"] = reuse->cache;
   return out;
 }
 

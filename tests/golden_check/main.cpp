@@ -8,14 +8,18 @@ namespace {
 
 void check_folder(const std::filesystem::path& folder, Report& report) {
   check_text(folder, report);
+  check_lookups(folder, report);
 #ifdef BICACHED_CHECK_TENSORS
   check_tensors(folder, report);
 #endif
 #ifdef BICACHED_CHECK_TRACES
   check_traces(folder, report);
 #endif
+#ifdef BICACHED_CHECK_PROFILE
+  check_profile(folder, report);
+#endif
 #ifndef BICACHED_WITH_TORCH
-  for (const char* name : {"logits", "sampling", "entry", "traces", "schedules", "lookups"}) {
+  for (const char* name : {"logits", "sampling", "entry", "traces", "schedules", "profile.json"}) {
     if (std::filesystem::exists(folder / name)) report.skip(name, "this build has no torch");
   }
 #endif

@@ -39,8 +39,10 @@ class Report {
 
 /// One function a kind of golden data; each looks for its own files under `folder` and does nothing
 /// where there are none.
-void check_text(const std::filesystem::path& folder, Report& report);  // text.cpp
+void check_text(const std::filesystem::path& folder, Report& report);     // text.cpp
+void check_lookups(const std::filesystem::path& folder, Report& report);  // lookups.cpp
+void check_profile(const std::filesystem::path& folder, Report& report);  // profile.cpp
 void check_tensors(const std::filesystem::path& folder,
                    Report& report);  // tensors.cpp: logits, sampling, entry
 void check_traces(const std::filesystem::path& folder,
-                  Report& report);  // traces.cpp: traces, schedules, lookups
+                  Report& report);  // traces.cpp: traces, schedules

@@ -1,7 +1,6 @@
 // Tensors: logits and inner tensors of one forward, draws of the sampler, prefix entries, logits of
-// decodings with reuse, similarity of K and V between a prefix alone and in context.
+// decodings with reuse.
 #include <ATen/ops/cat.h>
-#include <ATen/ops/cosine_similarity.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/InferenceMode.h>
@@ -420,46 +419,6 @@ void check_entry_case(const fs::path& path, Checkpoints& checkpoints) {
   if (2 * num_compared != refreshed.size()) throw Mismatch{"a refresh is not in the trace"};
 }
 
-/// Mean cosine similarity a layer between the prefix alone and in context, K before RoPE and V.
-void check_similarity(const json& conversation, TorchDenoiser& model) {
-  needs_float32(model);
-  const auto prefix = conversation.at("prefix_ids").get<std::vector<TokenId>>();
-  auto all = prefix;
-  for (const json& id : conversation.at("user_ids")) all.push_back(id);
-  const auto keys_and_values = [&](const std::vector<TokenId>& tokens) {
-    const Slab slab(model, static_cast<int>(tokens.size()));
-    Forward forward;
-    forward.groups.push_back(whole_canvas(slab.id(), tokens));
-    const Recorder recorder(model);
-    model.run(forward);
-    const auto rows = [&](const char* name) {  // [L, P, Hkv D]
-      return recorder.layers(name).narrow(1, 0, static_cast<int64_t>(prefix.size())).flatten(2);
-    };
-    return std::pair(rows("k_pre_rope"), rows("v"));
-  };
-  const auto [k_alone, v_alone] = keys_and_values(prefix);
-  const auto [k, v] = keys_and_values(all);
-  const at::Tensor got =
-      at::cosine_similarity(k_alone, k, 2).add(at::cosine_similarity(v_alone, v, 2)).mean(1).div(2);
-  const at::Tensor want = at::tensor(conversation.at("similarity").get<std::vector<float>>());
-  expect_close("similarity", got, want, 1e-4, std::nullopt);
-}
-
-template <class Check>
-void run_case(const std::string& name, Report& report, Check&& check) {
-  const c10::InferenceMode mode;
-  try {
-    check();
-    report.pass(name);
-  } catch (const MissingFeature& feature) {
-    report.skip(name, feature.name);
-  } catch (const Mismatch& mismatch) {
-    report.fail(name, mismatch.what);
-  } catch (const std::exception& e) {
-    report.fail(name, e.what());
-  }
-}
-
 std::vector<fs::path> files_of(const fs::path& folder, const std::string& ending) {
   std::vector<fs::path> paths;
   if (!fs::is_directory(folder)) return paths;
@@ -473,6 +432,7 @@ std::vector<fs::path> files_of(const fs::path& folder, const std::string& ending
 }  // namespace
 
 void check_tensors(const fs::path& folder, Report& report) {
+  const c10::InferenceMode mode;
   Checkpoints checkpoints(folder / "checkpoints");
   const std::string name = folder.filename().string();
   const auto name_of = [&](const fs::path& path) {
@@ -493,13 +453,5 @@ void check_tensors(const fs::path& folder, Report& report) {
   }
   for (const fs::path& path : files_of(folder / "entry", ".entry.safetensors")) {
     run_case(name_of(path), report, [&] { check_entry_case(path, checkpoints); });
-  }
-  if (!fs::exists(folder / "profile.json")) return;
-  const json profile = read_json(folder / "profile.json");
-  int index = 0;
-  for (const json& conversation : profile.at("conversations")) {
-    run_case(name + "/profile/" + std::to_string(index++), report, [&] {
-      check_similarity(conversation, find_model(checkpoints, profile.at("checkpoint"), "llada"));
-    });
   }
 }

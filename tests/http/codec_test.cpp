@@ -70,7 +70,7 @@ TEST_F(CodecTest, FillsInTheDefaults) {
   EXPECT_EQ(request.decode.algorithm, "threshold");
   EXPECT_FLOAT_EQ(request.decode.threshold, 0.8f);
   EXPECT_EQ(request.sampling.num_top_logprobs, -1);
-  EXPECT_EQ(request.cache.policy, "off");
+  EXPECT_EQ(request.cache.policy, "");  // the server's
   EXPECT_FALSE(job.stream);
   EXPECT_EQ(job.model, "demo");
 }
@@ -159,6 +159,8 @@ TEST_F(CodecTest, RefusesWhatIsWrongAndNamesIt) {
       {R"("intra_cache":"triple")", kBad, "intra_cache", "none, prefix, dual"},
       {R"("cache":3)", kBad, "cache", "an object"},
       {R"("cache":{"policy":"magic"})", kBad, "cache.policy", "off"},
+      {R"("cache":{"depth":3})", kBad, "cache.depth", "no policy is given"},
+      {R"("cache":{"policy":"off","depth":3})", kBad, "cache.depth", "the policy given is \"off\""},
       {R"("cache":{"refresh_interval":0})", kBad, "cache.refresh_interval", "1 to"},
       {R"("cache":{"polcy":"off"})", kBad, "cache", "cache.polcy"},
       {R"("model":"gpt-9")", ErrorCode::kModelNotFound, "model", "demo"},

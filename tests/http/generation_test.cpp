@@ -26,7 +26,7 @@ TEST_F(GenerationTest, ChatAnswersACompleteObject) {
   EXPECT_EQ(usage.at("prompt_tokens_details").at("cached_tokens"), 0);
   const nlohmann::json& diffusion = answer.at("diffusion");
   EXPECT_GT(diffusion.at("forwards"), 0);
-  EXPECT_EQ(diffusion.at("cache"), "off");
+  EXPECT_EQ(diffusion.at("cache"), "miss");
   for (const char* name : {"refreshes", "tokens_per_forward", "prefix_len", "depth"}) {
     EXPECT_TRUE(diffusion.at(name).is_number()) << name;
   }

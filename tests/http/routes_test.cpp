@@ -70,7 +70,7 @@ TEST_F(RoutesTest, TextToolsAreInverse) {
 TEST_F(RoutesTest, UnknownRoutesAndMethodsHaveJsonErrors) {
   start();
   for (const char* path :
-       {"/", "/v1", "/v1/chat", "/v1/cache", "/health/", "/v1/models/", "/..%2f..%2fetc/passwd"}) {
+       {"/", "/v1", "/v1/chat", "/v1/cache/", "/health/", "/v1/models/", "/..%2f..%2fetc/passwd"}) {
     const Response response = get(path);
     EXPECT_EQ(response.status, 404) << path;
     EXPECT_EQ(response.error_code(), "not_found") << path;

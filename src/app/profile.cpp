@@ -1,0 +1,107 @@
+#include "app/profile.h"
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "app/commands.h"
+#include "app/flag_values.h"
+#include "bicached/error.h"
+#include "bicached/load.h"
+
+namespace bicached {
+namespace {
+
+namespace fs = std::filesystem;
+
+enum class Measure { kSimilarity, kDecisions };
+
+Measure read_measure(const std::string& by) {
+  if (by == "similarity") return Measure::kSimilarity;
+  if (by == "decisions") return Measure::kDecisions;
+  throw Error(ErrorCode::kInvalidSettings,
+              "--by is '" + by + "'; allowed is similarity or decisions", "--by");
+}
+
+/// Where a table goes when nobody says: a name of its own, so that no other table is lost.
+std::string default_out(const ModelInfo& model) {
+  const std::string path = "configs/depth/" + model.name + ".json";
+  if (!fs::exists(path)) return path;
+  throw Error(ErrorCode::kInvalidSettings,
+              path + " is there already; name it with --out to replace it", "--out");
+}
+
+void make_folder_of(const std::string& path) {
+  const fs::path folder = fs::path(path).parent_path();
+  std::error_code error;
+  if (!folder.empty()) fs::create_directories(folder, error);
+  if (!error && !fs::is_directory(path)) return;
+  throw Error(ErrorCode::kInvalidSettings,
+              "--out: " + path +
+                  " can't be written: " + (error ? error.message() : std::string("it is a folder")),
+              "--out");
+}
+
+ProfilePlan read_plan(const ProfileOptions& options, Measure measure, const ModelInfo& model) {
+  ProfilePlan plan;
+  if (options.data.empty()) {
+    throw Error(ErrorCode::kInvalidSettings, "no conversations: name a JSONL file with --data",
+                "--data");
+  }
+  plan.data = options.data;
+  // Over 1 - 1e-4 rounding decides, and the first layer, whose K and V don't depend on the context,
+  // could be left out.
+  constexpr double kMaxThreshold = 0.9999;
+  plan.threshold = parse_number<double>("--threshold", options.threshold);
+  if (!(plan.threshold >= 0 && plan.threshold <= kMaxThreshold)) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "--threshold is " + options.threshold + "; allowed is 0 to 0.9999", "--threshold");
+  }
+  plan.num_masks = parse_count("--with-masks", options.with_masks, 0);
+  plan.out = options.out;
+  if (plan.out.empty() && measure == Measure::kSimilarity) plan.out = default_out(model);
+  if (!plan.out.empty()) make_folder_of(plan.out);
+  return plan;
+}
+
+}  // namespace
+
+std::string describe_source(const ProfilePlan& plan, const ProfileData& data) {
+  std::string text = fs::path(plan.data).filename().string() + ", " +
+                     std::to_string(data.conversations.size()) + " conversations";
+  if (data.num_without_prefix + data.num_too_long == 0) return text;
+  return text + " (left out: " + std::to_string(data.num_without_prefix) +
+         " with nothing before the last user message, " + std::to_string(data.num_too_long) +
+         " too long)";
+}
+
+void write_result(const std::string& path, const std::string& text) {
+  const std::string beside = path + ".new";
+  std::ofstream file(beside, std::ios::trunc);
+  file << text;
+  file.close();
+  std::error_code error;
+  if (file) fs::rename(beside, path, error);
+  if (file && !error) return;
+  throw Error(ErrorCode::kInvalidSettings, "--out: " + path + " can't be written", "--out");
+}
+
+int run_profile(const Settings& settings, const ProfileOptions& options) {
+  check_model_folder(settings.model.path);
+  const Measure measure = read_measure(options.by);
+  const ModelInfo model = inspect_model(settings.model);
+  const ProfilePlan plan = read_plan(options, measure, model);
+  const int limit = options.limit.empty() ? 0 : parse_count("--limit", options.limit);
+  const DecodeSettings defaults = load_decode_defaults(settings);
+  const TextTools text = load_text_tools(settings.model.path, model);
+  ProfileLengths lengths{defaults.max_tokens};
+  if (measure == Measure::kSimilarity) lengths.num_masks = plan.num_masks;
+  const ProfileData data = read_profile_data(plan.data, limit, text, model, lengths);
+  if (measure == Measure::kDecisions) {
+    return profile_decisions(settings, plan, data, defaults) == 0 ? 0 : 1;
+  }
+  profile_similarity(settings, plan, data);
+  return 0;
+}
+
+}  // namespace bicached
