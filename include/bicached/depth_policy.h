@@ -86,11 +86,15 @@ std::vector<std::string> depth_policy_names();
 std::unique_ptr<DepthPolicy> make_depth_policy(const std::string& name,
                                                const DepthPolicyParams& params);
 
-/// The probability that a step decides other tokens: the prefix's own probes, shrunk towards the
-/// rate of its nearest relatives, theirs towards that of farther ones, and in the end to a coin's.
+/// The probability that a step decides other tokens: the rate of the prefix's own probes, with
+/// those of its nearest relatives as long as they are few, shrunk towards that of all others.
 double estimated_disagreement(const LadderStep& step);
 /// The greatest value whose estimate, and that of every smaller step, is at most
 /// `max_disagreement`; 0 when not even the first is.
 int greatest_safe(std::span<const LadderStep> ladder, double max_disagreement);
+/// The depth that `measured` takes: the greatest safe one, but where it ends before the ladder does
+/// a sixth of the layers less. Probes look at decisions the model is sure of; with the
+/// demonstration model those change at depth 6, unsure ones from depth 4 on.
+int measured_depth(std::span<const LadderStep> ladder, double max_disagreement);
 
 }  // namespace bicached

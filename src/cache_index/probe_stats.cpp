@@ -20,6 +20,13 @@ constexpr int kLongestGapWhenDeep = 12;
 constexpr int kWorthwhileShare = 4;
 /// Near evidence over this share of disagreement promises nothing.
 constexpr double kHopelessRate = 0.2;
+/// Probes after which the model's rates tell which tests are hopeless.
+constexpr double kEnoughOfModel = 10;
+/// The use at which a prefix unlike all known ones is probed first: most prefixes never have so
+/// many, and those that have will have more.
+constexpr int kFirstProbe = 4;
+/// An interval is used at several forwards of a request, so each has to be the safer.
+constexpr double kCommitsShare = 1.0 / 3;
 constexpr size_t kMaxRecords = 50000;
 constexpr size_t kShortestBeginning = 8;
 
@@ -40,13 +47,15 @@ Tally without(const Tally& all, const Tally& part) {
   return {std::max(0.0, all.bad - part.bad), std::max(0.0, all.num - part.num)};
 }
 
-/// The outcomes that say most about a prefix: its own, else its nearest relatives'.
-Tally nearest(const LadderStep& step) {
-  if (step.own.num > 0) return step.own;
-  for (size_t i = step.relatives.size(); i-- > 1;) {
-    if (step.relatives[i].num > 0) return step.relatives[i];
+/// The outcomes that say most about a prefix: its own, with its nearest relatives' while they are
+/// few.
+Tally nearest(const LadderStep& step, int enough) {
+  Tally near = step.own;
+  for (size_t i = step.relatives.size(); i-- > 1 && near.num < enough;) {
+    near.bad += step.relatives[i].bad;
+    near.num += step.relatives[i].num;
   }
-  return {};
+  return near;
 }
 
 }  // namespace
@@ -66,7 +75,10 @@ PrefixLine prefix_line(const std::string& salt, std::span<const TokenId> ids, co
 
 CanvasKind CanvasKind::of(int prefix_len, int total_len, int gen_length) {
   const int ratio = static_cast<int>(int64_t{100} * prefix_len / std::max(total_len, 1));
-  return {ratio / 25 * 25, static_cast<int>(std::bit_ceil(static_cast<unsigned>(gen_length)))};
+  return {ratio < 50   ? 0
+          : ratio < 80 ? 50
+                       : 80,
+          static_cast<int>(std::bit_ceil(static_cast<unsigned>(gen_length)))};
 }
 
 const ProbeStats::Tallies* ProbeStats::find(const Hash128& hash, const CanvasKind& kind) const {
@@ -82,9 +94,9 @@ std::vector<LadderStep> ProbeStats::ladder(const std::vector<int>& values, const
     const auto it = (tallies->*which).find(value);
     return it == (tallies->*which).end() ? Tally{} : it->second;
   };
-  const auto model = model_.find(kind);
+  const auto model = model_.find(kind.any_ratio());
   std::vector<const Tallies*> levels = {model == model_.end() ? nullptr : &model->second};
-  for (const Hash128& ancestor : line.ancestors) levels.push_back(find(ancestor, kind));
+  for (const Hash128& ancestor : line.ancestors) levels.push_back(find(ancestor, kind.any_ratio()));
   levels.push_back(find(line.self, kind));
   std::vector<LadderStep> steps;
   for (const int value : values) {
@@ -110,12 +122,14 @@ std::vector<LadderStep> ProbeStats::commits(const PrefixLine& line, const Canvas
 }
 
 int ProbeStats::safe_commits(const PrefixLine& line, const CanvasKind& kind) const {
-  return std::max(1, greatest_safe(commits(line, kind), settings_.max_disagreement));
+  return std::max(1,
+                  greatest_safe(commits(line, kind), settings_.max_disagreement * kCommitsShare));
 }
 
 bool ProbeStats::knows(const PrefixLine& line, const CanvasKind& kind) const {
   const Tallies* own = find(line.self, kind);
-  const Tallies* near = line.ancestors.empty() ? own : find(line.ancestors.front(), kind);
+  const Tallies* near =
+      line.ancestors.empty() ? own : find(line.ancestors.front(), kind.any_ratio());
   return near && near->num_probes >= std::max(settings_.probe_first, 1);
 }
 
@@ -127,13 +141,16 @@ bool ProbeStats::take_turn(const PrefixLine& line, const CanvasKind& kind) {
     // Those that begin alike were probed: this one takes its place somewhere in the usual gap.
     turn.gap = gap_after(line, kind, 1 << 30);
     turn.next_probe = 1 + static_cast<int64_t>(line.self.low % static_cast<uint64_t>(turn.gap));
+  } else if (is_new && knows_model(kind)) {
+    turn.next_probe = turn.gap = kFirstProbe;
   }
   turn.last_use = ++now_;
   ++turn.uses;
   if (turns_.size() > kMaxRecords) drop_oldest();
-  // One at a time, but several while everything is still to be learnt.
-  const int most = knows(line, kind) ? 1 : std::max(settings_.probe_first, 1);
-  if (turn.num_running >= most || turn.uses < turn.next_probe) return false;
+  if (turn.uses < turn.next_probe) return false;
+  // One at a time, but several while there is much to learn.
+  const bool learns = !knows(line, kind) || promises(depths(line, kind));
+  if (turn.num_running >= (learns ? std::max(settings_.probe_first, 1) : 1)) return false;
   ++turn.num_running;
   return true;
 }
@@ -152,9 +169,9 @@ void ProbeStats::record(const PrefixLine& line, const CanvasKind& kind, const Pr
     tallies.num_probes += 1;
     tallies.last_use = ++now_;
   };
-  count(model_[kind], kModelMemory);
+  count(model_[kind.any_ratio()], kModelMemory);
   for (const Hash128& ancestor : line.ancestors)
-    count(tallies_[{ancestor, kind}], kRelativesMemory);
+    count(tallies_[{ancestor, kind.any_ratio()}], kRelativesMemory);
   count(tallies_[{line.self, kind}], kOwnMemory);
   ++version_;
 
@@ -171,16 +188,10 @@ void ProbeStats::record(const PrefixLine& line, const CanvasKind& kind, const Pr
 /// far promise a much greater depth, else at growing distance, in the end `probe_rate`.
 int ProbeStats::gap_after(const PrefixLine& line, const CanvasKind& kind, int gap) const {
   const double rate = std::clamp(settings_.probe_rate, 1e-6, 1.0);
-  if (!knows(line, kind)) return 1;
+  if (!knows(line, kind)) return knows_model(kind) ? gap * 2 : 1;
   std::vector<LadderStep> steps = depths(line, kind);
+  if (promises(steps) && settings_.probe_rate > 0) return 1;
   const int depth = greatest_safe(steps, settings_.max_disagreement);
-  const int worthwhile =
-      settings_.depths.empty() ? 1 : std::max(1, settings_.depths.back() / kWorthwhileShare);
-  const bool promises = std::ranges::any_of(steps, [&](const LadderStep& step) {
-    const Tally near = nearest(step);
-    return step.value >= depth + worthwhile && near.num > 0 && near.bad <= kHopelessRate * near.num;
-  });
-  if (promises && settings_.probe_rate > 0) return 1;
   for (LadderStep& step : steps) {
     step.own = {};
     step.relatives.resize(1);
@@ -189,6 +200,22 @@ int ProbeStats::gap_after(const PrefixLine& line, const CanvasKind& kind, int ga
   const int longest = static_cast<int>(1.0 / rate);
   return std::clamp(gap >= longest ? longest : gap * 2, 1,
                     is_deep ? std::min(longest, kLongestGapWhenDeep) : longest);
+}
+
+/// Whether the nearest outcomes let hope for a depth that spares much more than today's.
+bool ProbeStats::promises(const std::vector<LadderStep>& steps) const {
+  const int depth = greatest_safe(steps, settings_.max_disagreement);
+  const int worthwhile =
+      settings_.depths.empty() ? 1 : std::max(1, settings_.depths.back() / kWorthwhileShare);
+  return std::ranges::any_of(steps, [&](const LadderStep& step) {
+    const Tally near = nearest(step, settings_.probe_first);
+    return step.value >= depth + worthwhile && near.num > 0 && near.bad <= kHopelessRate * near.num;
+  });
+}
+
+bool ProbeStats::knows_model(const CanvasKind& kind) const {
+  const auto model = model_.find(kind.any_ratio());
+  return model != model_.end() && model->second.num_probes >= kEnoughOfModel;
 }
 
 void ProbeStats::drop_oldest() {
@@ -206,7 +233,7 @@ ProbeReport ProbeStats::describe(const PrefixLine& line, const CanvasKind& kind)
   report.gen_length = kind.gen_length;
   report.depths = depths(line, kind);
   report.commits = commits(line, kind);
-  report.depth = greatest_safe(report.depths, settings_.max_disagreement);
+  report.depth = measured_depth(report.depths, settings_.max_disagreement);
   report.refresh_commits = safe_commits(line, kind);
   return report;
 }

@@ -16,11 +16,13 @@ namespace bicached {
 /// Canvases that are alike as far as prefix reuse goes: the prefix's share, and how much is
 /// generated (a long answer makes more decisions, each a chance to differ).
 struct CanvasKind {
-  int ratio_percent = 0;  // rounded down to quarters
+  int ratio_percent = 0;  // rounded down to 0, 50 or 80
   int gen_length = 0;     // rounded up to a power of two
   auto operator<=>(const CanvasKind&) const = default;
 
   static CanvasKind of(int prefix_len, int total_len, int gen_length);
+  /// What outcomes of other prefixes are kept by: too few to tell ratios apart as well.
+  CanvasKind any_ratio() const { return {-1, gen_length}; }
 };
 
 /// A prefix and its relatives: hashes of its first 8, 16, 32, ... tokens, and last of the whole.
@@ -62,8 +64,10 @@ class ProbeStats {
   void record(const PrefixLine& line, const CanvasKind& kind, const ProbeVerdict& depth,
               const ProbeVerdict* commits);
   void give_up(const PrefixLine& line, const CanvasKind& kind);
-  /// Whether enough is known of the prefix and its relatives to spare some tests.
+  /// Whether `probe_first` probes were made of the prefix and those that begin alike.
   bool knows(const PrefixLine& line, const CanvasKind& kind) const;
+  /// Whether enough is known of the model to spare tests that most likely fail.
+  bool knows_model(const CanvasKind& kind) const;
 
   std::vector<ProbeReport> report(const PrefixLine& line) const;
   std::vector<ProbeReport> report_model() const;
@@ -97,6 +101,7 @@ class ProbeStats {
                                  std::map<int, Tally> Tallies::*which) const;
   const Tallies* find(const Hash128& hash, const CanvasKind& kind) const;
   ProbeReport describe(const PrefixLine& line, const CanvasKind& kind) const;
+  bool promises(const std::vector<LadderStep>& steps) const;
   int gap_after(const PrefixLine& line, const CanvasKind& kind, int gap) const;
   void drop_oldest();
 

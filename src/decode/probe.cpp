@@ -5,11 +5,13 @@
 namespace bicached {
 namespace {
 
-constexpr float kSure = 0.9f;
+/// With 0.9, decisions that change only at the next depths go unseen; much lower, near ties between
+/// equally good answers count as changes.
+constexpr float kSure = 0.7f;
 /// A row over this has the most probable token whatever was drawn.
 constexpr float kMajority = 0.5f;
 /// A test that most likely fails, given that a deeper one failed, is not run.
-constexpr double kLeastChance = 0.25;
+constexpr double kLeastChance = 0.35;
 /// Canvases that wait for their shadows; more only when probes get no room in the forwards.
 constexpr size_t kMaxCases = 128;
 
@@ -20,7 +22,6 @@ ProbeCase ProbeCase::of(const CanvasDecoder& decoder, std::span<const RowResult>
   const Canvas& canvas = decoder.canvas();
   out.tokens = canvas.tokens();
   out.commits = canvas.generation_end() - canvas.generation_begin() - canvas.num_masked();
-  out.at_block_start = decoder.at_block_start();
   size_t best = 0;
   for (int position = decoder.block_begin(); position < decoder.block_end(); ++position) {
     if (!canvas.is_masked(position)) continue;
@@ -88,7 +89,7 @@ void Probe::begin_case() {
     test_.reset();
     if (is_first_case_) frozen_at_ = cases_.front().commits;
     frozen_wanted_ = has_frozen_ && !is_first_case_;
-    if (cases_.front().at_block_start && !stopped_) begin_search();
+    if (!stopped_) begin_search();
     if (test_ || frozen_wanted_) return;
     is_first_case_ = false;
     cases_.pop_front();

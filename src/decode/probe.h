@@ -18,11 +18,10 @@ namespace bicached {
 struct ProbeCase {
   std::vector<TokenId> tokens;  // the whole canvas before the forward
   std::vector<int> masked;      // masked positions of the active block
-  /// Positions whose token the model is sure of (probability >= 0.9), at least the best one: a
+  /// Positions whose token the model is sure of (probability >= 0.7), at least the best one: a
   /// change of any other says little, since it would not be committed.
   std::vector<std::pair<int, TokenId>> decisive;
   int commits = 0;  // tokens committed before
-  bool at_block_start = false;
 
   /// Of the decoder's next forward and its results, before they are committed.
   static ProbeCase of(const CanvasDecoder& decoder, std::span<const RowResult> results);
@@ -32,8 +31,9 @@ struct ProbeCase {
 /// with the prefix taken from an entry: *shadows*, in slabs of their own, in the same packed
 /// forwards as other work. They commit nothing and the request never waits for them.
 ///
-/// - depth: at the first forward of every block, the greatest depth whose decisions agree. The
-///   deepest is tried first (it runs fewest rows and settles most cases), then a binary search.
+/// - depth: at every forward, the greatest depth whose decisions agree; the least of them is the
+///   verdict. The deepest is tried first (it runs fewest rows and settles most cases), then a
+///   binary search.
 /// - staleness: the agreeing shadow of the first forward keeps its prefix K/V while the request
 ///   goes on; the number of committed tokens at which its decisions first differ.
 ///

@@ -19,7 +19,7 @@ constexpr size_t kTreeTokens = size_t{1} << 20;
 /// conversation that grows turn by turn makes few.
 constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
 /// So many probes spare hopeless tests for each that spares nothing.
-constexpr int kSparingProbes = 3;
+constexpr int kSparingProbes = 7;
 constexpr size_t kMaxFailed = 1000;
 /// Models of at most so many layers can be entered before every one of them.
 constexpr int kAllDepths = 16;
@@ -313,8 +313,7 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   plan.prefix_len = use.reuse.prefix_len;
   plan.depths = depths_;
   for (const LadderStep& step : steps) plan.rates.push_back(estimated_disagreement(step));
-  plan.thorough =
-      !probe_stats_.knows(use.line, use.kind) || num_probes_ % (kSparingProbes + 1) == 0;
+  plan.thorough = !probe_stats_.knows_model(use.kind) || num_probes_ % (kSparingProbes + 1) == 0;
   if (!plan.thorough) plan.assumed_safe = greatest_safe(steps, settings_.max_disagreement);
   plan.sampling = request.sampling;
   plan.suppress_end_tokens = request.decode.ignore_eos;

@@ -9,7 +9,7 @@ class MeasuredPolicy final : public DepthPolicy {
  public:
   explicit MeasuredPolicy(double max_disagreement) : max_disagreement_(max_disagreement) {}
   int choose(const PrefixUse& use) const override {
-    return use.prefix_len == 0 ? 0 : greatest_safe(use.probes, max_disagreement_);
+    return use.prefix_len == 0 ? 0 : measured_depth(use.probes, max_disagreement_);
   }
 
  private:
