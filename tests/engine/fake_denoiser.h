@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -34,6 +35,10 @@ class FakeDenoiser final : public Denoiser {
     std::atomic<int> max_rows_seen{0};
     std::atomic<int> max_canvases_seen{0};
     std::atomic<TokenId> poison{-1};  // a forward over a canvas with this token throws
+    /// A canvas whose prefix was taken from an entry deeper than this decides other tokens.
+    std::atomic<int> safe_depth{4};
+    std::atomic<int64_t> entry_bytes{0}, most_entry_bytes{0};
+    std::atomic<int> num_entries{0}, num_entries_made{0};
   };
 
   explicit FakeDenoiser(std::shared_ptr<Control> control, int64_t capacity_tokens = 1 << 20)
@@ -68,6 +73,7 @@ class FakeDenoiser final : public Denoiser {
   void close_slab(SlabId slab) override {
     free_ += static_cast<int64_t>(slabs_.at(slab).size());
     slabs_.erase(slab);
+    loaded_depth_.erase(slab);
     control_->num_open_slabs = static_cast<int>(slabs_.size());
   }
 
@@ -97,10 +103,27 @@ class FakeDenoiser final : public Denoiser {
   int64_t entry_bytes(const EntrySpec& spec) const override {
     return static_cast<int64_t>(spec.prefix_len) * spec.max_depth;
   }
-  EntryId create_entry(const EntrySpec&) override { return next_id_++; }
-  void fill_entry(EntryId, SlabId) override {}
-  void load_entry(EntryId, SlabId, int) override {}
-  void destroy_entry(EntryId) override {}
+  EntryId create_entry(const EntrySpec& spec) override {
+    entries_[next_id_] = {spec, {}};
+    ++control_->num_entries_made;
+    count_entries();
+    return next_id_++;
+  }
+  void fill_entry(EntryId entry, SlabId from) override {
+    Entry& to = entries_.at(entry);
+    const std::vector<TokenId>& canvas = slabs_.at(from);
+    to.tokens.assign(canvas.begin(), canvas.begin() + to.spec.prefix_len);
+  }
+  void load_entry(EntryId entry, SlabId to, int depth) override {
+    const Entry& from = entries_.at(entry);
+    if (depth > from.spec.max_depth) throw std::runtime_error("deeper than the entry");
+    std::copy(from.tokens.begin(), from.tokens.end(), slabs_.at(to).begin());
+    loaded_depth_[to] = depth;
+  }
+  void destroy_entry(EntryId entry) override {
+    entries_.erase(entries_.find(entry));
+    count_entries();
+  }
 
   void check_integrity() const override {
     int64_t used = 0;
@@ -109,6 +132,19 @@ class FakeDenoiser final : public Denoiser {
   }
 
  private:
+  struct Entry {
+    EntrySpec spec;
+    std::vector<TokenId> tokens;
+  };
+
+  void count_entries() {
+    int64_t bytes = 0;
+    for (const auto& [id, entry] : entries_) bytes += entry_bytes(entry.spec);
+    control_->entry_bytes = bytes;
+    if (bytes > control_->most_entry_bytes) control_->most_entry_bytes = bytes;
+    control_->num_entries = static_cast<int>(entries_.size());
+  }
+
   static void raise_to(std::atomic<int>& high, int value) {
     if (value > high) high = value;
   }
@@ -119,6 +155,8 @@ class FakeDenoiser final : public Denoiser {
     const auto add = [&](uint64_t x) { hash = (hash ^ x) * 1099511628211ull; };
     for (TokenId token : slabs_.at(slab)) add(static_cast<uint64_t>(token + 2));
     add(static_cast<uint64_t>(row.row));
+    const auto loaded = loaded_depth_.find(slab);
+    if (loaded != loaded_depth_.end() && loaded->second > control_->safe_depth) add(99);
     if (row.sampling->temperature > 0) add(static_cast<uint64_t>(row.uniform * 1e15));
     hash ^= hash >> 29;
     RowResult result;
@@ -139,6 +177,8 @@ class FakeDenoiser final : public Denoiser {
   int64_t capacity_;
   int64_t free_;
   std::map<SlabId, std::vector<TokenId>> slabs_;
+  std::map<SlabId, int> loaded_depth_;
+  std::map<EntryId, Entry> entries_;
   int32_t next_id_ = 0;
 };
 

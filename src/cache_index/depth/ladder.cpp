@@ -8,7 +8,7 @@ constexpr double kNearProbes = 6;
 /// Weight, in probes, of what farther relatives say. Small, since prefixes fall into classes: with
 /// the demonstration model 1 of 121 requests about word rules, orders and sums decided otherwise
 /// at full depth, and 216 of 274 about lists.
-constexpr double kFarWeight = 0.3;
+constexpr double kFarWeight = 0.2;
 /// What is assumed of a model that was never probed, and its weight.
 constexpr double kPriorRate = 0.5, kPriorWeight = 1;
 

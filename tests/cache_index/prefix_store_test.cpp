@@ -1,0 +1,91 @@
+#include "cache_index/prefix_store.h"
+
+#include <gtest/gtest.h>
+
+namespace bicached {
+namespace {
+
+using Ids = std::vector<TokenId>;
+
+StoredPrefix prefix_of(const PrefixStore& store, const std::string& salt, const Ids& ids,
+                       EntryId entry, int64_t bytes = 10) {
+  StoredPrefix prefix;
+  prefix.key = store.key_of(salt, ids);
+  prefix.salt = salt;
+  prefix.ids = ids;
+  prefix.entry = entry;
+  prefix.bytes = bytes;
+  prefix.making_cost = bytes;
+  prefix.ready = true;
+  return prefix;
+}
+
+Hash128 same_for_all(const std::string&, const std::string&, std::span<const TokenId>) {
+  return {1, 2};
+}
+
+TEST(PrefixStore, TwoTenantsNeverShareAnEntry) {
+  PrefixStore store(1000, "model");
+  store.insert(prefix_of(store, "tenant a", {1, 2, 3}, 1));
+  EXPECT_NE(store.find("tenant a", Ids{1, 2, 3}), nullptr);
+  EXPECT_EQ(store.find("tenant b", Ids{1, 2, 3}), nullptr);
+  EXPECT_EQ(store.find("", Ids{1, 2, 3}), nullptr);
+}
+
+TEST(PrefixStore, EqualHashWithOtherIdsIsAMiss) {
+  PrefixStore store(1000, "model", same_for_all);
+  store.insert(prefix_of(store, "", {1, 2, 3}, 1));
+  EXPECT_NE(store.find("", Ids{1, 2, 3}), nullptr);
+  EXPECT_EQ(store.find("", Ids{1, 2, 4}), nullptr);
+  EXPECT_EQ(store.find("salt", Ids{1, 2, 3}), nullptr);
+  EXPECT_FALSE(store.room_for(10, store.key_of("", Ids{1, 2, 4}))) << "the key is taken";
+}
+
+TEST(PrefixStore, OtherModelsHaveOtherKeys) {
+  EXPECT_NE(PrefixStore(1, "a").key_of("", Ids{1}), PrefixStore(1, "b").key_of("", Ids{1}));
+}
+
+TEST(PrefixStore, DropsWhatSavedLeastPerByte) {
+  PrefixStore store(30, "model");
+  StoredPrefix& useful = store.insert(prefix_of(store, "", {1}, 1));
+  StoredPrefix& useless = store.insert(prefix_of(store, "", {2}, 2));
+  StoredPrefix& held = store.insert(prefix_of(store, "", {3}, 3));
+  store.acquire(useful);
+  store.release(useful, 1000);
+  store.acquire(held);
+  const auto victims = store.room_for(10, store.key_of("", Ids{4}));
+  ASSERT_TRUE(victims);
+  EXPECT_EQ(*victims, std::vector<EntryId>{useless.entry});
+  EXPECT_EQ(*store.room_for(20, store.key_of("", Ids{4})), (std::vector<EntryId>{2, 1}));
+  EXPECT_FALSE(store.room_for(30, store.key_of("", Ids{4}))) << "one is in use";
+  EXPECT_FALSE(store.room_for(31, store.key_of("", Ids{4}))) << "over the budget";
+  useful.pinned = true;
+  EXPECT_FALSE(store.room_for(20, store.key_of("", Ids{4})));
+  store.check_integrity();
+}
+
+TEST(PrefixStore, SavingsFade) {
+  PrefixStore store(20, "model");
+  StoredPrefix& old = store.insert(prefix_of(store, "", {1}, 1));
+  store.acquire(old);
+  store.release(old, 100);
+  StoredPrefix& recent = store.insert(prefix_of(store, "", {2}, 2));
+  for (int i = 0; i < 3000; ++i) {
+    store.acquire(recent);
+    store.release(recent, 1);
+  }
+  EXPECT_EQ(*store.room_for(10, store.key_of("", Ids{3})), std::vector<EntryId>{1});
+}
+
+TEST(PrefixStore, ADoomedEntryIsNotFoundAgain) {
+  PrefixStore store(100, "model");
+  StoredPrefix& stored = store.insert(prefix_of(store, "", {1}, 1));
+  stored.doomed = true;
+  EXPECT_EQ(store.find("", Ids{1}), nullptr);
+  store.erase(1);
+  EXPECT_EQ(store.bytes(), 0);
+  store.check_integrity();
+}
+
+}  // namespace
+}  // namespace bicached

@@ -1,0 +1,317 @@
+// The prefix cache through the engine, with a model that is none: who shares what with whom.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "bicached/engine.h"
+#include "bicached/error.h"
+#include "engine/fake_denoiser.h"
+
+namespace bicached {
+namespace {
+
+class PrefixCacheTest : public testing::Test {
+ protected:
+  PrefixCacheTest() {
+    cache.policy = "fixed";
+    cache.depth = 2;
+  }
+  ~PrefixCacheTest() override {
+    engine.reset();
+    EXPECT_EQ(control->num_open_slabs, 0);
+  }
+
+  void start() {
+    engine =
+        std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control), EngineSettings{}, cache);
+    engine->start();
+  }
+
+  static GenerateRequest request_of(const std::string& prefix, const std::string& question) {
+    GenerateRequest request;
+    const std::string prompt = prefix + question;
+    request.prompt_ids.assign(prompt.begin(), prompt.end());
+    request.prefix_boundaries = {static_cast<int>(prefix.size())};
+    request.gen_length = 16;
+    request.decode.block_length = 8;
+    request.decode.steps = 16;
+    return request;
+  }
+
+  GenerationUpdate ask(GenerateRequest request, std::string* text = nullptr) {
+    std::vector<GenerateRequest> job;
+    job.push_back(std::move(request));
+    ResponseStream stream = engine->submit(std::move(job));
+    GenerationUpdate last;
+    while (auto update = stream.next()) {
+      for (const DecidedToken& token : update->tokens) {
+        if (text) *text += static_cast<char>(token.token);
+      }
+      last = *update;
+    }
+    EXPECT_NE(last.finish, FinishReason::kError) << last.error_message;
+    return last;
+  }
+  std::string cache_state(GenerateRequest request) { return ask(std::move(request)).stats.cache; }
+
+  static std::string prefix_of(int i, int length = 40) {
+    std::string text = std::to_string(i);
+    text.resize(static_cast<size_t>(length), 'p');
+    return text;
+  }
+
+  CacheSettings cache;
+  std::shared_ptr<FakeDenoiser::Control> control = std::make_shared<FakeDenoiser::Control>();
+  std::unique_ptr<Engine> engine;
+};
+
+TEST_F(PrefixCacheTest, TheSecondUseMakesTheEntryAndTakesItUp) {
+  start();
+  EXPECT_EQ(cache_state(request_of(prefix_of(1), "a?")), "miss");
+  const GenerationStats second = ask(request_of(prefix_of(1), "b?")).stats;
+  EXPECT_EQ(second.cache, "hit");
+  EXPECT_EQ(second.depth, 2);
+  EXPECT_EQ(second.prefix_len, 40);
+  EXPECT_EQ(second.cached_tokens, 40);
+  EXPECT_EQ(engine->stats().cache_made, 1);
+  EXPECT_EQ(engine->stats().cache_hits, 1);
+  EXPECT_EQ(engine->stats().cache_misses, 1);
+}
+
+TEST_F(PrefixCacheTest, AnswersAreThoseOfNoCacheAsLongAsTheDepthIsSafe) {
+  start();
+  GenerateRequest off = request_of(prefix_of(1), "what?");
+  off.cache.policy = "off";
+  std::string without, with;
+  EXPECT_EQ(ask(off, &without).stats.cache, "off");
+  ask(request_of(prefix_of(1), "x"));
+  ask(request_of(prefix_of(1), "y"));
+  EXPECT_EQ(ask(request_of(prefix_of(1), "what?"), &with).stats.cache, "hit");
+  EXPECT_EQ(with, without);
+  control->safe_depth = 1;  // the fake is really asked through the entry
+  std::string spoiled;
+  ask(request_of(prefix_of(1), "what?"), &spoiled);
+  EXPECT_NE(spoiled, without);
+}
+
+TEST_F(PrefixCacheTest, ManyAtOnceMakeOneEntry) {
+  start();
+  control->forward_ms = 3;
+  std::vector<GenerateRequest> job;
+  for (int i = 0; i < 8; ++i) job.push_back(request_of(prefix_of(1), std::to_string(i)));
+  ResponseStream stream = engine->submit(std::move(job));
+  std::map<int, std::string> state;
+  while (auto update = stream.next()) state[update->index] = update->stats.cache;
+  for (const auto& [index, cache_state] : state) EXPECT_EQ(cache_state, "hit") << index;
+  EXPECT_EQ(control->num_entries_made, 1);
+}
+
+TEST_F(PrefixCacheTest, TenantsWithDifferentSaltsShareNothing) {
+  start();
+  for (int i = 0; i < 3; ++i) {
+    GenerateRequest a = request_of(prefix_of(1), std::to_string(i));
+    a.cache.salt = "a";
+    ask(a);
+  }
+  GenerateRequest b = request_of(prefix_of(1), "b");
+  b.cache.salt = "b";
+  EXPECT_EQ(cache_state(b), "miss");
+  EXPECT_EQ(cache_state(request_of(prefix_of(1), "c")), "miss");
+  const CacheReport report = engine->cache_report();
+  ASSERT_EQ(report.entries.size(), 1u);
+  EXPECT_EQ(report.entries[0].salt, "a");
+  EXPECT_EQ(report.entries[0].hits, 2);
+}
+
+TEST_F(PrefixCacheTest, RawPromptsFindWhereTheyPart) {
+  start();
+  const auto raw = [&](const std::string& question) {
+    GenerateRequest request = request_of(prefix_of(7, 50), question);
+    request.prefix_boundaries.clear();
+    return request;
+  };
+  ask(raw("abc"));
+  ask(raw("xyz"));
+  const GenerationStats third = ask(raw("q")).stats;
+  EXPECT_EQ(third.cache, "hit");
+  EXPECT_EQ(third.prefix_len, 50);
+}
+
+TEST_F(PrefixCacheTest, ThePrefixLengthOfARequestCounts) {
+  start();
+  for (int i = 0; i < 2; ++i) {
+    GenerateRequest request = request_of(prefix_of(1, 60), std::to_string(i));
+    request.cache.prefix_len = 48;
+    EXPECT_EQ(ask(request).stats.prefix_len, 48);
+  }
+  GenerateRequest none = request_of(prefix_of(1, 60), "z");
+  none.cache.prefix_len = 0;
+  EXPECT_EQ(ask(none).stats.prefix_len, 0);
+  GenerateRequest beyond = request_of(prefix_of(1, 60), "z");
+  beyond.cache.prefix_len = 62;
+  std::vector<GenerateRequest> job{beyond};
+  try {
+    engine->submit(std::move(job));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.param(), "cache.prefix_len");
+  }
+}
+
+TEST_F(PrefixCacheTest, AGrowingConversationMakesFewEntries) {
+  start();
+  std::string talk = prefix_of(1, 60);
+  GenerateRequest request;
+  for (int turn = 0; turn < 12; ++turn) {
+    request = request_of(talk, "question" + std::to_string(turn));
+    for (int i = 60; i < static_cast<int>(talk.size()); i += 20) {
+      request.prefix_boundaries.insert(request.prefix_boundaries.end() - 1, i);
+    }
+    ask(request);
+    talk += "a turn of 20 letters";
+  }
+  EXPECT_EQ(ask(request).stats.cache, "hit");
+  EXPECT_LE(control->num_entries_made, 7);
+}
+
+TEST_F(PrefixCacheTest, TwoHundredPrefixesStayInABudgetOfTwenty) {
+  // The fake's entry takes prefix_len * max_depth bytes.
+  cache.cache_bytes = 20 * 40 * 2;
+  start();
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 200; ++i) {
+      ask(request_of(prefix_of(i), "a" + std::to_string(round)));
+      ASSERT_LE(engine->stats().cache_bytes, cache.cache_bytes);
+    }
+  }
+  const CacheReport report = engine->cache_report();
+  EXPECT_LE(control->most_entry_bytes, cache.cache_bytes);
+  EXPECT_EQ(report.entries.size(), 20u);
+  EXPECT_EQ(report.bytes, control->entry_bytes);
+  EXPECT_EQ(report.made, control->num_entries_made);
+  EXPECT_EQ(report.made - report.evictions, control->num_entries);
+  EXPECT_EQ(report.hits + report.misses, 600);
+}
+
+TEST_F(PrefixCacheTest, APrefixOverTheBudgetIsRefusedAndTheRequestGoesOn) {
+  cache.cache_bytes = 79;
+  start();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(cache_state(request_of(prefix_of(1), "?")), "miss");
+  EXPECT_EQ(control->num_entries_made, 0);
+  EXPECT_GT(engine->cache_report().refused, 0);
+}
+
+TEST_F(PrefixCacheTest, PinnedPrefixesAreThereAtOnceAndStay) {
+  cache.cache_bytes = 2 * 40 * 2;
+  start();
+  const std::string pinned = prefix_of(99);
+  engine->pin_prefix({pinned.begin(), pinned.end()});
+  EXPECT_EQ(cache_state(request_of(pinned, "first")), "hit");
+  for (int i = 0; i < 20; ++i) {
+    for (int k = 0; k < 3; ++k) ask(request_of(prefix_of(i), std::to_string(k)));
+  }
+  EXPECT_EQ(cache_state(request_of(pinned, "again")), "hit");
+  EXPECT_EQ(engine->clear_cache(), 2);
+  EXPECT_EQ(cache_state(request_of(pinned, "after")), "hit") << "made anew";
+  EXPECT_THROW(engine->pin_prefix(std::vector<TokenId>(500, 'x')), Error);
+}
+
+TEST_F(PrefixCacheTest, ClearForgetsEntriesAndPrompts) {
+  start();
+  for (int i = 0; i < 3; ++i) ask(request_of(prefix_of(1), std::to_string(i)));
+  EXPECT_EQ(engine->clear_cache(), 1);
+  EXPECT_EQ(control->num_entries, 0);
+  EXPECT_EQ(cache_state(request_of(prefix_of(1), "x")), "miss");
+}
+
+TEST_F(PrefixCacheTest, AForwardThatFailsWhileAnEntryIsMadeCostsOnlyTheEntry) {
+  start();
+  ask(request_of(prefix_of(1), "a"));
+  control->fail_forwards = 1;  // the request waits for its entry, which is alone in it
+  EXPECT_EQ(cache_state(request_of(prefix_of(1), "b")), "miss");
+  EXPECT_EQ(control->num_entries, 0);
+  EXPECT_EQ(cache_state(request_of(prefix_of(1), "c")), "miss") << "not tried again";
+}
+
+TEST_F(PrefixCacheTest, PoliciesThatAreNotPossibleHereAreRefused) {
+  start();
+  GenerateRequest request = request_of(prefix_of(1), "a");
+  request.cache.policy = "table";
+  std::vector<GenerateRequest> job{request};
+  try {
+    engine->submit(std::move(job));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.param(), "cache.policy");
+  }
+}
+
+class MeasuredTest : public PrefixCacheTest {
+ protected:
+  MeasuredTest() { cache.policy = "measured"; }
+  /// Depth of the last of `count` requests.
+  int depth_after(int count) {
+    int depth = 0;
+    for (int i = 0; i < count; ++i) {
+      depth = ask(request_of(prefix_of(1), "question " + std::to_string(++num_asked_))).stats.depth;
+    }
+    return depth;
+  }
+  int num_asked_ = 0;
+};
+
+TEST_F(MeasuredTest, GoesAsDeepAsDecisionsStay) {
+  start();
+  EXPECT_EQ(depth_after(2), 0) << "nothing is known yet";
+  int deepest = 0;
+  for (int i = 0; i < 40; ++i) deepest = std::max(deepest, depth_after(1));
+  EXPECT_EQ(deepest, 4);
+  EXPECT_GT(engine->stats().probes, 5);
+  EXPECT_EQ(engine->stats().probe_disagreements, 0);
+}
+
+TEST_F(MeasuredTest, StaysShallowWhereTheyDoNot) {
+  control->safe_depth = 2;
+  start();
+  for (int i = 0; i < 60; ++i) EXPECT_LE(depth_after(1), 2);
+  EXPECT_GT(engine->stats().probe_disagreements, 0);
+}
+
+TEST_F(MeasuredTest, ProbesChangeNoAnswer) {
+  control->safe_depth = 0;  // whatever comes from an entry is wrong
+  start();
+  for (int i = 0; i < 30; ++i) {
+    GenerateRequest request = request_of(prefix_of(1), "question " + std::to_string(i));
+    std::string with, without;
+    ask(request, &with);
+    request.cache.policy = "off";
+    ask(request, &without);
+    EXPECT_EQ(with, without) << i;
+  }
+}
+
+TEST_F(MeasuredTest, RecoversWhenTheQuestionsChange) {
+  start();
+  depth_after(30);
+  control->safe_depth = 0;
+  depth_after(20);
+  EXPECT_EQ(depth_after(1), 0);
+}
+
+TEST_F(MeasuredTest, OutcomesSurviveARestart) {
+  const auto folder = std::filesystem::temp_directory_path() / "bicached_state_test";
+  std::filesystem::remove_all(folder);
+  cache.state_dir = folder.string();
+  start();
+  depth_after(40);
+  engine->stop(std::chrono::milliseconds(1000));
+  start();
+  EXPECT_EQ(depth_after(2), 4) << "known from before";
+  engine.reset();
+  std::filesystem::remove_all(folder);
+}
+
+}  // namespace
+}  // namespace bicached
