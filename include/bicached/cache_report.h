@@ -22,7 +22,8 @@ struct ProbeReport {
 /// One stored prefix.
 struct EntryReport {
   std::string id;  // hash of fingerprint, salt and ids
-  std::string salt;
+  std::string
+      salt;  // a hash of it: who knows a tenant's salt can ask for its entries; may be empty
   int num_tokens = 0;
   int64_t bytes = 0;
   int64_t hits = 0;

@@ -322,7 +322,7 @@ void Engine::Impl::publish(Sequence& sequence) {
   update.index = sequence.index;
   update.stats = decoder.stats();
   update.stats.cache = sequence.cache.policy == "off" ? "off"
-                       : sequence.cache.found         ? "hit"
+                       : sequence.cache.held          ? "hit"
                                                       : "miss";
   update.stats.cached_tokens = sequence.cache.reuse.depth > 0 ? sequence.cache.reuse.prefix_len : 0;
   update.stats.queued_us = micros(sequence.admitted - sequence.submitted);

@@ -2,13 +2,9 @@
 
 #include <algorithm>
 #include <climits>
-#include <filesystem>
-#include <fstream>
 
-#include "base/json_file.h"
-#include "base/log.h"
 #include "bicached/error.h"
-#include "decode/prefix_entry.h"
+#include "engine/prefix_cache_parts.h"
 
 namespace bicached {
 namespace {
@@ -20,20 +16,8 @@ constexpr size_t kTreeTokens = size_t{1} << 20;
 constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
 /// So many probes spare hopeless tests for each that spares nothing.
 constexpr int kSparingProbes = 7;
-constexpr size_t kMaxFailed = 1000;
 /// Models of at most so many layers can be entered before every one of them.
 constexpr int kAllDepths = 16;
-constexpr size_t kMaxStateBytes = size_t{64} << 20;
-
-std::string megabytes(int64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) * 1e-6);
-  return text;
-}
-
-double seconds_since(StoredPrefix::Clock::time_point then) {
-  return std::chrono::duration<double>(StoredPrefix::Clock::now() - then).count();
-}
 
 int total_len(const GenerateRequest& request) {
   return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
@@ -47,77 +31,6 @@ DepthPolicyParams policy_params(const GenerateRequest& request, const CacheSetti
 }
 
 }  // namespace
-
-/// An entry being made: the prefix as a canvas of its own, in the next forward.
-class PrefixCache::Making final : public ForwardPart {
- public:
-  Making(PrefixCache& cache, StoredPrefix& stored, SlabId slab)
-      : cache_(cache), stored_(stored), slab_(slab) {}
-
-  bool is_done() const { return slab_ == kNoId; }
-  int num_rows() const override { return stored_.spec.prefix_len; }
-  int num_logit_rows() const override { return 0; }
-  void append_to(Forward& forward) override {
-    forward.groups.push_back(prefix_entry_group(stored_.ids, slab_, stored_.entry));
-  }
-
-  void commit(std::span<const RowResult>) override {
-    cache_.denoiser_.fill_entry(stored_.entry, slab_);
-    close();
-    stored_.ready = true;
-    ++cache_.stats_.cache_made;
-    log_info("prefix " + stored_.key.hex().substr(0, 8) + " stored: " +
-             std::to_string(stored_.spec.prefix_len) + " tokens, " + megabytes(stored_.bytes) +
-             "; the cache holds " + std::to_string(cache_.store_.entries().size()) + " prefixes, " +
-             megabytes(cache_.store_.bytes()) + " of " + megabytes(cache_.store_.budget_bytes()));
-  }
-
-  void fail(ErrorCode, const std::string& why) override {
-    log_warn("prefix " + stored_.key.hex().substr(0, 8) + " can't be stored: " + why);
-    if (cache_.failed_.size() < kMaxFailed) cache_.failed_.insert(stored_.key);
-    close();
-    const EntryId entry = stored_.entry;
-    cache_.destroy(entry);
-  }
-
- private:
-  void close() {
-    cache_.denoiser_.close_slab(slab_);
-    slab_ = kNoId;
-  }
-
-  PrefixCache& cache_;
-  StoredPrefix& stored_;
-  SlabId slab_;
-};
-
-/// A probe from its request's start to its verdict, with a hold on the entry.
-class PrefixCache::ProbeRun final : public ForwardPart {
- public:
-  ProbeRun(StoredPrefix& stored_in, PrefixLine line_in, CanvasKind kind_in,
-           std::shared_ptr<Probe> probe_in)
-      : stored(stored_in), line(std::move(line_in)), kind(kind_in), probe(std::move(probe_in)) {}
-
-  bool is_over() const { return failed_ || probe->is_finished(); }
-  bool has_verdict() const { return !failed_ && probe->num_checks() > 0; }
-  bool has_work() const { return !failed_ && probe->has_work(); }
-  int num_rows() const override { return probe->num_rows(); }
-  int num_logit_rows() const override { return probe->num_logit_rows(); }
-  void append_to(Forward& forward) override { probe->append_to(forward); }
-  void commit(std::span<const RowResult> results) override { probe->commit(results); }
-  void fail(ErrorCode, const std::string& why) override {
-    log_warn("a probe failed: " + why);
-    failed_ = true;
-  }
-
-  StoredPrefix& stored;
-  const PrefixLine line;
-  const CanvasKind kind;
-  const std::shared_ptr<Probe> probe;
-
- private:
-  bool failed_ = false;
-};
 
 std::vector<int> entry_depths(const CacheSettings& settings, const DepthTable* table,
                               int num_layers) {
@@ -159,6 +72,12 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings, Engi
   if (settings_.policy == "table" && !table_) {
     throw Error(ErrorCode::kInvalidSettings,
                 "cache_policy is table, which needs a file in depth_table", "depth_table");
+  }
+  if (settings_.policy == "fixed" && settings_.depth > info_.num_layers) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "cache_depth is " + std::to_string(settings_.depth) + "; the model has " +
+                    std::to_string(info_.num_layers) + " layers",
+                "cache_depth");
   }
   depths_ = entry_depths(settings_, table_ ? &*table_ : nullptr, info_.num_layers);
   if (!depths_.empty()) {
@@ -257,8 +176,7 @@ void PrefixCache::choose_refresh(const GenerateRequest& request, CacheUse& use) 
 
 Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
   use.reuse = {};
-  use.held = nullptr;
-  use.found = false;
+  use.offered = nullptr;
   if (use.policy == "off") return Readiness::kReady;
   const std::vector<PathStep> path = tree_.find(request.cache.salt, request.prompt_ids);
   use.candidates = candidates(request, path);
@@ -284,14 +202,14 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
     return depth > 0 || teaches ? Readiness::kWaitsForEntry : Readiness::kReady;
   }
   use.reuse.depth = depth;
-  use.held = stored;
-  use.found = true;
+  use.offered = stored;
   return Readiness::kReady;
 }
 
 void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId slab) {
   if (use.policy == "off") return;
-  ++(use.found ? stats_.cache_hits : stats_.cache_misses);
+  use.held = std::exchange(use.offered, nullptr);
+  ++(use.held ? stats_.cache_hits : stats_.cache_misses);
   if (!use.held) return;
   store_.acquire(*use.held);
   ++use.held->hits;
@@ -350,230 +268,6 @@ void PrefixCache::release(CacheUse& use, const GenerationStats* stats) {
 void PrefixCache::let_go(StoredPrefix& stored, int64_t saved) {
   store_.release(stored, saved);
   if (stored.doomed && stored.num_users == 0) destroy(stored.entry);
-}
-
-// --- Entries and probes ------------------------------------------------------------------------
-
-/// Null: there is no room, or its forward failed before.
-StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const TokenId> ids,
-                                        bool pinned) {
-  StoredPrefix prefix;
-  prefix.key = store_.key_of(salt, ids);
-  prefix.spec = spec_;
-  prefix.spec.prefix_len = static_cast<int>(ids.size());
-  prefix.bytes = denoiser_.entry_bytes(prefix.spec);
-  if (depths_.empty() || failed_.contains(prefix.key)) return nullptr;
-  const auto victims = store_.room_for(prefix.bytes, prefix.key);
-  const std::optional<SlabId> slab =
-      victims ? denoiser_.open_slab(prefix.spec.prefix_len) : std::nullopt;
-  if (!slab) {
-    ++num_refused_;
-    return nullptr;
-  }
-  for (const EntryId victim : *victims) {
-    destroy(victim);
-    ++stats_.cache_evictions;
-  }
-  try {
-    prefix.entry = denoiser_.create_entry(prefix.spec);
-  } catch (const Error& error) {
-    denoiser_.close_slab(*slab);
-    if (error.code() != ErrorCode::kOutOfMemory) throw;
-    drop_unused();
-    ++num_refused_;
-    return nullptr;
-  }
-  prefix.salt = salt;
-  prefix.ids.assign(ids.begin(), ids.end());
-  prefix.making_cost = static_cast<int64_t>(ids.size()) * info_.num_layers;
-  prefix.pinned = pinned;
-  prefix.made = prefix.used = StoredPrefix::Clock::now();
-  StoredPrefix& stored = store_.insert(std::move(prefix));
-  making_.push_back(std::make_unique<Making>(*this, stored, *slab));
-  return &stored;
-}
-
-void PrefixCache::destroy(EntryId entry) {
-  store_.erase(entry);
-  denoiser_.destroy_entry(entry);
-}
-
-std::vector<ForwardPart*> PrefixCache::making() {
-  std::erase_if(making_, [](const auto& making) { return making->is_done(); });
-  std::vector<ForwardPart*> parts;
-  for (const auto& making : making_) parts.push_back(making.get());
-  return parts;
-}
-
-std::vector<ForwardPart*> PrefixCache::probing(int max_rows, bool must) {
-  sweep();
-  std::vector<ForwardPart*> parts;
-  for (const auto& run : probes_) {
-    const int rows = run->num_rows();
-    if (!run->has_work() || (rows > max_rows && !(must && parts.empty()))) continue;
-    parts.push_back(run.get());
-    max_rows -= rows;
-  }
-  return parts;
-}
-
-bool PrefixCache::has_work() const {
-  return std::ranges::any_of(making_, [](const auto& making) { return !making->is_done(); }) ||
-         std::ranges::any_of(probes_, [](const auto& run) { return run->has_work(); });
-}
-
-/// Takes out the probes that have come to an end.
-void PrefixCache::sweep() {
-  for (auto it = probes_.begin(); it != probes_.end();) {
-    if (!(*it)->is_over()) {
-      ++it;
-      continue;
-    }
-    end_probe(**it);
-    it = probes_.erase(it);
-  }
-}
-
-void PrefixCache::end_probe(ProbeRun& run) {
-  StoredPrefix& stored = run.stored;
-  if (run.has_verdict()) {
-    const std::optional<ProbeVerdict> commits = run.probe->commits();
-    probe_stats_.record(run.line, run.kind, run.probe->depth(), commits ? &*commits : nullptr);
-    ++stats_.probes;
-    stats_.probe_checks += run.probe->num_checks();
-    stats_.probe_disagreements += run.probe->num_disagreements();
-    stats_.probe_row_layers += run.probe->row_layers();
-  } else {
-    probe_stats_.give_up(run.line, run.kind);
-  }
-  let_go(stored, 0);
-}
-
-bool PrefixCache::drop_probes() {
-  if (probes_.empty()) return false;
-  for (const auto& run : probes_) {
-    probe_stats_.give_up(run->line, run->kind);
-    let_go(run->stored, 0);
-  }
-  probes_.clear();
-  return true;
-}
-
-int PrefixCache::drop_unused() {
-  const std::vector<EntryId> entries = store_.droppable(false);
-  for (const EntryId entry : entries) destroy(entry);
-  stats_.cache_evictions += static_cast<int64_t>(entries.size());
-  return static_cast<int>(entries.size());
-}
-
-// --- What operators do -------------------------------------------------------------------------
-
-void PrefixCache::pin(std::vector<TokenId> ids) {
-  if (StoredPrefix* stored = store_.find("", ids)) {
-    stored->pinned = true;
-  } else if (!begin_making("", ids, true)) {
-    EntrySpec spec = spec_;
-    spec.prefix_len = static_cast<int>(ids.size());
-    throw Error(ErrorCode::kInvalidSettings,
-                "pinned_prefixes: one of " + std::to_string(ids.size()) + " tokens takes " +
-                    std::to_string(denoiser_.entry_bytes(spec)) + " bytes; cache_bytes is " +
-                    std::to_string(settings_.cache_bytes) + ", of which " +
-                    std::to_string(store_.bytes()) + " are used",
-                "pinned_prefixes");
-  }
-  pinned_.push_back(std::move(ids));
-}
-
-int PrefixCache::clear(bool forget_probes) {
-  if (forget_probes) {
-    drop_probes();
-    probe_stats_.forget();
-  }
-  tree_.clear();
-  failed_.clear();
-  const std::vector<EntryId> entries = store_.droppable(true);
-  for (const EntryId entry : entries) destroy(entry);
-  for (const StoredPrefix& left : store_.entries()) {
-    if (left.ready) store_.find(left.entry)->doomed = true;
-  }
-  for (const std::vector<TokenId>& ids : pinned_) begin_making("", ids, true);
-  return static_cast<int>(entries.size());
-}
-
-CacheReport PrefixCache::report() const {
-  CacheReport report;
-  report.policy = settings_.policy;
-  report.budget_bytes = store_.budget_bytes();
-  report.bytes = store_.bytes();
-  report.hits = stats_.cache_hits;
-  report.misses = stats_.cache_misses;
-  report.made = stats_.cache_made;
-  report.evictions = stats_.cache_evictions;
-  report.refused = num_refused_;
-  report.probes = stats_.probes;
-  report.probes_running = static_cast<int64_t>(probes_.size());
-  for (const StoredPrefix& stored : store_.entries()) {
-    EntryReport entry;
-    entry.id = stored.key.hex();
-    entry.salt = stored.salt;
-    entry.num_tokens = stored.spec.prefix_len;
-    entry.bytes = stored.bytes;
-    entry.hits = stored.hits;
-    entry.num_users = stored.num_users;
-    entry.pinned = stored.pinned;
-    entry.ready = stored.ready;
-    entry.saved_row_layers = stored.saved;
-    entry.age_s = seconds_since(stored.made);
-    entry.idle_s = seconds_since(stored.used);
-    entry.depths = depths_;
-    entry.probes = probe_stats_.report(prefix_line(stored.salt, stored.ids, stored.key));
-    report.entries.push_back(std::move(entry));
-  }
-  report.model_probes = probe_stats_.report_model();
-  return report;
-}
-
-void PrefixCache::update_gauges() {
-  stats_.cache_entries = static_cast<int64_t>(store_.entries().size());
-  stats_.cache_bytes = store_.bytes();
-  stats_.cache_budget_bytes = store_.budget_bytes();
-}
-
-void PrefixCache::check_integrity() const {
-  tree_.check_integrity();
-  store_.check_integrity();
-}
-
-// --- State over a restart ----------------------------------------------------------------------
-
-std::string PrefixCache::state_file() const {
-  return settings_.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json";
-}
-
-void PrefixCache::load_state() {
-  if (settings_.state_dir.empty()) return;
-  std::error_code error;
-  std::filesystem::create_directories(settings_.state_dir, error);
-  if (error) {
-    throw Error(
-        ErrorCode::kInvalidSettings,
-        "state_dir is '" + settings_.state_dir + "', which can't be made: " + error.message(),
-        "state_dir");
-  }
-  if (!std::filesystem::exists(state_file(), error)) return;
-  probe_stats_.from_json(read_text_file(state_file(), kMaxStateBytes, ErrorCode::kInvalidSettings),
-                         state_file());
-}
-
-void PrefixCache::save_state() {
-  if (settings_.state_dir.empty() || probe_stats_.version() == saved_version_) return;
-  saved_version_ = probe_stats_.version();
-  // Written beside and renamed: a crash leaves the old file or the new one.
-  const std::string path = state_file(), fresh = path + ".new";
-  std::ofstream(fresh, std::ios::binary) << probe_stats_.to_json();
-  std::error_code error;
-  std::filesystem::rename(fresh, path, error);
-  if (error) log_warn("probe outcomes can't be written to " + path + ": " + error.message());
 }
 
 }  // namespace bicached

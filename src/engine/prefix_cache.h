@@ -29,12 +29,12 @@ struct CacheUse {
 
   // From `prepare` on.
   PrefixReuse reuse;
-  StoredPrefix* held = nullptr;  // its entry, not dropped before `release`
-  bool found = false;            // an entry was there
+  StoredPrefix* offered = nullptr;  // a ready entry; until `take_up` nobody holds it
   CanvasKind kind;
   PrefixLine line;
 
   // From `take_up` on.
+  StoredPrefix* held = nullptr;  // its entry, not dropped before `release`
   std::shared_ptr<Probe> probe;
 };
 
@@ -65,7 +65,7 @@ class PrefixCache {
   /// Chooses what the request reuses, and may begin to make an entry. Called before it gets its
   /// slab, again as long as it waits.
   Readiness prepare(const GenerateRequest& request, CacheUse& use);
-  /// The request starts on this slab.
+  /// The request starts on this slab, right after `prepare`.
   void take_up(const GenerateRequest& request, CacheUse& use, SlabId slab);
   /// Before the decoder takes the results of its forward.
   void observe(CacheUse& use, const CanvasDecoder& decoder, std::span<const RowResult> results);
