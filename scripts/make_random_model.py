@@ -5,9 +5,10 @@
     scripts/make_random_model.py /tmp/small --layers 8 --width 512
 
 What a forward costs does not depend on the values of the weights, so no download is needed to
-measure it. The text that comes out is noise. The tokenizer is that of models/demo, whose 2,048 ids
-are ids of the larger vocabulary too. Weights: normal with deviation 0.02, in bfloat16, made on the
-GPU where there is one (other values than on a CPU with the same seed); weights of norms are 1.
+measure it. The text that comes out is noise and never ends: the end token's logit is always 0, far
+below the greatest of so many. The tokenizer is that of models/demo, whose 2,048 ids are ids of the
+larger vocabulary too. Weights: normal with deviation 0.02, in bfloat16, made on the GPU where there
+is one (other values than on a CPU with the same seed); weights of norms are 1.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import torch
 
 DEMO = pathlib.Path(__file__).resolve().parent.parent / "models" / "demo"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+HEAD = "model.transformer.ff_out.weight"
 DEVIATION = 0.02
 SHARD_BYTES = 4 << 30
 BYTES_PER_WEIGHT = 2
@@ -78,7 +80,7 @@ def tensor_shapes(config):
         yield block + "up_proj.weight", (mlp, width)
         yield block + "ff_out.weight", (width, mlp)
     yield top + "ln_f.weight", (width,)
-    yield top + "ff_out.weight", (config["embedding_size"], width)
+    yield HEAD, (config["embedding_size"], width)
 
 
 def num_bytes(shape):
@@ -116,7 +118,7 @@ def random_weights(shape, generator, device):
     return weights.normal_(0, DEVIATION, generator=generator)
 
 
-def write_weights(folder, shards, seed):
+def write_weights(folder, shards, end_token, seed):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = torch.Generator(device).manual_seed(seed)
     total = sum(num_bytes(shape) for shard in shards for _, shape in shard)
@@ -126,8 +128,10 @@ def write_weights(folder, shards, seed):
         with open(folder / file_name, "wb") as file:
             file.write(safetensors_header(shard))
             for name, shape in shard:
-                weights = random_weights(shape, generator, device).view(torch.uint8)
-                file.write(memoryview(weights.cpu().numpy()).cast("B"))
+                weights = random_weights(shape, generator, device)
+                if name == HEAD:
+                    weights[end_token] = 0
+                file.write(memoryview(weights.view(torch.uint8).cpu().numpy()).cast("B"))
                 weight_map[name] = file_name
                 done += num_bytes(shape)
                 if sys.stderr.isatty():
@@ -166,7 +170,7 @@ def main():
     (args.folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     for name in TOKENIZER_FILES:
         shutil.copy(DEMO / name, args.folder / name)
-    write_weights(args.folder, split_shards(list(tensor_shapes(config))), args.seed)
+    write_weights(args.folder, split_shards(tensor_shapes(config)), config["eos_token_id"], args.seed)
 
 
 if __name__ == "__main__":
