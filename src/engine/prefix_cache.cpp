@@ -231,7 +231,9 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   plan.prefix_len = use.reuse.prefix_len;
   plan.depths = depths_;
   for (const LadderStep& step : steps) plan.rates.push_back(estimated_disagreement(step));
-  plan.thorough = !probe_stats_.knows_model(use.kind) || num_probes_ % (kSparingProbes + 1) == 0;
+  // Who probes every request (bicached profile) wants to know all.
+  plan.thorough = !probe_stats_.knows_model(use.kind) || settings_.probe_rate >= 1 ||
+                  num_probes_ % (kSparingProbes + 1) == 0;
   if (!plan.thorough) plan.assumed_safe = greatest_safe(steps, settings_.max_disagreement);
   plan.sampling = request.sampling;
   plan.suppress_end_tokens = request.decode.ignore_eos;
