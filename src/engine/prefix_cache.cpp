@@ -253,13 +253,12 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
 
 void PrefixCache::observe(CacheUse& use, const CanvasDecoder& decoder,
                           std::span<const RowResult> results) {
-  if (!use.probe || !decoder.next().refresh || !decoder.next().decides) return;
-  use.probe->add(ProbeCase::of(decoder, results));
+  if (!decoder.next().refresh || !decoder.next().decides) return;
+  if (const auto probe = use.probe.lock()) probe->add(ProbeCase::of(decoder, results));
 }
 
 void PrefixCache::release(CacheUse& use, const GenerationStats* stats) {
-  if (use.probe) use.probe->close();
-  use.probe.reset();
+  if (const auto probe = use.probe.lock()) probe->close();
   if (!use.held) return;
   const int64_t saved =
       stats ? int64_t{stats->num_refreshes} * use.reuse.prefix_len * use.reuse.depth : 0;

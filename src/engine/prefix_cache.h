@@ -35,7 +35,7 @@ struct CacheUse {
 
   // From `take_up` on.
   StoredPrefix* held = nullptr;  // its entry, not dropped before `release`
-  std::shared_ptr<Probe> probe;
+  std::weak_ptr<Probe> probe;    // given up when requests need its room
 };
 
 /// Whether a request may go on to its first forward.

@@ -23,9 +23,9 @@ class PrefixCacheTest : public testing::Test {
     EXPECT_EQ(control->num_open_slabs, 0);
   }
 
-  void start() {
-    engine =
-        std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control), EngineSettings{}, cache);
+  void start(int64_t capacity_tokens = 1 << 20) {
+    engine = std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control, capacity_tokens),
+                                      EngineSettings{}, cache);
     engine->start();
   }
 
@@ -298,6 +298,24 @@ TEST_F(MeasuredTest, RecoversWhenTheQuestionsChange) {
   control->safe_depth = 0;
   depth_after(20);
   EXPECT_EQ(depth_after(1), 0);
+}
+
+TEST_F(MeasuredTest, ProbesGiveWayToRequests) {
+  // Room for the probed canvas and its two shadows, and for no other.
+  GenerateRequest probed = request_of(prefix_of(1), "a long answer");
+  probed.gen_length = 200;
+  probed.decode.steps = 200;
+  start(3 * static_cast<int64_t>(probed.prompt_ids.size() + 200) + 20);
+  ask(request_of(prefix_of(1), "first"));
+  control->forward_ms = 2;
+  control->end_one_in = 0;
+  std::vector<GenerateRequest> job{probed};
+  ResponseStream slow = engine->submit(std::move(job));
+  while (!slow.next()->tokens.size()) continue;
+  EXPECT_EQ(engine->cache_report().probes_running, 1);
+  ask(request_of("other ", "question"));
+  EXPECT_FALSE(slow.is_done());
+  EXPECT_EQ(engine->cache_report().probes_running, 0);
 }
 
 TEST_F(MeasuredTest, OutcomesSurviveARestart) {
