@@ -33,11 +33,6 @@ StoredPrefix* PrefixStore::find(const std::string& salt, std::span<const TokenId
                                                                                    : nullptr;
 }
 
-StoredPrefix* PrefixStore::find(EntryId entry) {
-  const auto it = std::ranges::find(entries_, entry, &StoredPrefix::entry);
-  return it == entries_.end() ? nullptr : &*it;
-}
-
 double PrefixStore::worth(const StoredPrefix& prefix) const {
   const double fading = std::exp2(-static_cast<double>(tick_ - prefix.last_tick) / kHalfLife);
   return (static_cast<double>(prefix.making_cost) + prefix.recent) * fading /
@@ -102,6 +97,10 @@ std::vector<EntryId> PrefixStore::droppable(bool with_pinned) const {
     }
   }
   return ids;
+}
+
+void PrefixStore::doom_ready() {
+  for (StoredPrefix& prefix : entries_) prefix.doomed = prefix.doomed || prefix.ready;
 }
 
 void PrefixStore::check_integrity() const {

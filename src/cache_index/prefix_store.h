@@ -56,7 +56,6 @@ class PrefixStore {
   }
   /// The entry of exactly these ids, made or being made; null: none.
   StoredPrefix* find(const std::string& salt, std::span<const TokenId> ids);
-  StoredPrefix* find(EntryId entry);
 
   /// What has to go so that `bytes` more fit, worst first; nothing is changed. Nothing: it can't
   /// fit now (or never). Also nothing when the key is taken by other ids.
@@ -70,6 +69,9 @@ class PrefixStore {
 
   /// Entries that may be dropped now: not held; pinned ones only if `with_pinned`.
   std::vector<EntryId> droppable(bool with_pinned) const;
+
+  /// Nobody takes up what is ready any more: it goes with its last user.
+  void doom_ready();
 
   const std::list<StoredPrefix>& entries() const { return entries_; }
   int64_t bytes() const { return bytes_; }

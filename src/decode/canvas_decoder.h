@@ -58,7 +58,6 @@ class CanvasDecoder {
   /// The active block [begin, end) of the next forward.
   int block_begin() const { return block_begin_; }
   int block_end() const { return block_end_; }
-  bool at_block_start() const { return at_block_start_; }
   const GenerationStats& stats() const { return stats_; }
 
  private:

@@ -56,10 +56,7 @@ Probe::Probe(Denoiser& denoiser, Plan plan, int num_tokens, SlabId shadow, SlabI
   plan_.sampling.temperature = 0;
   plan_.sampling.num_top_logprobs = -1;
   top_ = static_cast<int>(plan_.depths.size()) - 1;
-  while (assumed_ + 1 <= top_ &&
-         plan_.depths[static_cast<size_t>(assumed_ + 1)] <= plan_.assumed_safe) {
-    ++assumed_;
-  }
+  while (assumed_ < top_ && depth_of(assumed_ + 1) <= plan_.assumed_safe) ++assumed_;
 }
 
 Probe::~Probe() {
@@ -100,10 +97,14 @@ void Probe::begin_search() {
   agreed_ = assumed_;
   lowest_bad_ = search_end_ = top_ + 1;
   if (top_ > assumed_) {
-    test_ = Test{top_};
+    test_ = top_;
   } else {
     end_search();
   }
+}
+
+int Probe::depth_of(int index) const {
+  return index == kFill ? 0 : plan_.depths[static_cast<size_t>(index)];
 }
 
 /// Given that `failed` decided otherwise, a shallower depth mostly does too where their rates are
@@ -116,7 +117,7 @@ bool Probe::is_hopeless(int index, int failed) const {
 }
 
 void Probe::next_test(bool agreed) {
-  const int index = test_->index;
+  const int index = *test_;
   test_.reset();
   if (index == kFill) return end_search();
   if (agreed) {
@@ -132,23 +133,22 @@ void Probe::next_test(bool agreed) {
   while (search_end_ - agreed_ > 1) {
     const int middle = agreed_ + (search_end_ - agreed_) / 2;
     if (!is_hopeless(middle, lowest_bad_)) {
-      test_ = Test{middle};
+      test_ = middle;
       return;
     }
     search_end_ = middle;
   }
   if (is_first_case_ && !has_frozen_ && plan_.thorough) {
-    test_ = Test{kFill};
+    test_ = kFill;
     return;
   }
   end_search();
 }
 
 void Probe::end_search() {
-  const auto value = [&](int index) { return plan_.depths[static_cast<size_t>(index)]; };
   const bool tested = agreed_ > assumed_;
-  if (lowest_bad_ <= top_) depth_.bad = std::min(depth_.bad, value(lowest_bad_));
-  const int good = tested ? value(agreed_) : 0;
+  if (lowest_bad_ <= top_) depth_.bad = std::min(depth_.bad, depth_of(lowest_bad_));
+  const int good = tested ? depth_of(agreed_) : 0;
   depth_.good = is_first_case_ ? good : std::min(depth_.good, good);
   top_ = tested ? agreed_ : assumed_;
   // Below nothing is left to find out.
@@ -160,9 +160,7 @@ int Probe::num_rows() const {
   int rows = 0;
   const int behind = num_tokens_ - plan_.prefix_len;
   if (test_) {
-    const bool prefix_runs =
-        test_->index == kFill ||
-        plan_.depths[static_cast<size_t>(test_->index)] < denoiser_.info().num_layers;
+    const bool prefix_runs = depth_of(*test_) < denoiser_.info().num_layers;
     rows += behind + (prefix_runs ? plan_.prefix_len : 0);
   }
   return rows + (frozen_wanted_ ? behind : 0);
@@ -176,9 +174,9 @@ int Probe::num_logit_rows() const {
 
 void Probe::append_to(Forward& forward) {
   if (test_) {
-    const int depth = test_->index == kFill ? 0 : plan_.depths[static_cast<size_t>(test_->index)];
+    const int depth = depth_of(*test_);
     // kFill's K/V stay, so they go straight to the frozen slab.
-    const SlabId slab = test_->index == kFill ? frozen_ : shadow_;
+    const SlabId slab = *test_ == kFill ? frozen_ : shadow_;
     if (depth > 0) denoiser_.load_entry(plan_.entry, slab, depth);
     append_shadow(forward, slab, depth);
   }
@@ -253,7 +251,7 @@ void Probe::commit(std::span<const RowResult> results) {
     frozen_wanted_ = false;
   }
   if (tested) {
-    const bool fill = test_->index == kFill;
+    const bool fill = *test_ == kFill;
     if (fill) has_frozen_ = true;
     next_test(fill || check(results.first(count)));
   }

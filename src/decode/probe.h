@@ -76,14 +76,12 @@ class Probe {
 
  private:
   static constexpr int kFill = -1;  // index of depth 0: only fills the frozen shadow
-  struct Test {
-    int index = 0;  // into plan_.depths, or kFill
-  };
 
   Probe(Denoiser& denoiser, Plan plan, int num_tokens, SlabId shadow, SlabId frozen);
   void begin_case();
   void begin_search();
   void next_test(bool agreed);
+  int depth_of(int index) const;
   bool is_hopeless(int index, int failed) const;
   void end_search();
   void append_shadow(Forward& forward, SlabId slab, std::optional<int> refresh_depth);
@@ -99,13 +97,13 @@ class Probe {
   bool is_first_case_ = true;
 
   // The search of the front case.
-  std::optional<Test> test_;
-  int agreed_ = kFill;    // greatest index that agreed in this case
-  int search_end_ = 0;    // indices from here on are out of question
-  int lowest_bad_ = 0;    // least index that disagreed in this case
-  bool stopped_ = false;  // no more searches: the answer would not be used
-  int top_ = 0;           // index to try first: the verdict of the blocks before
-  int assumed_ = kFill;   // index of plan_.assumed_safe
+  std::optional<int> test_;  // index into plan_.depths, or kFill
+  int agreed_ = kFill;       // greatest index that agreed in this case
+  int search_end_ = 0;       // indices from here on are out of question
+  int lowest_bad_ = 0;       // least index that disagreed in this case
+  bool stopped_ = false;     // no more searches: the answer would not be used
+  int top_ = 0;              // index to try first: the verdict of the blocks before
+  int assumed_ = kFill;      // index of plan_.assumed_safe
 
   // The frozen shadow.
   bool has_frozen_ = false;

@@ -46,9 +46,7 @@ int PrefixCache::clear(bool forget_probes) {
   failed_.clear();
   const std::vector<EntryId> entries = store_.droppable(true);
   for (const EntryId entry : entries) destroy(entry);
-  for (const StoredPrefix& left : store_.entries()) {
-    if (left.ready) store_.find(left.entry)->doomed = true;
-  }
+  store_.doom_ready();
   for (const std::vector<TokenId>& ids : pinned_) begin_making("", ids, true);
   return static_cast<int>(entries.size());
 }
