@@ -2,10 +2,11 @@
 # which a machine that only serves does not have, and adds run paths that don't exist.
 file(GLOB torch_dirs "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
 set(LIBTORCH_ROOT "${torch_dirs}" CACHE PATH "The torch package (holds include/ and lib/)")
-find_library(C10_LIBRARY c10 HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH REQUIRED)
-find_library(TORCH_CPU_LIBRARY torch_cpu HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH REQUIRED)
-find_library(TORCH_CUDA_LIBRARY torch_cuda HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH)
-find_library(C10_CUDA_LIBRARY c10_cuda HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH)
+# Not cached: another LIBTORCH_ROOT must not link libraries of the one before.
+find_library(C10_LIBRARY c10 HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH NO_CACHE REQUIRED)
+find_library(TORCH_CPU_LIBRARY torch_cpu HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH NO_CACHE REQUIRED)
+find_library(TORCH_CUDA_LIBRARY torch_cuda HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH NO_CACHE)
+find_library(C10_CUDA_LIBRARY c10_cuda HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH NO_CACHE)
 add_library(bicached_libtorch INTERFACE)
 target_include_directories(bicached_libtorch SYSTEM INTERFACE "${LIBTORCH_ROOT}/include")
 target_link_libraries(bicached_libtorch INTERFACE "${TORCH_CPU_LIBRARY}" "${C10_LIBRARY}")

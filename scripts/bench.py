@@ -22,6 +22,8 @@ import statistics
 import sys
 import time
 
+if sys.version_info < (3, 11):
+    sys.exit("bench: needs Python 3.11 or later")
 try:
     import httpx
 except ImportError:
@@ -83,7 +85,10 @@ class TokenIds:
 
     def take(self, num_tokens):
         while len(self.left) < num_tokens:
-            self.left += self.tokenize(random_words(self.rng, 5000))
+            ids = self.tokenize(random_words(self.rng, 2000))
+            if ids is None:
+                raise BenchError("the server refuses /tokenize: give --token-source text")
+            self.left += ids
         taken, self.left = self.left[:num_tokens], self.left[num_tokens:]
         return taken
 
@@ -182,7 +187,7 @@ class JsonlWorkload:
     def __init__(self, path):
         self.requests = []
         try:
-            lines = pathlib.Path(path).read_text().splitlines()
+            lines = pathlib.Path(path).read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise BenchError(f"can't read --data {path}: {error}") from None
         for number, line in enumerate(lines, 1):
@@ -190,15 +195,14 @@ class JsonlWorkload:
                 continue
             try:
                 fields = json.loads(line)
-                messages = fields["messages"]
-                if not isinstance(messages, list):
+                messages, answer = fields["messages"], fields.get("answer")
+                if not isinstance(messages, list) or not isinstance(answer, str | None):
                     raise TypeError
-                self.requests.append(
-                    Request(messages, fields.get("gen_length"), fields.get("answer"))
-                )
-            except (ValueError, KeyError, TypeError):
+                self.requests.append(Request(messages, fields.get("gen_length"), answer))
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise BenchError(
-                    f"{path}, line {number}: not a JSON object with a list 'messages'"
+                    f"{path}, line {number}: must be a JSON object with a list 'messages' and, if "
+                    "wanted, a string 'answer'"
                 ) from None
         if not self.requests:
             raise BenchError(f"{path} holds no conversations")
@@ -896,7 +900,7 @@ async def compare_cache(args, http, server, workload, num_prompts):
     requests = workload.make_requests(num_prompts)
     caches = {
         "off": {"cache": {"policy": "off"}},
-        "on": {"cache": {"policy": args.cache_policy}} if args.cache_policy else {},
+        "on": {"cache": args.cache_policy} if args.cache_policy else {},
     }
     senders = {
         side: Sender(args, http, server.model, {**args.extra_body, **caches[side]})
@@ -923,7 +927,7 @@ async def compare_cache(args, http, server, workload, num_prompts):
             rounds.append({**summaries, "compared": compared})
     median = median_of([r["compared"] for r in rounds])
     total_summaries = {side: summarize(load, args.goodput) for side, load in totals.items()}
-    policy = args.cache_policy or "the server's default policy"
+    policy = args.cache_policy["policy"] if args.cache_policy else "the server's default policy"
     title = f"reuse off against {policy}: {title_of(args, server)}"
     print_comparison(title, rounds, median, total_summaries)
     document = {"rounds": rounds, "median": median, "total": total_summaries}
@@ -1008,6 +1012,23 @@ def above_zero(text):
     return value
 
 
+def finite_above_zero(text):
+    value = above_zero(text)
+    if math.isinf(value):
+        raise argparse.ArgumentTypeError(f"is {text!r}; must be a finite number above 0")
+    return value
+
+
+def cache_policy(text):
+    """`full`, or `fixed:6`: the field `cache` of a request."""
+    name, colon, depth = text.partition(":")
+    if (name == "fixed") != bool(colon) or (colon and not depth.isdecimal()):
+        raise argparse.ArgumentTypeError(
+            f"is {text!r}; must be the name of a policy, of fixed with its depth, as in fixed:6"
+        )
+    return {"policy": name, "depth": int(depth)} if colon else {"policy": name}
+
+
 def json_object(text):
     try:
         value = json.loads(text)
@@ -1037,7 +1058,8 @@ class Parser(argparse.ArgumentParser):
 
 class HelpFormatter(argparse.HelpFormatter):
     def _get_help_string(self, action):
-        says_it_itself = action.default in (None, False, {}, [], argparse.SUPPRESS)
+        default = action.default
+        says_it_itself = default in ({}, [], argparse.SUPPRESS) or default is None or default is False
         return action.help if says_it_itself else f"{action.help} (default: %(default)s)"
 
 
@@ -1203,7 +1225,7 @@ def make_parser():
     )
     load.add_argument(
         "--burstiness",
-        type=above_zero,
+        type=finite_above_zero,
         default=1.0,
         metavar="B",
         help="Shape of the gamma distribution of the intervals: 1 is a Poisson process, "
@@ -1241,15 +1263,19 @@ def make_parser():
     compare.add_argument(
         "--compare-cache",
         action="store_true",
-        help="Run the same requests with prefix reuse off and on in turn and print the ratios.",
+        help="Run the same requests without any reuse (policy off) and with the server's own in "
+        "turn and print the ratios. Stored prefixes are dropped before each round with reuse; what "
+        "the policy measured has learnt stays, so its first round is the coldest.",
     )
     compare.add_argument(
         "--rounds", type=count, default=3, metavar="N", help="Times to run each of the two."
     )
     compare.add_argument(
         "--cache-policy",
+        type=cache_policy,
         metavar="NAME",
-        help="Policy of the rounds with reuse; the server's default if not given.",
+        help="Policy of the rounds with reuse, as full or fixed:6; if not given, the server's "
+        "default.",
     )
     compare.add_argument(
         "--keep-cache", action="store_true", help="Don't empty the cache before a round with reuse."
