@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,22 +9,22 @@
 
 namespace bicached {
 
-/// What probes know of one kind of canvas: its prefix takes `ratio_percent` to + 9 of it, and at
-/// most `gen_length` positions are generated (a power of two).
+/// What probes know of one kind of canvas: of those whose prefix takes at least `min_ratio_percent`
+/// of it, up to the next such share, and in which at most `gen_length` positions are generated.
 struct ProbeReport {
-  int ratio_percent = 0;  // 0, 10, ... 100
-  int gen_length = 0;
-  int depth = 0;            // what `measured` would choose now
-  int refresh_commits = 0;  // the same
+  std::optional<int> min_ratio_percent;  // 0, 50 or 80; nothing: any share
+  int gen_length = 0;                    // a power of two
+  int depth = 0;                         // what `measured` would choose now
+  int refresh_depth = 0;                 // the same
   std::vector<LadderStep> depths;
-  std::vector<LadderStep> commits;
+  std::vector<LadderStep> refresh_depths;
 };
 
 /// One stored prefix.
 struct EntryReport {
   std::string id;  // hash of fingerprint, salt and ids
-  std::string
-      salt;  // a hash of it: who knows a tenant's salt can ask for its entries; may be empty
+  /// A hash of it: who knows a tenant's salt can ask for its entries. May be empty.
+  std::string salt;
   int num_tokens = 0;
   int64_t bytes = 0;
   int64_t hits = 0;

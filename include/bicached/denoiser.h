@@ -61,7 +61,8 @@ struct RowGroup {
   std::vector<TokenId> tokens;
   /// enter_layer > 0: the entry whose hidden state at that boundary is taken.
   EntryId enter_from = kNoId;
-  /// The entry that receives hidden states of the rows that are its positions.
+  /// The entry that receives hidden states of the rows that are its positions, also those before
+  /// the layer at which they leave.
   EntryId capture_to = kNoId;
 
   int num_rows() const { return rows.empty() ? end - begin : static_cast<int>(rows.size()); }

@@ -90,7 +90,7 @@ class Engine {
   CacheReport cache_report();
   /// Drops every entry that no request holds (the others go with their last one) and all that is
   /// known of recent prompts; pinned prefixes are made anew. Returns how many entries. Probe
-  /// outcomes are kept unless `forget_probes`. Throws kDraining.
+  /// outcomes are kept; with `forget_probes` only those of state_dir. Throws kDraining.
   int clear_cache(bool forget_probes = false);
 
   const EngineStats& stats() const;

@@ -22,9 +22,10 @@ struct SamplingParams {
   std::vector<std::pair<TokenId, float>> logit_bias;  // added to the logits; [-100, 100]
 };
 
-/// What a request reuses of its own earlier forwards: nothing, all rows before the active block
-/// (Fast-dLLM prefix cache), or all rows outside it (dual cache).
-enum class IntraCache { kNone, kPrefix, kDual };
+/// Which rows a request leaves out of a forward, their K/V being those of an earlier one of its
+/// own: none; those before the active block (Fast-dLLM prefix cache) or all outside it (dual cache)
+/// until the next block; or all outside it until a refresh is due (`Reuse`).
+enum class IntraCache { kNone, kPrefix, kDual, kAdaptive };
 
 /// How the canvas is filled. The fields' ranges are in config/settings and http/codec.
 struct DecodeParams {
@@ -35,7 +36,7 @@ struct DecodeParams {
   float factor = 1.0f;         // `factor`: the greater, the more tokens a forward
   bool eos_early_stop = true;  // finish once all before the first committed end token is decided
   bool ignore_eos = false;     // end tokens are never chosen
-  IntraCache intra_cache = IntraCache::kNone;
+  std::optional<IntraCache> intra_cache;  // nothing: what suits the cache policy
   /// The block-start forward's logits decide its first step ("use"), or are thrown away and a
   /// second forward over the block decides ("discard", as the published engine; same tokens).
   bool use_first_forward = true;
@@ -49,7 +50,8 @@ struct CacheParams {
   std::string policy;                   // a name of depth_policy_table(); empty: the server's
   std::optional<int> depth;             // policy `fixed`
   std::optional<int> refresh_interval;  // forwards; >= 1
-  std::optional<int> refresh_commits;   // committed tokens; >= 1
+  std::optional<int> refresh_commits;   // committed text tokens; >= 1
+  std::optional<int> refresh_depth;     // layers
   bool refresh_by_step_modulo = false;  // parity with the published engine: step % interval == 0
   std::optional<int> prefix_len;        // tokens shared with other requests; 0: nothing
   std::string salt;                     // requests with different salts never share an entry
@@ -94,6 +96,7 @@ struct GenerationStats {
   int64_t row_layers = 0;  // sum over row groups of rows * layers run: cost without units
   int prefix_len = 0;
   int depth = 0;
+  int refresh_depth = 0;
   std::string cache = "off";  // "hit", "miss", "off"
   int64_t queued_us = 0;
   int64_t first_token_us = 0;  // from submit; 0 until there is one

@@ -103,7 +103,7 @@ struct DecodeSettings {
   double threshold = -1;             // [0.9]
   double factor = 1.0;               // dInfer's default
   double temperature = -1;           // [0: deterministic unless asked]
-  std::string intra_cache = "none";  // exact; dual is faster and slightly different
+  std::string intra_cache = "auto";  // none with cache policy off, else adaptive
   bool eos_early_stop = true;
 
   template <class V>
@@ -121,7 +121,8 @@ struct DecodeSettings {
     v.field("factor", factor, Range{0, 100}, "", "Of `factor`.");
     v.field("temperature", temperature, Range{-1, 2}, "",
             "0 = most probable token; -1 = model's, else 0.");
-    v.choice("intra_cache", intra_cache, {"none", "prefix", "dual"}, "Reuse inside a request.");
+    v.choice("intra_cache", intra_cache, {"auto", "none", "prefix", "dual", "adaptive"},
+             "Reuse inside a request; auto: none with the cache policy off, else adaptive.");
     v.field("eos_early_stop", eos_early_stop, "Stop once all before the end token is decided.");
   }
 };
@@ -134,13 +135,16 @@ struct CacheSettings {
   int min_uses = 2;           // a prefix seen once is no shared prefix
   int min_prefix_len = 32;    // below this a look-up saves less than it costs
   int refresh_interval = 16;  // the published default
-  int refresh_commits = 16;   // lost nothing on long answers of the demo model; -1 = no limit
+  int refresh_commits = 1;    // on the demo model any greater number loses points on lists
+  int refresh_depth = 0;      // what `measured` finds for every prefix; else nothing is known
   std::vector<std::string> pinned_prefixes;
   std::string state_dir;
   double max_disagreement = 0.02;  // of requests; loses 0.5 points at most on the demo model
   int probe_first = 3;
-  double probe_rate = 0.02;
-  std::vector<int> more_depths;  // not a setting: depths that eval compares besides
+  double probe_rate = 0.01;
+  // Not settings:
+  std::vector<int> more_depths;     // depths that eval compares besides
+  bool state_is_read_only = false;  // eval starts from state_dir and leaves it as it is
 
   template <class V>
   void visit(V& v) {
@@ -156,9 +160,11 @@ struct CacheSettings {
     v.field("min_prefix_len", min_prefix_len, Range{1, 1 << 20}, "tokens",
             "Shorter prefixes are not reused.");
     v.field("refresh_interval", refresh_interval, Range{1, 1 << 20}, "forwards",
-            "A request's prefix is recomputed in context after so many forwards,");
+            "What a request reuses of its own forwards is recomputed after so many,");
     v.field("refresh_commits", refresh_commits, Range{-1, 1 << 20}, "tokens",
-            "or so many decided tokens (-1 = no limit; measured chooses itself).");
+            "or so many decided text tokens (-1 = no limit),");
+    v.field("refresh_depth", refresh_depth, Range{0, 4096}, "layers",
+            "from this layer on (measured chooses itself).");
     v.field("pinned_prefixes", pinned_prefixes,
             "System prompts that are stored at start and never dropped.");
     v.field("state_dir", state_dir,

@@ -93,7 +93,7 @@ void remove_settings(CLI::App& command, SettingFlags& flags,
 
 void add_eval_options(CLI::App& command, SettingFlags& flags, EvalOptions& options) {
   // --policies says the first two; the others are the server's alone.
-  remove_settings(command, flags, {"cache_policy", "cache_depth", "pinned_prefixes", "state_dir"});
+  remove_settings(command, flags, {"cache_policy", "cache_depth", "pinned_prefixes"});
   const std::string input = "Questions";
   command.add_option("--data", options.data, "JSONL file: messages, answer, gen_length, family")
       ->type_name("FILE")
@@ -171,6 +171,11 @@ std::vector<std::pair<std::string, std::string>> given(const SettingFlags& flags
   std::vector<std::pair<std::string, std::string>> values;
   if (!model.empty()) values.emplace_back("model", model);
   for (const auto& [name, option] : flags) {
+    if (name == "model" && option->count() > 0 && !model.empty()) {
+      throw Error(ErrorCode::kInvalidSettings,
+                  "the model is given twice, as '" + model + "' and with --model: give one",
+                  "model");
+    }
     if (option->count() > 0) values.emplace_back(name, option->results().back());
   }
   return values;
@@ -187,6 +192,7 @@ void note_given(const CLI::App& command, CommandLine& line) {
   if (line.command == "eval") {
     line.eval.has_refresh_interval = is_given("--refresh-interval");
     line.eval.has_refresh_commits = is_given("--refresh-commits");
+    line.eval.has_refresh_depth = is_given("--refresh-depth");
   }
 }
 

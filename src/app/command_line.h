@@ -36,6 +36,7 @@ struct EvalOptions {
   bool by_family = false;
   bool has_refresh_interval = false;  // given as a flag: every request asks for it
   bool has_refresh_commits = false;
+  bool has_refresh_depth = false;
 };
 
 struct ProfileOptions {

@@ -14,11 +14,14 @@ GenerateRequest make_request(const DecodeSettings& resolved, int gen_length) {
   decode.threshold = static_cast<float>(resolved.threshold);
   decode.factor = static_cast<float>(resolved.factor);
   decode.eos_early_stop = resolved.eos_early_stop;
-  decode.intra_cache = resolved.intra_cache == "dual"     ? IntraCache::kDual
-                       : resolved.intra_cache == "prefix" ? IntraCache::kPrefix
-                                                          : IntraCache::kNone;
+  decode.intra_cache = intra_cache_of(resolved.intra_cache);
   request.sampling.temperature = static_cast<float>(resolved.temperature);
   return request;
+}
+
+void wait_for_probes(Engine& engine) {
+  while (engine.cache_report().probes_running > 0) {
+  }
 }
 
 }  // namespace bicached

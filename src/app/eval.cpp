@@ -51,6 +51,7 @@ EvalPlan read_plan(const EvalOptions& options, const Settings& settings, const M
   if (options.has_refresh_commits && settings.cache.refresh_commits >= 1) {
     plan.refresh.commits = settings.cache.refresh_commits;
   }
+  if (options.has_refresh_depth) plan.refresh.depth = settings.cache.refresh_depth;
   if (!options.gen_length.empty()) {
     plan.gen_length = parse_count("--gen-length", options.gen_length);
   }
@@ -157,12 +158,14 @@ Json settings_json(const EvalPlan& plan, const DecodeSettings& decode, const Cac
           {"intra_cache", decode.intra_cache},
           {"refresh_interval", cache.refresh_interval},
           {"refresh_commits", cache.refresh_commits},
+          {"refresh_depth", cache.refresh_depth},
           {"min_uses", cache.min_uses},
           {"min_prefix_len", cache.min_prefix_len},
           {"cache_bytes", cache.cache_bytes},
           {"max_disagreement", cache.max_disagreement},
           {"probe_first", cache.probe_first},
           {"probe_rate", cache.probe_rate},
+          {"state_dir", or_null(!cache.state_dir.empty(), cache.state_dir)},
           {"depth_table", cache.depth_table},
           {"concurrency", plan.concurrency},
           {"limit", or_null(plan.selection.limit > 0, plan.selection.limit)},

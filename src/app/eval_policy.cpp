@@ -86,7 +86,7 @@ CacheSettings eval_cache_settings(CacheSettings settings, const std::vector<Eval
     if (settings.policy == "off") settings.policy = policy.name;
   }
   settings.depth = 0;
-  settings.state_dir.clear();
+  settings.state_is_read_only = true;
   return settings;
 }
 
@@ -97,6 +97,7 @@ CacheParams eval_cache_params(const EvalPolicy& policy, const EvalRefresh& refre
   if (policy.name == "off") return params;
   params.refresh_interval = refresh.interval;
   params.refresh_commits = refresh.commits;
+  if (policy.name != "measured") params.refresh_depth = refresh.depth;  // it finds its own
   return params;
 }
 

@@ -22,7 +22,7 @@ struct EvalPolicy {
 std::vector<EvalPolicy> parse_eval_policies(const std::string& text, int num_layers);
 
 /// The server's side of a comparison: entries have all depths that any of the policies may choose.
-/// `state_dir` is cleared, since what a comparison learns is not the server's. Throws
+/// `state_dir` is only read, since what a comparison learns is not the server's. Throws
 /// kInvalidSettings when there is `table` but no table, or none of this model's depth.
 CacheSettings eval_cache_settings(CacheSettings settings, const std::vector<EvalPolicy>& policies,
                                   int num_layers);
@@ -31,6 +31,7 @@ CacheSettings eval_cache_settings(CacheSettings settings, const std::vector<Eval
 struct EvalRefresh {
   std::optional<int> interval;
   std::optional<int> commits;
+  std::optional<int> depth;
 };
 
 CacheParams eval_cache_params(const EvalPolicy& policy, const EvalRefresh& refresh);

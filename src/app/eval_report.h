@@ -29,7 +29,9 @@ struct EvalRun {
   int64_t probe_row_layers = 0;
 };
 
-/// Mean of a paired difference and its 95 % confidence interval, in shares.
+/// Mean of a paired difference and its 95 % confidence interval, in shares: adjusted Wald (Agresti
+/// and Min 2005), which also tells something where few or no questions differ. Questions count as
+/// independent.
 struct PairedDifference {
   double mean = 0;
   double low = 0;

@@ -1,15 +1,17 @@
 #include "app/eval_run.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <thread>
 
+#include "app/decode_request.h"
+#include "app/progress.h"
 #include "bicached/channel.h"
 
 namespace bicached {
@@ -23,44 +25,12 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// On a terminal a line that counts; elsewhere only its last state, one line a run.
-class EvalProgress {
- public:
-  EvalProgress(const EvalRunPlan& plan, size_t total)
-      : label_(plan.label), total_(total), is_shown_(plan.shows_progress) {}
-
-  void add(bool is_right) {
-    ++num_done_;
-    num_right_ += is_right;
-    const bool is_last = num_done_ == total_;
-    if (!is_shown_ || !(is_terminal_ || is_last)) return;
-    // Ten lines a second are enough for a reader.
-    if (!is_last && seconds_since(shown_at_) < 0.1) return;
-    shown_at_ = Clock::now();
-    const double elapsed_s = seconds_since(start_);
-    const double done = static_cast<double>(num_done_);
-    const double accuracy = 100 * static_cast<double>(num_right_) / done;
-    std::fprintf(stderr, "%s%s: %zu/%zu, accuracy %.2f %%, ", is_terminal_ ? "\r" : "",
-                 label_.c_str(), num_done_, total_, accuracy);
-    if (is_last) {
-      std::fprintf(stderr, "%.1f s%s\n", elapsed_s, is_terminal_ ? "        " : "");
-    } else {
-      const double left_s = elapsed_s / done * static_cast<double>(total_ - num_done_);
-      std::fprintf(stderr, "%.0f s left   ", left_s);
-    }
-    std::fflush(stderr);
-  }
-
- private:
-  const std::string label_;
-  const size_t total_;
-  const bool is_shown_;
-  const bool is_terminal_ = isatty(STDERR_FILENO) == 1;
-  const Clock::time_point start_ = Clock::now();
-  Clock::time_point shown_at_;
-  size_t num_done_ = 0;
-  size_t num_right_ = 0;
-};
+std::string accuracy_note(size_t num_right, size_t num_done) {
+  char text[32];
+  const double share = static_cast<double>(num_right) / static_cast<double>(num_done);
+  std::snprintf(text, sizeof text, "accuracy %.2f %%", 100 * share);
+  return text;
+}
 
 /// Without white space at both ends, as models/demo/train/evaluate.py compares.
 std::string_view stripped(std::string_view text) {
@@ -115,12 +85,17 @@ std::vector<EvalAnswer> ask_all(Engine& engine, const Tokenizer& tokenizer,
     }
   };
   std::vector<EvalAnswer> answers(tasks.size());
-  EvalProgress progress(plan, tasks.size());
+  std::optional<Progress> progress;
+  if (plan.shows_progress) {
+    progress.emplace(plan.label, static_cast<int64_t>(tasks.size()), "questions");
+  }
+  size_t num_right = 0;
   std::vector<std::jthread> clients;
   for (int i = 0; i < plan.concurrency; ++i) clients.emplace_back(client);
-  for (size_t n = 0; n < tasks.size(); ++n) {
+  for (size_t n = 1; n <= tasks.size(); ++n) {
     std::optional<Done> one = done.pop();
-    progress.add(one->answer.is_right);
+    num_right += one->answer.is_right;
+    if (progress) progress->show(static_cast<int64_t>(n), accuracy_note(num_right, n));
     answers[one->index] = std::move(one->answer);
   }
   return answers;
@@ -140,6 +115,7 @@ EvalRun run_eval_policy(Engine& engine, const Tokenizer& tokenizer, std::span<co
   const Clock::time_point start = Clock::now();
   run.answers = ask_all(engine, tokenizer, tasks, plan);
   run.wall_s = seconds_since(start);
+  wait_for_probes(engine);  // their work counts
   run.forwards += stats.forwards;
   run.row_layers += stats.row_layers;
   run.probe_row_layers += stats.probe_row_layers;

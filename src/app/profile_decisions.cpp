@@ -1,8 +1,12 @@
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <deque>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "app/decode_request.h"
 #include "app/profile.h"
@@ -77,12 +81,6 @@ GenerateRequest storing(GenerateRequest request) {
   return request;
 }
 
-/// Probes go on for a while after their requests.
-void wait_for_probes(Engine& engine) {
-  while (engine.cache_report().probes_running > 0) {
-  }
-}
-
 /// Decodes one conversation of up to `max_running` lanes at a time; returns how many failed.
 int run_lanes(Engine& engine, std::vector<Lane> lanes, size_t max_running) {
   size_t total = 0, num_done = 0;
@@ -101,7 +99,7 @@ int run_lanes(Engine& engine, std::vector<Lane> lanes, size_t max_running) {
       lane.pop_front();
       if (!lane.empty()) waiting.push_back(std::move(lane));
     }
-    decode_all(engine, before);
+    num_failed += decode_all(engine, before);
     num_failed += decode_all(engine, requests);
     wait_for_probes(engine);
     num_done += requests.size();
@@ -136,13 +134,10 @@ void print_ladder(const char* name, const std::vector<LadderStep>& ladder) {
 
 void print_probes(const CacheReport& report) {
   for (const ProbeReport& probe : report.model_probes) {
-    std::printf(
-        "\nprefix %d to %d %% of the canvas, up to %d tokens generated: depth %d, refresh "
-        "after %d tokens\n",
-        probe.ratio_percent, std::min(probe.ratio_percent + 9, 100), probe.gen_length, probe.depth,
-        probe.refresh_commits);
+    std::printf("\nup to %d tokens generated: depth %d, refresh from layer %d on\n",
+                probe.gen_length, probe.depth, probe.refresh_depth);
     print_ladder("depth", probe.depths);
-    print_ladder("refresh after", probe.commits);
+    print_ladder("refresh depth", probe.refresh_depths);
   }
 }
 
@@ -170,6 +165,12 @@ int profile_decisions(const Settings& settings, const ProfilePlan& plan, const P
   const CacheSettings cache = probing(settings.cache);
   std::vector<Lane> lanes = make_lanes(data, defaults);
   Engine engine(load_with_progress(settings.model), settings.engine, cache);
+  if (::access(cache.state_dir.c_str(), W_OK) != 0) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "state_dir is '" + cache.state_dir + "', which can't be written: " +
+                    std::error_code(errno, std::generic_category()).message(),
+                "state_dir");
+  }
   engine.start();
   const int max_running = std::min(settings.engine.max_running, settings.engine.max_queued);
   const int num_failed = run_lanes(engine, std::move(lanes), static_cast<size_t>(max_running));

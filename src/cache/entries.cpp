@@ -17,7 +17,8 @@ PrefixEntries::PrefixEntries(const ModelConfig& config, KvPool& pool)
 EntryId PrefixEntries::create(const EntrySpec& spec) {
   const auto& b = spec.boundaries;
   if (spec.prefix_len < 1 || spec.max_depth < 0 || spec.max_depth > config_.num_layers ||
-      std::any_of(b.begin(), b.end(), [&](int at) { return at < 1 || at >= config_.num_layers; }) ||
+      std::any_of(
+          b.begin(), b.end(), [&](int at) { return at < 1 || at >= config_.num_layers; }) ||
       std::adjacent_find(b.begin(), b.end(), std::greater_equal<>()) != b.end()) {
     throw Error(ErrorCode::kInternal,
                 "an entry needs a prefix, max_depth in [0, layers] and ascending boundaries in "

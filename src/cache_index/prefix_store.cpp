@@ -29,8 +29,7 @@ StoredPrefix* PrefixStore::find(const std::string& salt, std::span<const TokenId
   const auto it = by_key_.find(key_of(salt, ids));
   if (it == by_key_.end()) return nullptr;
   StoredPrefix& found = *it->second;
-  return !found.doomed && found.salt == salt && std::ranges::equal(found.ids, ids) ? &found
-                                                                                   : nullptr;
+  return found.salt == salt && std::ranges::equal(found.ids, ids) ? &found : nullptr;
 }
 
 double PrefixStore::worth(const StoredPrefix& prefix) const {
@@ -39,8 +38,8 @@ double PrefixStore::worth(const StoredPrefix& prefix) const {
          static_cast<double>(std::max<int64_t>(prefix.bytes, 1));
 }
 
-std::optional<std::vector<EntryId>> PrefixStore::room_for(int64_t bytes, const Hash128& key) const {
-  if (by_key_.contains(key) || bytes > budget_) return std::nullopt;
+std::optional<std::vector<EntryId>> PrefixStore::room_for(int64_t bytes) const {
+  if (bytes > budget_) return std::nullopt;
   std::vector<const StoredPrefix*> order;
   for (const StoredPrefix& prefix : entries_) {
     if (prefix.num_users == 0 && !prefix.pinned && prefix.ready) order.push_back(&prefix);
@@ -64,6 +63,7 @@ StoredPrefix& PrefixStore::insert(StoredPrefix prefix) {
   if (!by_key_.emplace(stored.key, &stored).second) {
     throw Error(ErrorCode::kInternal, "prefix store: the key is taken");
   }
+  ++num_of_length_[stored.spec.prefix_len];
   return stored;
 }
 
@@ -71,7 +71,7 @@ void PrefixStore::erase(EntryId entry) {
   const auto it = std::ranges::find(entries_, entry, &StoredPrefix::entry);
   if (it == entries_.end()) throw Error(ErrorCode::kInternal, "prefix store: no such entry");
   bytes_ -= it->bytes;
-  by_key_.erase(it->key);
+  if (!it->doomed) forget_key(*it);
   entries_.erase(it);
 }
 
@@ -89,6 +89,11 @@ void PrefixStore::release(StoredPrefix& prefix, int64_t saved) {
   prefix.used = StoredPrefix::Clock::now();
 }
 
+void PrefixStore::reserve(int64_t bytes) {
+  reserved_ += bytes;
+  bytes_ += bytes;
+}
+
 std::vector<EntryId> PrefixStore::droppable(bool with_pinned) const {
   std::vector<EntryId> ids;
   for (const StoredPrefix& prefix : entries_) {
@@ -100,19 +105,36 @@ std::vector<EntryId> PrefixStore::droppable(bool with_pinned) const {
 }
 
 void PrefixStore::doom_ready() {
-  for (StoredPrefix& prefix : entries_) prefix.doomed = prefix.doomed || prefix.ready;
+  for (StoredPrefix& prefix : entries_) {
+    if (prefix.ready) doom(prefix);
+  }
+}
+
+void PrefixStore::doom(StoredPrefix& prefix) {
+  if (prefix.doomed) return;
+  prefix.doomed = true;
+  forget_key(prefix);
+}
+
+void PrefixStore::forget_key(const StoredPrefix& prefix) {
+  by_key_.erase(prefix.key);
+  const auto it = num_of_length_.find(prefix.spec.prefix_len);
+  if (--it->second == 0) num_of_length_.erase(it);
 }
 
 void PrefixStore::check_integrity() const {
-  int64_t held = 0;
+  int64_t held = reserved_;
+  size_t num_keys = 0;
   for (const StoredPrefix& prefix : entries_) {
     held += prefix.bytes;
     const auto it = by_key_.find(prefix.key);
-    if (it == by_key_.end() || it->second != &prefix || prefix.num_users < 0) {
+    const bool has_key = it != by_key_.end() && it->second == &prefix;
+    num_keys += has_key ? 1 : 0;
+    if (has_key == prefix.doomed || prefix.num_users < 0) {
       throw Error(ErrorCode::kInternal, "prefix store: an entry's key or users are wrong");
     }
   }
-  if (held != bytes_ || bytes_ > budget_ || by_key_.size() != entries_.size()) {
+  if (held != bytes_ || reserved_ < 0 || bytes_ > budget_ || by_key_.size() != num_keys) {
     throw Error(ErrorCode::kInternal, "prefix store: holds " + std::to_string(held) +
                                           " bytes, its account says " + std::to_string(bytes_) +
                                           ", the budget is " + std::to_string(budget_));

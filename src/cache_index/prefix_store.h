@@ -54,12 +54,16 @@ class PrefixStore {
   Hash128 key_of(const std::string& salt, std::span<const TokenId> ids) const {
     return hash_(fingerprint_, salt, ids);
   }
+  /// Whether there is an entry of so many tokens: spares hashing that finds nothing.
+  bool has_length(int length) const { return num_of_length_.contains(length); }
   /// The entry of exactly these ids, made or being made; null: none.
   StoredPrefix* find(const std::string& salt, std::span<const TokenId> ids);
 
   /// What has to go so that `bytes` more fit, worst first; nothing is changed. Nothing: it can't
-  /// fit now (or never). Also nothing when the key is taken by other ids.
-  std::optional<std::vector<EntryId>> room_for(int64_t bytes, const Hash128& key) const;
+  /// fit now (or never).
+  std::optional<std::vector<EntryId>> room_for(int64_t bytes) const;
+  /// Whether there is an entry of this key, be it of other ids.
+  bool has_key(const Hash128& key) const { return by_key_.contains(key); }
   StoredPrefix& insert(StoredPrefix prefix);
   void erase(EntryId entry);
 
@@ -67,13 +71,19 @@ class PrefixStore {
   /// `saved`: row-layers that this use did not run.
   void release(StoredPrefix& prefix, int64_t saved);
 
+  /// States that are not shared count too: negative gives them back.
+  void reserve(int64_t bytes);
+
   /// Entries that may be dropped now: not held; pinned ones only if `with_pinned`.
   std::vector<EntryId> droppable(bool with_pinned) const;
 
-  /// Nobody takes up what is ready any more: it goes with its last user.
+  /// Nobody takes it up any more: it goes with its last user, and its key is free.
+  void doom(StoredPrefix& prefix);
+  /// All that is ready.
   void doom_ready();
 
   const std::list<StoredPrefix>& entries() const { return entries_; }
+  /// Of entries and what is reserved.
   int64_t bytes() const { return bytes_; }
   int64_t budget_bytes() const { return budget_; }
   /// Throws kInternal when the accounts don't add up or are over the budget.
@@ -81,14 +91,17 @@ class PrefixStore {
 
  private:
   double worth(const StoredPrefix& prefix) const;
+  void forget_key(const StoredPrefix& prefix);
 
   const int64_t budget_;
   const std::string fingerprint_;
   const Hash hash_;
-  std::list<StoredPrefix> entries_;  // addresses stay
-  std::map<Hash128, StoredPrefix*> by_key_;
+  std::list<StoredPrefix> entries_;          // addresses stay
+  std::map<Hash128, StoredPrefix*> by_key_;  // not those doomed
+  std::map<int, int> num_of_length_;         // the same
   int64_t bytes_ = 0;
-  uint64_t tick_ = 0;  // uses: the clock by which savings fade
+  int64_t reserved_ = 0;  // part of bytes_
+  uint64_t tick_ = 0;     // uses: the clock by which savings fade
 };
 
 }  // namespace bicached

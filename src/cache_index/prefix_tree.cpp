@@ -156,10 +156,8 @@ void PrefixTree::check_integrity() const {
 }
 
 int uses_at(std::span<const PathStep> path, int length) {
-  for (const PathStep& step : path) {
-    if (step.length >= length) return step.uses;
-  }
-  return 0;
+  const auto step = std::ranges::lower_bound(path, length, {}, &PathStep::length);
+  return step == path.end() ? 0 : step->uses;
 }
 
 }  // namespace bicached

@@ -7,10 +7,6 @@
 namespace bicached {
 namespace {
 
-/// Intervals between refreshes that are told apart, in committed tokens; 1 refreshes whenever that
-/// is possible.
-const std::vector<int> kCommitLadder = {1, 4, 8, 16, 32, 64, 128, 256};
-
 /// Probes that still count: a workload that changes shows after about as many.
 constexpr double kOwnMemory = 16, kRelativesMemory = 100, kModelMemory = 400;
 /// A prefix is watched at least this closely where it runs deeper than prefixes unlike it would: a
@@ -18,17 +14,20 @@ constexpr double kOwnMemory = 16, kRelativesMemory = 100, kModelMemory = 400;
 constexpr int kLongestGapWhenDeep = 12;
 /// A greater depth is worth probes when it spares this share of the layers.
 constexpr int kWorthwhileShare = 4;
-/// Near evidence over this share of disagreement promises nothing.
-constexpr double kHopelessRate = 0.2;
+/// And while all outcomes promise one, so many uses apart: a prefix that is used ten times should
+/// not spend them all on learning.
+constexpr int kPromisingGap = 3;
+/// Refresh depths take many probes to be believed: so many times `probe_rate` until there are.
+constexpr double kLearningFactor = 4;
+/// Near evidence promises something as long as so many disagree at most, beside the share that is
+/// allowed anyway: a single one is too much (fractions: old outcomes fade).
+constexpr double kPromisingSlack = 0.5;
 /// Probes after which the model's rates tell which tests are hopeless.
 constexpr double kEnoughOfModel = 10;
 /// The use at which a prefix unlike all known ones is probed first: most prefixes never have so
 /// many, and those that have will have more.
 constexpr int kFirstProbe = 4;
-/// What an interval may change of what a depth may: a stale prefix costs more answers (with the
-/// demonstration model 10 points on lists at 64 tokens), and fewer probes look at it.
-constexpr double kCommitsShare = 1.0 / 6;
-constexpr size_t kMaxRecords = 50000;
+constexpr size_t kMaxRecords = 20000;
 constexpr size_t kShortestBeginning = 8;
 
 void add(std::map<int, Tally>& tallies, const std::vector<int>& ladder, const ProbeVerdict& verdict,
@@ -44,19 +43,18 @@ void add(std::map<int, Tally>& tallies, const std::vector<int>& ladder, const Pr
   }
 }
 
+/// Uses from one probe to the next at this rate; at 1 every use is probed.
+int longest_gap(double rate) { return static_cast<int>(1.0 / std::clamp(rate, 1e-6, 1.0)); }
+
 Tally without(const Tally& all, const Tally& part) {
   return {std::max(0.0, all.bad - part.bad), std::max(0.0, all.num - part.num)};
 }
 
-/// The outcomes that say most about a prefix: its own, with its nearest relatives' while they are
-/// few.
-Tally nearest(const LadderStep& step, int enough) {
-  Tally near = step.own;
-  for (size_t i = step.relatives.size(); i-- > 1 && near.num < enough;) {
-    near.bad += step.relatives[i].bad;
-    near.num += step.relatives[i].num;
-  }
-  return near;
+/// Whether there is as much evidence of the last step as is asked for.
+bool enough_for(const std::vector<LadderStep>& steps) {
+  if (steps.empty()) return true;
+  const double enough = steps.back().evidence.near_probes;
+  return nearest_outcomes(steps.back(), enough).num >= enough;
 }
 
 }  // namespace
@@ -87,9 +85,8 @@ const ProbeStats::Tallies* ProbeStats::find(const Hash128& hash, const CanvasKin
   return it == tallies_.end() ? nullptr : &it->second;
 }
 
-std::vector<LadderStep> ProbeStats::ladder(const std::vector<int>& values, const PrefixLine& line,
-                                           const CanvasKind& kind,
-                                           std::map<int, Tally> Tallies::*which) const {
+std::vector<LadderStep> ProbeStats::ladder(const PrefixLine& line, const CanvasKind& kind,
+                                           std::map<int, Tally> Tallies::* which) const {
   const auto at = [&](const Tallies* tallies, int value) {
     if (!tallies) return Tally{};
     const auto it = (tallies->*which).find(value);
@@ -100,7 +97,7 @@ std::vector<LadderStep> ProbeStats::ladder(const std::vector<int>& values, const
   for (const Hash128& ancestor : line.ancestors) levels.push_back(find(ancestor, kind.any_ratio()));
   levels.push_back(find(line.self, kind));
   std::vector<LadderStep> steps;
-  for (const int value : values) {
+  for (const int value : settings_.depths) {
     LadderStep step;
     step.value = value;
     step.model = at(levels.front(), value);
@@ -115,16 +112,18 @@ std::vector<LadderStep> ProbeStats::ladder(const std::vector<int>& values, const
 }
 
 std::vector<LadderStep> ProbeStats::depths(const PrefixLine& line, const CanvasKind& kind) const {
-  return ladder(settings_.depths, line, kind, &Tallies::depths);
+  return ladder(line, kind, &Tallies::depths);
 }
 
-std::vector<LadderStep> ProbeStats::commits(const PrefixLine& line, const CanvasKind& kind) const {
-  return ladder(kCommitLadder, line, kind, &Tallies::commits);
+std::vector<LadderStep> ProbeStats::refresh_depths(const PrefixLine& line,
+                                                   const CanvasKind& kind) const {
+  std::vector<LadderStep> steps = ladder(line, kind, &Tallies::refresh_depths);
+  for (LadderStep& step : steps) step.evidence = kRefreshEvidence;
+  return steps;
 }
 
-int ProbeStats::safe_commits(const PrefixLine& line, const CanvasKind& kind) const {
-  return std::max(1,
-                  greatest_safe(commits(line, kind), settings_.max_disagreement * kCommitsShare));
+int ProbeStats::safe_refresh_depth(const PrefixLine& line, const CanvasKind& kind) const {
+  return greatest_safe(refresh_depths(line, kind), settings_.max_disagreement);
 }
 
 bool ProbeStats::knows(const PrefixLine& line, const CanvasKind& kind) const {
@@ -134,8 +133,7 @@ bool ProbeStats::knows(const PrefixLine& line, const CanvasKind& kind) const {
   return near && near->num_probes >= std::max(settings_.probe_first, 1);
 }
 
-bool ProbeStats::take_turn(const PrefixLine& line, const CanvasKind& kind) {
-  if (settings_.probe_first == 0 && settings_.probe_rate == 0) return false;
+ProbeStats::Turn& ProbeStats::turn_of(const PrefixLine& line, const CanvasKind& kind) {
   const auto [it, is_new] = turns_.try_emplace({line.self, kind});
   Turn& turn = it->second;
   if (is_new && knows(line, kind)) {
@@ -143,17 +141,28 @@ bool ProbeStats::take_turn(const PrefixLine& line, const CanvasKind& kind) {
     turn.gap = gap_after(line, kind, 1 << 30);
     turn.next_probe = 1 + static_cast<int64_t>(line.self.low % static_cast<uint64_t>(turn.gap));
   } else if (is_new && knows_model(kind)) {
-    turn.next_probe = turn.gap = kFirstProbe;
+    turn.next_probe = turn.gap = std::min(kFirstProbe, longest_gap(settings_.probe_rate));
   }
   turn.last_use = ++now_;
-  ++turn.uses;
   if (turns_.size() > kMaxRecords) drop_oldest();
-  if (turn.uses < turn.next_probe) return false;
+  return turn;
+}
+
+bool ProbeStats::is_due(const PrefixLine& line, const CanvasKind& kind, int within) {
+  if (settings_.probe_first == 0 && settings_.probe_rate == 0) return false;
+  const Turn& turn = turn_of(line, kind);
+  if (turn.uses + within < turn.next_probe) return false;
   // One at a time, but several while there is much to learn.
   const bool learns = !knows(line, kind) || promises(depths(line, kind));
-  if (turn.num_running >= (learns ? std::max(settings_.probe_first, 1) : 1)) return false;
-  ++turn.num_running;
-  return true;
+  return turn.num_running < (learns ? std::max(settings_.probe_first, 1) : 1);
+}
+
+bool ProbeStats::take_turn(const PrefixLine& line, const CanvasKind& kind) {
+  const bool is_due_now = is_due(line, kind);
+  Turn& turn = turn_of(line, kind);
+  ++turn.uses;
+  if (is_due_now) ++turn.num_running;
+  return is_due_now;
 }
 
 void ProbeStats::give_up(const PrefixLine& line, const CanvasKind& kind) {
@@ -161,12 +170,20 @@ void ProbeStats::give_up(const PrefixLine& line, const CanvasKind& kind) {
   if (it != turns_.end() && it->second.num_running > 0) --it->second.num_running;
 }
 
-void ProbeStats::record(const PrefixLine& line, const CanvasKind& kind, const ProbeVerdict& depth,
-                        const ProbeVerdict* commits) {
+void ProbeStats::skip(const PrefixLine& line, const CanvasKind& kind) {
+  give_up(line, kind);
+  Turn& turn = turn_of(line, kind);
+  turn.gap = gap_after(line, kind, turn.gap);
+  turn.next_probe = turn.uses + turn.gap;
+}
+
+void ProbeStats::record(const PrefixLine& line, const CanvasKind& kind,
+                        const std::optional<ProbeVerdict>& depth,
+                        const std::optional<ProbeVerdict>& refresh_depth) {
   const int before = greatest_safe(depths(line, kind), settings_.max_disagreement);
   const auto count = [&](Tallies& tallies, double memory) {
-    add(tallies.depths, settings_.depths, depth, memory);
-    if (commits) add(tallies.commits, kCommitLadder, *commits, memory);
+    if (depth) add(tallies.depths, settings_.depths, *depth, memory);
+    if (refresh_depth) add(tallies.refresh_depths, settings_.depths, *refresh_depth, memory);
     tallies.num_probes += 1;
     tallies.last_use = ++now_;
   };
@@ -185,20 +202,21 @@ void ProbeStats::record(const PrefixLine& line, const CanvasKind& kind, const Pr
 }
 
 /// How many uses on the prefix is probed again, after a gap of so many. A probe costs about as much
-/// as the request, so it has to be worth it: at once while little is known or while all outcomes so
-/// far promise a much greater depth, else at growing distance, in the end `probe_rate`.
+/// as the request, so it has to be worth it: at once while little is known, soon while all outcomes
+/// so far promise a much greater depth, else at growing distance, in the end `probe_rate`.
 int ProbeStats::gap_after(const PrefixLine& line, const CanvasKind& kind, int gap) const {
-  const double rate = std::clamp(settings_.probe_rate, 1e-6, 1.0);
-  if (!knows(line, kind)) return knows_model(kind) ? gap * 2 : 1;
+  const int usual = longest_gap(settings_.probe_rate);
+  if (!knows(line, kind)) return knows_model(kind) ? std::min(gap * 2, usual) : 1;
   std::vector<LadderStep> steps = depths(line, kind);
-  if (promises(steps) && settings_.probe_rate > 0) return 1;
+  if (promises(steps) && settings_.probe_rate > 0) return std::min(kPromisingGap, usual);
   const int depth = greatest_safe(steps, settings_.max_disagreement);
   for (LadderStep& step : steps) {
     step.own = {};
     step.relatives.resize(1);
   }
   const bool is_deep = depth > greatest_safe(steps, settings_.max_disagreement);
-  const int longest = static_cast<int>(1.0 / rate);
+  const bool believes = enough_for(refresh_depths(line, kind));
+  const int longest = longest_gap(settings_.probe_rate * (believes ? 1 : kLearningFactor));
   return std::clamp(gap >= longest ? longest : gap * 2, 1,
                     is_deep ? std::min(longest, kLongestGapWhenDeep) : longest);
 }
@@ -209,8 +227,9 @@ bool ProbeStats::promises(const std::vector<LadderStep>& steps) const {
   const int worthwhile =
       settings_.depths.empty() ? 1 : std::max(1, settings_.depths.back() / kWorthwhileShare);
   return std::ranges::any_of(steps, [&](const LadderStep& step) {
-    const Tally near = nearest(step, settings_.probe_first);
-    return step.value >= depth + worthwhile && near.num > 0 && near.bad <= kHopelessRate * near.num;
+    const Tally near = nearest_outcomes(step, settings_.probe_first);
+    return step.value >= depth + worthwhile && near.num > 0 &&
+           near.bad <= settings_.max_disagreement * near.num + kPromisingSlack;
   });
 }
 
@@ -230,12 +249,12 @@ void ProbeStats::drop_oldest() {
 
 ProbeReport ProbeStats::describe(const PrefixLine& line, const CanvasKind& kind) const {
   ProbeReport report;
-  report.ratio_percent = kind.ratio_percent;
+  if (kind != kind.any_ratio()) report.min_ratio_percent = kind.ratio_percent;
   report.gen_length = kind.gen_length;
   report.depths = depths(line, kind);
-  report.commits = commits(line, kind);
+  report.refresh_depths = refresh_depths(line, kind);
   report.depth = measured_depth(report.depths, settings_.max_disagreement);
-  report.refresh_commits = safe_commits(line, kind);
+  report.refresh_depth = safe_refresh_depth(line, kind);
   return report;
 }
 

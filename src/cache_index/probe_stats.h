@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -49,20 +50,26 @@ class ProbeStats {
     std::vector<int> depths;  // the ladder of depths: ascending, > 0
     double max_disagreement = 0.05;
     int probe_first = 3;
-    double probe_rate = 0.02;
+    double probe_rate = 0.01;
   };
   explicit ProbeStats(Settings settings) : settings_(std::move(settings)) {}
 
-  /// The ladders, with what is known of them.
+  /// The ladder of depths with what is known of them, for the stored prefix and for the states that
+  /// a request's first forward leaves behind.
   std::vector<LadderStep> depths(const PrefixLine& line, const CanvasKind& kind) const;
-  std::vector<LadderStep> commits(const PrefixLine& line, const CanvasKind& kind) const;
-  int safe_commits(const PrefixLine& line, const CanvasKind& kind) const;
+  std::vector<LadderStep> refresh_depths(const PrefixLine& line, const CanvasKind& kind) const;
+  int safe_refresh_depth(const PrefixLine& line, const CanvasKind& kind) const;
 
+  /// Whether one of the next `within` uses of the prefix is to be probed.
+  bool is_due(const PrefixLine& line, const CanvasKind& kind, int within = 1);
   /// Counts a use of the prefix and says whether this request is to be probed. A probe that is
-  /// taken up has to be ended by `record` or `give_up`.
+  /// taken up has to be ended: by `record`, by `skip` when it found nothing out (the next one comes
+  /// after the usual gap), or by `give_up` when it could not be begun (the next use tries again).
   bool take_turn(const PrefixLine& line, const CanvasKind& kind);
-  void record(const PrefixLine& line, const CanvasKind& kind, const ProbeVerdict& depth,
-              const ProbeVerdict* commits);
+  void record(const PrefixLine& line, const CanvasKind& kind,
+              const std::optional<ProbeVerdict>& depth,
+              const std::optional<ProbeVerdict>& refresh_depth);
+  void skip(const PrefixLine& line, const CanvasKind& kind);
   void give_up(const PrefixLine& line, const CanvasKind& kind);
   /// Whether `probe_first` probes were made of the prefix and those that begin alike.
   bool knows(const PrefixLine& line, const CanvasKind& kind) const;
@@ -73,8 +80,8 @@ class ProbeStats {
   std::vector<ProbeReport> report_model() const;
   void forget() { *this = ProbeStats(settings_); }
 
-  /// A file of them, JSON. `load` ignores what does not fit the ladders; throws kInvalidSettings
-  /// for a file that is none of ours.
+  /// A file of them, JSON. `from_json` ignores what does not fit the ladders; throws
+  /// kInvalidSettings for a file that is none of ours.
   std::string to_json() const;
   void from_json(const std::string& text, const std::string& path);
   /// Grows with every record.
@@ -82,7 +89,7 @@ class ProbeStats {
 
  private:
   struct Tallies {
-    std::map<int, Tally> depths, commits;  // by ladder value
+    std::map<int, Tally> depths, refresh_depths;
     double num_probes = 0;
     uint64_t last_use = 0;
   };
@@ -96,11 +103,11 @@ class ProbeStats {
   };
   using Key = std::pair<Hash128, CanvasKind>;
 
-  std::vector<LadderStep> ladder(const std::vector<int>& values, const PrefixLine& line,
-                                 const CanvasKind& kind,
-                                 std::map<int, Tally> Tallies::*which) const;
+  std::vector<LadderStep> ladder(const PrefixLine& line, const CanvasKind& kind,
+                                 std::map<int, Tally> Tallies::* which) const;
   const Tallies* find(const Hash128& hash, const CanvasKind& kind) const;
   ProbeReport describe(const PrefixLine& line, const CanvasKind& kind) const;
+  Turn& turn_of(const PrefixLine& line, const CanvasKind& kind);
   bool promises(const std::vector<LadderStep>& steps) const;
   int gap_after(const PrefixLine& line, const CanvasKind& kind, int gap) const;
   void drop_oldest();

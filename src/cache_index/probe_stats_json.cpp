@@ -12,7 +12,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr const char* kFormat = "bicached probes 1";
-/// Ten thousand prefixes with a few kinds of canvas each.
+/// Twice what the most records take.
 constexpr JsonLimits kFileLimits{size_t{64} << 20, 8};
 
 bool parse_hex(const std::string& text, Hash128& hash) {
@@ -69,7 +69,7 @@ std::string ProbeStats::to_json() const {
                 {"gen_length", kind.gen_length},
                 {"probes", tallies.num_probes},
                 {"depths", write_tallies(tallies.depths)},
-                {"commits", write_tallies(tallies.commits)}};
+                {"refresh_depths", write_tallies(tallies.refresh_depths)}};
   };
   Json file = {{"format", kFormat}, {"model", Json::array()}, {"prefixes", Json::array()}};
   for (const auto& [kind, tallies] : model_) file["model"].push_back(write(kind, tallies));
@@ -78,7 +78,7 @@ std::string ProbeStats::to_json() const {
     record["prefix"] = key.first.hex();
     file["prefixes"].push_back(std::move(record));
   }
-  return file.dump(1);
+  return file.dump();
 }
 
 void ProbeStats::from_json(const std::string& text, const std::string& path) {
@@ -93,7 +93,7 @@ void ProbeStats::from_json(const std::string& text, const std::string& path) {
     if (!record.is_object()) return false;
     kind = {read_int(record, "ratio_percent"), read_int(record, "gen_length")};
     tallies.depths = read_tallies(record, "depths");
-    tallies.commits = read_tallies(record, "commits");
+    tallies.refresh_depths = read_tallies(record, "refresh_depths");
     tallies.num_probes = read_number(record, "probes");
     return true;
   };

@@ -98,4 +98,12 @@ int default_steps(const DecodeSettings& resolved, int gen_length) {
   return resolved.steps == 0 ? gen_length : std::min(resolved.steps, gen_length);
 }
 
+std::optional<IntraCache> intra_cache_of(const std::string& name) {
+  if (name == "none") return IntraCache::kNone;
+  if (name == "prefix") return IntraCache::kPrefix;
+  if (name == "dual") return IntraCache::kDual;
+  if (name == "adaptive") return IntraCache::kAdaptive;
+  return std::nullopt;
+}
+
 }  // namespace bicached

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
+#include "bicached/request.h"
 #include "bicached/settings.h"
 
 namespace bicached {
@@ -20,5 +22,8 @@ DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
 
 /// Steps of a request that names none, of resolved defaults: never more than there are tokens.
 int default_steps(const DecodeSettings& resolved, int gen_length);
+
+/// Of a checked name of `intra_cache`; nothing for "auto".
+std::optional<IntraCache> intra_cache_of(const std::string& name);
 
 }  // namespace bicached

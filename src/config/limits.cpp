@@ -21,6 +21,7 @@ constexpr FieldLimit kLimits[] = {
     {"logit_bias", -100, 100, true, false, ""},
     {"refresh_interval", 1, kMaxTokens, true, true, "forwards"},
     {"refresh_commits", 1, kMaxTokens, true, true, "tokens"},
+    {"refresh_depth", 0, 4096, true, true, "layers"},
     {"depth", 0, 4096, true, true, "layers"},
     {"prefix_len", 0, kMaxTokens, true, true, "tokens"},
 };

@@ -22,7 +22,7 @@ struct FieldLimit {
 
 /// All fields with a range: max_tokens, steps, block_length, temperature, top_p, top_k,
 /// threshold, factor, top_logprobs, logit_bias, refresh_interval, refresh_commits,
-/// depth, prefix_len.
+/// refresh_depth, depth, prefix_len.
 std::span<const FieldLimit> field_limits();
 
 /// The limit of a field, or null.

@@ -9,8 +9,7 @@
 
 namespace bicached {
 
-CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& model,
-                             PrefixReuse reuse)
+CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& model, Reuse reuse)
     : request_(request),
       model_(model),
       reuse_(reuse),
@@ -22,6 +21,7 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
   stats_.prompt_tokens = static_cast<int>(request.prompt_ids.size());
   stats_.prefix_len = reuse.prefix_len;
   stats_.depth = reuse.depth;
+  stats_.refresh_depth = reuse.refresh_depth;
   enter_block(0);
   prepare_next();
 }
@@ -60,16 +60,24 @@ void CanvasDecoder::prepare_next() {
     }
   }
 
-  const bool full_suffix = at_block_start_ || request_.decode.intra_cache == IntraCache::kNone;
   next_ = {};
-  next_.refresh = refresh_is_due(full_suffix);
+  next_.refresh = refresh_is_due();
   next_.decides = request_.decode.use_first_forward || !at_block_start_ ||
-                  request_.decode.intra_cache != IntraCache::kDual;
-  next_.in_block = !full_suffix;
+                  reuse_.intra_cache != IntraCache::kDual;
+  next_.in_block = reuse_.is_adaptive() ? !next_.refresh : !runs_full_suffix();
   next_.block = block_;
-  next_.spans =
-      plan_rows({canvas_.length(), model_.num_layers, block_begin_, block_end_, at_block_start_,
-                 next_.refresh, model_.logits_shift, request_.decode.intra_cache, reuse_});
+  PlanState state;
+  state.length = canvas_.length();
+  state.prompt_len = canvas_.generation_begin();
+  state.num_layers = model_.num_layers;
+  state.block_begin = block_begin_;
+  state.block_end = block_end_;
+  state.at_block_start = at_block_start_;
+  state.at_first_forward = !has_run();
+  state.refresh_due = next_.refresh;
+  state.logits_shift = model_.logits_shift;
+  state.reuse = reuse_;
+  next_.spans = plan_rows(state);
   for (const RowSpan& span : next_.spans) {
     next_.num_rows += span.end - span.begin;
     next_.row_layers +=
@@ -77,19 +85,29 @@ void CanvasDecoder::prepare_next() {
   }
 }
 
-bool CanvasDecoder::refresh_is_due(bool full_suffix) const {
-  if (reuse_.prefix_len == 0 || last_refresh_step_ == denoise_step_) return false;
+/// Whether a prefix or dual cache lets all rows behind the prefix run now.
+bool CanvasDecoder::runs_full_suffix() const {
+  return at_block_start_ || reuse_.intra_cache == IntraCache::kNone || reuse_.is_adaptive();
+}
+
+bool CanvasDecoder::refresh_is_due() const {
+  const bool refreshes = reuse_.prefix_len > 0 || reuse_.is_adaptive();
+  if (!refreshes || last_refresh_step_ == denoise_step_) return false;
   if (request_.cache.refresh_by_step_modulo) return denoise_step_ % reuse_.refresh_interval == 0;
-  if (last_refresh_step_ < 0) return true;
-  return full_suffix && (forwards_since_refresh_ >= reuse_.refresh_interval ||
-                         commits_since_refresh_ >= reuse_.refresh_commits);
+  if (!has_run()) return true;
+  return runs_full_suffix() && (forwards_since_refresh_ >= reuse_.refresh_interval ||
+                                text_commits_ - text_commits_at_refresh_ >= reuse_.refresh_commits);
+}
+
+bool CanvasDecoder::is_end_token(TokenId token) const {
+  return std::ranges::find(model_.end_tokens, token) != model_.end_tokens.end();
 }
 
 int CanvasDecoder::num_logit_rows() const {
   return next_.decides ? canvas_.num_masked_in(block_begin_, block_end_) : 0;
 }
 
-void CanvasDecoder::append_to(Forward& forward, SlabId slab, EntryId entry) const {
+void CanvasDecoder::append_to(Forward& forward, SlabId slab, const PrefixStates& prefix) const {
   const int first_group = static_cast<int>(forward.groups.size());
   for (const RowSpan& span : next_.spans) {
     RowGroup group;
@@ -102,8 +120,11 @@ void CanvasDecoder::append_to(Forward& forward, SlabId slab, EntryId entry) cons
       group.tokens.assign(canvas_.tokens().begin() + span.begin,
                           canvas_.tokens().begin() + span.end);
     } else {
-      group.enter_from = entry;
+      const bool own = has_run() && span.enter_layer == reuse_.refresh_depth;
+      group.enter_from = own && prefix.own != kNoId ? prefix.own : prefix.shared;
     }
+    const bool is_kept = reuse_.is_adaptive() || span.begin < reuse_.prefix_len;
+    if (!has_run() && is_kept) group.capture_to = prefix.own;
     forward.groups.push_back(std::move(group));
   }
   if (!next_.decides) return;
@@ -130,7 +151,7 @@ void CanvasDecoder::commit(std::span<const RowResult> results) {
   if (next_.refresh) {
     last_refresh_step_ = denoise_step_;
     forwards_since_refresh_ = 1;
-    commits_since_refresh_ = 0;
+    text_commits_at_refresh_ = text_commits_;
   }
   at_block_start_ = false;
   if (next_.decides) {
@@ -157,7 +178,7 @@ void CanvasDecoder::commit(std::span<const RowResult> results) {
 
 void CanvasDecoder::record(const RowResult& result, int position) {
   canvas_.commit(position, result.token);
-  ++commits_since_refresh_;
+  if (!is_end_token(result.token)) ++text_commits_;
   last_commits_.push_back({position, result.token, result.probability});
   DecidedToken& decided = decided_[static_cast<size_t>(position - canvas_.generation_begin())];
   // A token of probability 0 (a biased draw) would have a log-probability that JSON can't hold.
@@ -171,8 +192,7 @@ void CanvasDecoder::update_finish() {
   const int decided = canvas_.first_masked() - canvas_.generation_begin();
   while (final_end_ < decided && !text_ended_) {
     const TokenId token = decided_[static_cast<size_t>(final_end_)].token;
-    text_ended_ = std::find(model_.end_tokens.begin(), model_.end_tokens.end(), token) !=
-                  model_.end_tokens.end();
+    text_ended_ = is_end_token(token);
     if (!text_ended_) ++final_end_;
   }
   stats_.completion_tokens = final_end_;

@@ -24,6 +24,13 @@ struct PlannedForward {
   int block = 0;
 };
 
+/// Entries that a canvas works with.
+struct PrefixStates {
+  EntryId shared = kNoId;  // enters the first forward from it at depth > 0
+  /// Its own: takes hidden states in the first forward, and refreshes enter from it.
+  EntryId own = kNoId;
+};
+
 /// A decision of the last forward.
 struct Commit {
   int position = 0;
@@ -37,14 +44,14 @@ struct Commit {
 /// Use: while (!finished()) { append_to(forward); run it; commit(results); }
 class CanvasDecoder {
  public:
-  CanvasDecoder(const GenerateRequest& request, const ModelInfo& model, PrefixReuse reuse);
+  CanvasDecoder(const GenerateRequest& request, const ModelInfo& model, Reuse reuse);
 
   bool finished() const { return finish_ != FinishReason::kNone; }
   FinishReason finish_reason() const { return finish_; }
   const PlannedForward& next() const { return next_; }
 
-  /// Adds the next forward's row groups and logit rows, on this slab and (depth > 0) this entry.
-  void append_to(Forward& forward, SlabId slab, EntryId entry) const;
+  /// Adds the next forward's row groups and logit rows, on this slab.
+  void append_to(Forward& forward, SlabId slab, const PrefixStates& prefix) const;
   /// Takes the results of the rows that `append_to` added, in order, and moves on.
   void commit(std::span<const RowResult> results);
   /// How many logit rows `append_to` adds.
@@ -64,13 +71,16 @@ class CanvasDecoder {
   void prepare_next();
   void enter_block(int block);
   bool block_is_done() const;
-  bool refresh_is_due(bool full_suffix) const;
+  bool has_run() const { return stats_.num_forwards > 0; }
+  bool runs_full_suffix() const;
+  bool refresh_is_due() const;
+  bool is_end_token(TokenId token) const;
   void record(const RowResult& result, int position);
   void update_finish();
 
   const GenerateRequest& request_;
   const ModelInfo& model_;
-  const PrefixReuse reuse_;
+  const Reuse reuse_;
   const std::unique_ptr<Unmasker> unmasker_;
   Canvas canvas_;
 
@@ -86,7 +96,8 @@ class CanvasDecoder {
   int denoise_step_ = 0;
   int last_refresh_step_ = -1;
   int forwards_since_refresh_ = 0;
-  int commits_since_refresh_ = 0;
+  int text_commits_ = 0;
+  int text_commits_at_refresh_ = 0;
 
   PlannedForward next_;
   std::vector<Commit> last_commits_;

@@ -5,26 +5,43 @@
 namespace bicached {
 
 std::vector<RowSpan> plan_rows(const PlanState& state) {
-  const int prefix_len = state.prefix.prefix_len;
   std::vector<RowSpan> spans;
+  // Rows that enter behind the last layer don't run.
+  const auto add = [&](int begin, int end, int enter_layer) {
+    if (begin >= end || enter_layer >= state.num_layers) return;
+    if (!spans.empty() && spans.back().end == begin && spans.back().enter_layer == enter_layer) {
+      spans.back().end = end;
+    } else {
+      spans.push_back({begin, end, enter_layer});
+    }
+  };
+  const Reuse& reuse = state.reuse;
+  const int prefix_len = reuse.prefix_len;
+  // A family whose logits are shifted needs the row before the block as well.
+  const int block_begin = state.block_begin - state.logits_shift;
 
-  // The prefix takes part only in a refresh, from the depth on. At full depth no layer is left.
-  if (prefix_len > 0 && state.refresh_due && state.prefix.depth < state.num_layers) {
-    spans.push_back({0, prefix_len, state.prefix.depth});
+  // The prefix takes part only in a refresh, from its layer on.
+  const int refresh_depth = state.at_first_forward ? 0 : reuse.refresh_depth;
+  if (state.refresh_due) add(0, prefix_len, std::max(reuse.depth, refresh_depth));
+
+  if (reuse.is_adaptive() && !state.at_first_forward) {
+    if (state.refresh_due) {
+      // What was generated in earlier blocks has other tokens than the first forward saw.
+      const int generated = std::max(prefix_len, state.prompt_len - state.logits_shift);
+      add(prefix_len, generated, refresh_depth);
+      add(generated, block_begin, 0);
+    }
+    add(block_begin, state.block_end, 0);
+    if (state.refresh_due) add(state.block_end, state.length, refresh_depth);
+    return spans;
   }
 
-  // Everything behind the prefix, or inside a block what the intra-request cache leaves. A family
-  // whose logits are shifted needs the row before the block as well.
-  int begin = prefix_len, end = state.length;
-  if (!state.at_block_start && state.intra_cache != IntraCache::kNone) {
-    begin = std::max(prefix_len, state.block_begin - state.logits_shift);
-    if (state.intra_cache == IntraCache::kDual) end = state.block_end;
-  }
-  if (!spans.empty() && spans.back().enter_layer == 0 && spans.back().end == begin) {
-    spans.back().end = end;
-  } else {
-    spans.push_back({begin, end, 0});
-  }
+  // Everything behind the prefix, or inside a block what the intra-request cache leaves.
+  const bool in_block = !state.at_block_start && (reuse.intra_cache == IntraCache::kPrefix ||
+                                                  reuse.intra_cache == IntraCache::kDual);
+  const bool only_block = in_block && reuse.intra_cache == IntraCache::kDual;
+  add(in_block ? std::max(prefix_len, block_begin) : prefix_len,
+      only_block ? state.block_end : state.length, 0);
   return spans;
 }
 

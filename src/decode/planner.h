@@ -6,27 +6,50 @@
 
 namespace bicached {
 
-/// What a canvas reuses of a shared prefix: positions [0, prefix_len) take K/V of the layers below
-/// `depth` from an entry. prefix_len 0: nothing. depth 0: reuse inside the request only. After
-/// `refresh_interval` forwards or `refresh_commits` committed tokens it is recomputed in context.
-struct PrefixReuse {
+/// What a canvas reuses, of a shared prefix and of its own earlier forwards.
+///
+/// Positions [0, prefix_len) take K/V of the layers below `depth` from an entry in the first
+/// forward, which computes them in context from there on. prefix_len 0: no prefix is shared.
+/// depth 0: reuse inside the request only.
+///
+/// They are computed again, in a *refresh*, after `refresh_interval` forwards or `refresh_commits`
+/// committed text tokens, from `refresh_depth` on: below it the K/V of the first forward stay
+/// (those of the entry too, so that one below `depth` counts as `depth`). End tokens don't count:
+/// with the demonstration model the decisions that follow them are those of a recomputed prefix,
+/// and a quota decoder commits them first.
+///
+/// With IntraCache::kAdaptive the same holds for all positions outside the active block: between
+/// refreshes only the block runs, and in a refresh those whose token is still that of the first
+/// forward enter at `refresh_depth`.
+struct Reuse {
   int prefix_len = 0;
   int depth = 0;
+  int refresh_depth = 0;
   int refresh_interval = 16;
-  int refresh_commits = 16;
+  int refresh_commits = 1;
+  IntraCache intra_cache = IntraCache::kNone;
+
+  bool is_adaptive() const { return intra_cache == IntraCache::kAdaptive; }
+  /// How many leading positions of a canvas of `length` the first forward has to leave hidden
+  /// states of, before `refresh_depth`, for refreshes to enter from.
+  int own_states(int length, int num_layers) const {
+    if (refresh_depth < 1 || refresh_depth >= num_layers) return 0;
+    return is_adaptive() ? length : refresh_depth > depth ? prefix_len : 0;
+  }
 };
 
 /// Where a canvas stands, as far as the choice of rows needs it.
 struct PlanState {
   int length = 0;       // T
+  int prompt_len = 0;   // positions before the first generated one
   int num_layers = 0;   // L
   int block_begin = 0;  // the active block [s, e)
   int block_end = 0;
-  bool at_block_start = true;  // no forward of this block has run yet
+  bool at_block_start = true;    // no forward of this block has run yet
+  bool at_first_forward = true;  // no forward of the canvas has run yet
   bool refresh_due = false;
   int logits_shift = 0;  // logits of row j - shift serve position j
-  IntraCache intra_cache = IntraCache::kNone;
-  PrefixReuse prefix;
+  Reuse reuse;
 };
 
 /// Rows [begin, end) that enter at a layer.

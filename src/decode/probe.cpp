@@ -1,6 +1,7 @@
 #include "decode/probe.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace bicached {
 namespace {
@@ -21,7 +22,9 @@ ProbeCase ProbeCase::of(const CanvasDecoder& decoder, std::span<const RowResult>
   ProbeCase out;
   const Canvas& canvas = decoder.canvas();
   out.tokens = canvas.tokens();
-  out.commits = canvas.generation_end() - canvas.generation_begin() - canvas.num_masked();
+  out.block = decoder.next().block;
+  out.block_begin = decoder.block_begin();
+  out.block_end = decoder.block_end();
   size_t best = 0;
   for (int position = decoder.block_begin(); position < decoder.block_end(); ++position) {
     if (!canvas.is_masked(position)) continue;
@@ -39,39 +42,45 @@ ProbeCase ProbeCase::of(const CanvasDecoder& decoder, std::span<const RowResult>
 std::unique_ptr<Probe> Probe::start(Denoiser& denoiser, Plan plan, int num_tokens) {
   const std::optional<SlabId> shadow = denoiser.open_slab(num_tokens);
   if (!shadow) return nullptr;
-  const std::optional<SlabId> frozen = denoiser.open_slab(num_tokens);
-  if (!frozen) {
-    denoiser.close_slab(*shadow);
-    return nullptr;
-  }
-  return std::unique_ptr<Probe>(new Probe(denoiser, std::move(plan), num_tokens, *shadow, *frozen));
+  return std::unique_ptr<Probe>(new Probe(denoiser, std::move(plan), num_tokens, *shadow));
 }
 
-Probe::Probe(Denoiser& denoiser, Plan plan, int num_tokens, SlabId shadow, SlabId frozen)
+Probe::Probe(Denoiser& denoiser, Plan plan, int num_tokens, SlabId shadow)
     : denoiser_(denoiser),
       plan_(std::move(plan)),
       num_tokens_(num_tokens),
       shadow_(shadow),
-      frozen_(frozen) {
+      ladders_{make_ladder(std::move(plan_.shared)), make_ladder(std::move(plan_.own))} {
   plan_.sampling.temperature = 0;
   plan_.sampling.num_top_logprobs = -1;
-  top_ = static_cast<int>(plan_.depths.size()) - 1;
-  while (assumed_ < top_ && depth_of(assumed_ + 1) <= plan_.assumed_safe) ++assumed_;
 }
 
-Probe::~Probe() {
-  denoiser_.close_slab(shadow_);
-  denoiser_.close_slab(frozen_);
+Probe::~Probe() { denoiser_.close_slab(shadow_); }
+
+Probe::Ladder Probe::make_ladder(Search search) const {
+  Ladder ladder;
+  if (search.entry == kNoId) return ladder;
+  ladder.top = static_cast<int>(plan_.depths.size()) - 1;
+  // The deepest is tested in any case: something has to notice when it is no longer safe.
+  while (ladder.assumed < ladder.top - 1 && depth_of(ladder.assumed + 1) <= search.assumed_safe) {
+    ++ladder.assumed;
+  }
+  ladder.search = std::move(search);
+  return ladder;
 }
 
-std::optional<ProbeVerdict> Probe::commits() const {
-  const bool differed = staleness_.bad < ProbeVerdict::kNever;
-  if (!looked_at_staleness_ || (lost_cases_ && !differed)) return std::nullopt;
-  return staleness_;
+std::optional<ProbeVerdict> Probe::verdict(const Ladder& ladder) const {
+  const bool differed = ladder.verdict.bad < ProbeVerdict::kNever;
+  if (!ladder.looked || (lost_cases_ && !differed)) return std::nullopt;
+  return ladder.verdict;
 }
 
 void Probe::add(ProbeCase next) {
   if (next.decisive.empty()) return;
+  if (next.block != block_) num_offered_ = 0;
+  block_ = next.block;
+  const unsigned before = num_offered_++;
+  if (before != 0 && !std::has_single_bit(before)) return;
   if (cases_.size() >= kMaxCases) {
     lost_cases_ = true;
     return;
@@ -83,119 +92,113 @@ void Probe::add(ProbeCase next) {
 /// Sets up the front case; passes over those that ask nothing.
 void Probe::begin_case() {
   while (!cases_.empty()) {
-    test_.reset();
-    if (is_first_case_) frozen_at_ = cases_.front().commits;
-    frozen_wanted_ = has_frozen_ && !is_first_case_;
-    if (!stopped_) begin_search();
-    if (test_ || frozen_wanted_) return;
+    now_ = 0;
+    if (begin_search()) return;
     is_first_case_ = false;
     cases_.pop_front();
   }
 }
 
-void Probe::begin_search() {
-  agreed_ = assumed_;
-  lowest_bad_ = search_end_ = top_ + 1;
-  if (top_ > assumed_) {
-    test_ = top_;
-  } else {
-    end_search();
+/// The first test of the search at hand or, where it asks nothing, of the next one. False: none.
+bool Probe::begin_search() {
+  for (; now_ < ladders_.size(); ++now_) {
+    Ladder& ladder = ladders_[now_];
+    // The first forward's own states change nothing in the first forward.
+    const bool tells_nothing = now_ == 1 && is_first_case_;
+    if (tells_nothing || ladder.top <= ladder.assumed) continue;
+    ladder.agreed = ladder.assumed;
+    ladder.lowest_bad = ladder.end = ladder.top + 1;
+    test_ = ladder.top;
+    return true;
   }
+  return false;
 }
 
-int Probe::depth_of(int index) const {
-  return index == kFill ? 0 : plan_.depths[static_cast<size_t>(index)];
-}
+int Probe::depth_of(int index) const { return plan_.depths[static_cast<size_t>(index)]; }
 
 /// Given that `failed` decided otherwise, a shallower depth mostly does too where their rates are
 /// nearly the same.
 bool Probe::is_hopeless(int index, int failed) const {
   if (plan_.thorough) return false;
-  const double rate = plan_.rates[static_cast<size_t>(index)];
-  const double failed_rate = plan_.rates[static_cast<size_t>(failed)];
+  const std::vector<double>& rates = ladders_[now_].search.rates;
+  const double rate = rates[static_cast<size_t>(index)];
+  const double failed_rate = rates[static_cast<size_t>(failed)];
   return failed_rate > 0 && 1.0 - rate / failed_rate < kLeastChance;
 }
 
 void Probe::next_test(bool agreed) {
+  Ladder& ladder = ladders_[now_];
   const int index = *test_;
   test_.reset();
-  if (index == kFill) return end_search();
   if (agreed) {
-    agreed_ = index;
-    // What agreed in the first forward lives on as the frozen shadow.
-    if (is_first_case_) {
-      std::swap(shadow_, frozen_);
-      has_frozen_ = true;
-    }
+    ladder.agreed = index;
   } else {
-    search_end_ = lowest_bad_ = index;
+    ladder.end = ladder.lowest_bad = index;
   }
-  while (search_end_ - agreed_ > 1) {
-    const int middle = agreed_ + (search_end_ - agreed_) / 2;
-    if (!is_hopeless(middle, lowest_bad_)) {
+  while (ladder.end - ladder.agreed > 1) {
+    const int middle = ladder.agreed + (ladder.end - ladder.agreed) / 2;
+    if (!is_hopeless(middle, ladder.lowest_bad)) {
       test_ = middle;
       return;
     }
-    search_end_ = middle;
-  }
-  if (is_first_case_ && !has_frozen_ && plan_.thorough) {
-    test_ = kFill;
-    return;
+    ladder.end = middle;
   }
   end_search();
 }
 
 void Probe::end_search() {
-  const bool tested = agreed_ > assumed_;
-  if (lowest_bad_ <= top_) depth_.bad = std::min(depth_.bad, depth_of(lowest_bad_));
-  const int good = tested ? depth_of(agreed_) : 0;
-  depth_.good = is_first_case_ ? good : std::min(depth_.good, good);
-  top_ = tested ? agreed_ : assumed_;
-  // Below nothing is left to find out.
-  if (top_ <= assumed_) stopped_ = true;
+  Ladder& ladder = ladders_[now_];
+  ProbeVerdict& verdict = ladder.verdict;
+  const bool tested = ladder.agreed > ladder.assumed;
+  if (ladder.lowest_bad <= ladder.top) {
+    verdict.bad = std::min(verdict.bad, depth_of(ladder.lowest_bad));
+  }
+  const int good = tested ? depth_of(ladder.agreed) : 0;
+  verdict.good = ladder.looked ? std::min(verdict.good, good) : good;
+  ladder.looked = true;
+  ladder.top = tested ? ladder.agreed : ladder.assumed;
+  ++now_;
+}
+
+/// A forward that enters at the tested depth: the first one from the stored prefix, or a refresh.
+std::vector<RowSpan> Probe::spans() const {
+  const bool is_own = now_ == 1;
+  PlanState state;
+  state.length = num_tokens_;
+  state.prompt_len = plan_.prompt_len;
+  state.num_layers = denoiser_.info().num_layers;
+  state.block_begin = cases_.front().block_begin;
+  state.block_end = cases_.front().block_end;
+  state.at_first_forward = !is_own;
+  state.refresh_due = true;
+  state.reuse.prefix_len = plan_.prefix_len;
+  (is_own ? state.reuse.refresh_depth : state.reuse.depth) = depth_of(*test_);
+  state.logits_shift = denoiser_.info().logits_shift;
+  // A prefix or dual cache is not probed: the shadow runs all that is behind the prefix.
+  const bool adaptive = plan_.intra_cache == IntraCache::kAdaptive;
+  state.reuse.intra_cache = adaptive ? IntraCache::kAdaptive : IntraCache::kNone;
+  return plan_rows(state);
 }
 
 int Probe::num_rows() const {
-  if (cases_.empty()) return 0;
+  if (!test_) return 0;
   int rows = 0;
-  const int behind = num_tokens_ - plan_.prefix_len;
-  if (test_) {
-    const bool prefix_runs = depth_of(*test_) < denoiser_.info().num_layers;
-    rows += behind + (prefix_runs ? plan_.prefix_len : 0);
-  }
-  return rows + (frozen_wanted_ ? behind : 0);
+  for (const RowSpan& span : spans()) rows += span.end - span.begin;
+  return rows;
 }
 
 int Probe::num_logit_rows() const {
-  if (cases_.empty()) return 0;
-  const int shadows = (test_ ? 1 : 0) + (frozen_wanted_ ? 1 : 0);
-  return shadows * static_cast<int>(cases_.front().masked.size());
+  return test_ ? static_cast<int>(cases_.front().masked.size()) : 0;
 }
 
 void Probe::append_to(Forward& forward) {
-  if (test_) {
-    const int depth = depth_of(*test_);
-    // kFill's K/V stay, so they go straight to the frozen slab.
-    const SlabId slab = *test_ == kFill ? frozen_ : shadow_;
-    if (depth > 0) denoiser_.load_entry(plan_.entry, slab, depth);
-    append_shadow(forward, slab, depth);
-  }
-  if (frozen_wanted_) append_shadow(forward, frozen_, std::nullopt);
-}
-
-/// A shadow of the front case: a forward with a refresh at this depth, or without one.
-void Probe::append_shadow(Forward& forward, SlabId slab, std::optional<int> refresh_depth) {
   const ProbeCase& now = cases_.front();
-  PlanState state;
-  state.length = num_tokens_;
-  state.num_layers = denoiser_.info().num_layers;
-  state.refresh_due = refresh_depth.has_value();
-  state.prefix.prefix_len = plan_.prefix_len;
-  state.prefix.depth = refresh_depth.value_or(0);
+  const EntryId entry = ladders_[now_].search.entry;
+  denoiser_.load_entry(entry, shadow_, depth_of(*test_));
   int group_of_suffix = 0;
-  for (const RowSpan& span : plan_rows(state)) {
+  for (const RowSpan& span : spans()) {
     RowGroup group;
-    group.slab = slab;
+    group.slab = shadow_;
     group.begin = span.begin;
     group.end = span.end;
     group.enter_layer = span.enter_layer;
@@ -204,7 +207,7 @@ void Probe::append_shadow(Forward& forward, SlabId slab, std::optional<int> refr
       group.tokens.assign(now.tokens.begin() + span.begin, now.tokens.begin() + span.end);
       group_of_suffix = static_cast<int>(forward.groups.size());
     } else {
-      group.enter_from = plan_.entry;
+      group.enter_from = entry;
     }
     row_layers_ += static_cast<int64_t>(span.end - span.begin) *
                    (denoiser_.info().num_layers - span.enter_layer);
@@ -232,30 +235,11 @@ bool Probe::agrees(std::span<const RowResult> results) const {
 }
 
 void Probe::commit(std::span<const RowResult> results) {
-  const size_t count = cases_.front().masked.size();
-  const bool tested = test_.has_value(), froze = frozen_wanted_;
-  const auto check = [&](std::span<const RowResult> of) {
-    const bool same = agrees(of);
-    ++num_checks_;
-    num_disagreements_ += same ? 0 : 1;
-    return same;
-  };
-  if (froze) {
-    looked_at_staleness_ = true;
-    if (!check(results.last(count))) {
-      // An interval of as many tokens would have refreshed just before.
-      staleness_.good = cases_.front().commits - frozen_at_;
-      staleness_.bad = staleness_.good + 1;
-      has_frozen_ = false;
-    }
-    frozen_wanted_ = false;
-  }
-  if (tested) {
-    const bool fill = *test_ == kFill;
-    if (fill) has_frozen_ = true;
-    next_test(fill || check(results.first(count)));
-  }
-  if (test_ || frozen_wanted_) return;
+  const bool same = agrees(results);
+  ++num_checks_;
+  num_disagreements_ += same ? 0 : 1;
+  next_test(same);
+  if (test_ || begin_search()) return;
   is_first_case_ = false;
   cases_.pop_front();
   begin_case();

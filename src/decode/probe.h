@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -21,37 +22,48 @@ struct ProbeCase {
   /// Positions whose token the model is sure of (probability >= 0.7), at least the best one: a
   /// change of any other says little, since it would not be committed.
   std::vector<std::pair<int, TokenId>> decisive;
-  int commits = 0;  // tokens committed before
+  int block = 0;
+  int block_begin = 0;
+  int block_end = 0;
 
   /// Of the decoder's next forward and its results, before they are committed.
   static ProbeCase of(const CanvasDecoder& decoder, std::span<const RowResult> results);
 };
 
 /// Finds how far a prefix can be reused by a request, by running the request's own canvases again
-/// with the prefix taken from an entry: *shadows*, in slabs of their own, in the same packed
+/// with the prefix taken from an entry: *shadows*, in a slab of their own, in the same packed
 /// forwards as other work. They commit nothing and the request never waits for them.
 ///
-/// - depth: at every forward, the greatest depth whose decisions agree; the least of them is the
-///   verdict. The deepest is tried first (it runs fewest rows and settles most cases), then a
-///   binary search.
-/// - staleness: the agreeing shadow of the first forward keeps its prefix K/V while the request
-///   goes on; the number of committed tokens at which its decisions first differ.
+/// Two searches on one ladder of depths, each for the greatest at which decisions agree:
+/// - `shared`: the entry is the stored prefix;
+/// - `own`: the entry is what refreshes compute, as the request's first forward left it, in
+/// context.
+///   It tells from which layer on they have to (`Reuse::refresh_depth`).
+///
+/// Both look at the 1st, 2nd, 3rd, 5th, 9th, ... case of each block (a quota decoder has many that
+/// are nearly alike); the least depth is the verdict. The deepest is tried first (it runs fewest
+/// rows and settles most cases), then a binary search.
 ///
 /// Engine thread only.
 class Probe {
  public:
-  struct Plan {
-    EntryId entry = kNoId;
-    int prefix_len = 0;
-    std::vector<int> depths;    // ladder: ascending, > 0, last = num_layers
+  struct Search {
+    EntryId entry = kNoId;      // kNoId: no such search
     std::vector<double> rates;  // estimated disagreement by depth; spare hopeless tests
     int assumed_safe = 0;       // depths up to this are not tested again
-    bool thorough = true;       // spare nothing, and look at staleness in any case
-    SamplingParams sampling;    // of the request; the shadow takes the most probable token
+  };
+  struct Plan {
+    int prefix_len = 0;
+    int prompt_len = 0;
+    IntraCache intra_cache = IntraCache::kNone;  // of the requests in question
+    std::vector<int> depths;                     // ladder: ascending, > 0, last = num_layers
+    Search shared, own;
+    bool thorough = true;     // spare nothing
+    SamplingParams sampling;  // of the request; the shadow takes the most probable token
     bool suppress_end_tokens = false;
   };
 
-  /// Nothing when there is no room for its slabs.
+  /// Nothing when there is no room for its slab.
   static std::unique_ptr<Probe> start(Denoiser& denoiser, Plan plan, int num_tokens);
   ~Probe();
 
@@ -67,52 +79,55 @@ class Probe {
   int num_logit_rows() const;
   void commit(std::span<const RowResult> results);
 
-  const ProbeVerdict& depth() const { return depth_; }
-  /// Nothing when no forward without a refresh was looked at.
-  std::optional<ProbeVerdict> commits() const;
+  /// Nothing where no case was looked at.
+  std::optional<ProbeVerdict> shared() const { return verdict(ladders_[0]); }
+  std::optional<ProbeVerdict> own() const { return verdict(ladders_[1]); }
   int num_checks() const { return num_checks_; }
   int num_disagreements() const { return num_disagreements_; }
   int64_t row_layers() const { return row_layers_; }
 
  private:
-  static constexpr int kFill = -1;  // index of depth 0: only fills the frozen shadow
+  static constexpr int kNone = -1;  // index below the ladder: nothing is reused
 
-  Probe(Denoiser& denoiser, Plan plan, int num_tokens, SlabId shadow, SlabId frozen);
+  /// Where a search stands. Indices into Plan::depths.
+  struct Ladder {
+    Search search;
+    int assumed = kNone;
+    int top = kNone;  // to try first: the verdict of the cases before; `assumed`: nothing is left
+    bool looked = false;  // at any case
+    ProbeVerdict verdict;
+    // Of the front case.
+    int agreed = kNone;  // greatest that agreed
+    int end = 0;         // from here on they are out of question
+    int lowest_bad = 0;  // least that disagreed
+  };
+
+  Probe(Denoiser& denoiser, Plan plan, int num_tokens, SlabId shadow);
+  Ladder make_ladder(Search search) const;
+  std::optional<ProbeVerdict> verdict(const Ladder& ladder) const;
   void begin_case();
-  void begin_search();
+  bool begin_search();
   void next_test(bool agreed);
+  void end_search();
   int depth_of(int index) const;
   bool is_hopeless(int index, int failed) const;
-  void end_search();
-  void append_shadow(Forward& forward, SlabId slab, std::optional<int> refresh_depth);
+  std::vector<RowSpan> spans() const;
   bool agrees(std::span<const RowResult> results) const;
 
   Denoiser& denoiser_;
   Plan plan_;
   const int num_tokens_;
-  SlabId shadow_;
-  SlabId frozen_;
+  const SlabId shadow_;
   std::deque<ProbeCase> cases_;
   bool closed_ = false;
   bool is_first_case_ = true;
+  int block_ = -1;            // of the case added last
+  unsigned num_offered_ = 0;  // cases of that block so far
 
-  // The search of the front case.
-  std::optional<int> test_;  // index into plan_.depths, or kFill
-  int agreed_ = kFill;       // greatest index that agreed in this case
-  int search_end_ = 0;       // indices from here on are out of question
-  int lowest_bad_ = 0;       // least index that disagreed in this case
-  bool stopped_ = false;     // no more searches: the answer would not be used
-  int top_ = 0;              // index to try first: the verdict of the blocks before
-  int assumed_ = kFill;      // index of plan_.assumed_safe
+  std::array<Ladder, 2> ladders_;  // shared, own
+  size_t now_ = 0;                 // which of them the front case is at
+  std::optional<int> test_;        // index into plan_.depths
 
-  // The frozen shadow.
-  bool has_frozen_ = false;
-  int frozen_at_ = 0;           // tokens committed when its prefix was computed
-  bool frozen_wanted_ = false;  // in the front case
-
-  ProbeVerdict depth_;
-  ProbeVerdict staleness_{ProbeVerdict::kNever - 1, ProbeVerdict::kNever};
-  bool looked_at_staleness_ = false;
   bool lost_cases_ = false;
   int num_checks_ = 0;
   int num_disagreements_ = 0;

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <exception>
 #include <functional>
-#include <new>
 
 #include "base/log.h"
 #include "bicached/error.h"
@@ -38,6 +37,11 @@ size_t max_updates(const GenerateRequest& request) {
       static_cast<size_t>(request.gen_length / request.decode.block_length) + 1;
   return static_cast<size_t>(request.gen_length) + static_cast<size_t>(request.decode.steps) +
          num_blocks * 2 + 2;
+}
+
+ErrorCode code_of(const std::exception& error) {
+  const auto* ours = dynamic_cast<const Error*>(&error);
+  return ours ? ours->code() : ErrorCode::kInternal;
 }
 
 }  // namespace
@@ -81,8 +85,7 @@ struct Engine::Impl {
     int num_rows() const override { return sequence_.decoder->next().num_rows; }
     int num_logit_rows() const override { return sequence_.decoder->num_logit_rows(); }
     void append_to(Forward& forward) override {
-      const StoredPrefix* held = sequence_.cache.held;
-      sequence_.decoder->append_to(forward, sequence_.slab, held ? held->entry : kNoId);
+      sequence_.decoder->append_to(forward, sequence_.slab, sequence_.cache.states());
     }
     void commit(std::span<const RowResult> results) override {
       engine_.take_results(sequence_, results);
@@ -107,12 +110,14 @@ struct Engine::Impl {
   // Engine thread.
   void loop();
   bool take_new_requests();
+  void arrive(std::unique_ptr<Sequence> sequence);
   void step();
   std::vector<ForwardPart*> select();
   void decode(const std::vector<ForwardPart*>& parts);
   void run(const std::vector<ForwardPart*>& parts);
   void drop_cancelled_and_expired();
   Placement place(Sequence& sequence);
+  Placement try_place(Sequence& sequence);
   std::optional<SlabId> open_slab(int num_tokens);
   void count(const Forward& forward, Clock::duration took);
   void take_results(Sequence& sequence, std::span<const RowResult> results);
@@ -143,23 +148,36 @@ struct Engine::Impl {
 
 void Engine::Impl::loop() {
   while (take_new_requests()) step();
+  cache.sweep();
   cache.save_state();
   finished.try_push(true);
 }
 
-/// Sleeps while there is no work. False: closed, and no request is left.
+/// Sleeps while there is no work, until it is time to save. False: closed, and no request is left.
 bool Engine::Impl::take_new_requests() {
   const bool busy = !scheduler.empty() || (cache.has_work() && !draining);
-  std::optional<Job> job = busy ? jobs.try_pop() : jobs.pop();
+  std::optional<Job> job = busy                  ? jobs.try_pop()
+                           : cache.has_unsaved() ? jobs.pop_until(saved_state + kSaveInterval)
+                                                 : jobs.pop();
   if (!job && scheduler.empty() && jobs.is_done()) return false;
   for (; job; job = jobs.try_pop()) {
     if (job->command) job->command();
-    for (auto& sequence : job->sequences) {
-      sequence->cache = cache.arrive(sequence->request);
-      scheduler.enqueue(std::move(sequence));
-    }
+    for (auto& sequence : job->sequences) arrive(std::move(sequence));
   }
   return true;
+}
+
+void Engine::Impl::arrive(std::unique_ptr<Sequence> sequence) {
+  try {
+    sequence->cache = cache.arrive(sequence->request);
+  } catch (const std::exception& e) {
+    log_error(std::string("a request could not be taken in: ") + e.what());
+    std::vector<std::unique_ptr<Sequence>> failed;
+    failed.push_back(std::move(sequence));
+    fail(std::move(failed), code_of(e), e.what());
+    return;
+  }
+  scheduler.enqueue(std::move(sequence));
 }
 
 void Engine::Impl::step() {
@@ -168,6 +186,7 @@ void Engine::Impl::step() {
       Clock::now(), [this](const Sequence& s) { return cache.is_hot(s.request, s.cache); },
       [this](Sequence& sequence) { return place(sequence); });
   decode(select());
+  cache.sweep();
   if (Clock::now() - saved_state > kSaveInterval) {
     cache.save_state();
     saved_state = Clock::now();
@@ -182,8 +201,8 @@ void Engine::Impl::step() {
 /// What takes part in the next forward: entries that requests wait for, then the requests
 /// themselves, and probes where room is left.
 std::vector<ForwardPart*> Engine::Impl::select() {
-  std::vector<ForwardPart*> parts = cache.making();
   int room = settings.max_rows_per_forward;
+  std::vector<ForwardPart*> parts = cache.making(room);
   for (const ForwardPart* part : parts) room -= part->num_rows();
   canvas_parts.clear();
   for (Sequence* sequence : scheduler.select(Clock::now(), room)) {
@@ -205,14 +224,12 @@ void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
   } catch (const std::exception& e) {
     ++stats.failed_steps;
     log_error("a forward of " + std::to_string(parts.size()) + " parts failed: " + e.what());
-    const auto* error = dynamic_cast<const Error*>(&e);
-    const bool no_memory = error && error->code() == ErrorCode::kOutOfMemory;
-    if (no_memory && cache.drop_unused() > 0) {
+    if (code_of(e) == ErrorCode::kOutOfMemory && cache.drop_unused() > 0) {
       decode(parts);
     } else if (parts.size() > 1) {
       for (ForwardPart* part : parts) decode({part});
     } else {
-      parts[0]->fail(error ? error->code() : ErrorCode::kInternal, e.what());
+      parts[0]->fail(code_of(e), e.what());
     }
   }
 }
@@ -229,7 +246,13 @@ void Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
   count(forward, Clock::now() - start);
   std::span<const RowResult> rest(results);
   for (size_t i = 0; i < parts.size(); ++i) {
-    parts[i]->commit(rest.first(num_rows[i]));
+    // Those that took their results must not run again: one that can't ends here.
+    try {
+      parts[i]->commit(rest.first(num_rows[i]));
+    } catch (const std::exception& e) {
+      log_error(std::string("results of a forward could not be taken: ") + e.what());
+      parts[i]->fail(code_of(e), e.what());
+    }
     rest = rest.subspan(num_rows[i]);
   }
   for (auto& done :
@@ -258,18 +281,29 @@ void Engine::Impl::drop_cancelled_and_expired() {
   update_gauges();
 }
 
-/// Gives a waiting sequence its slab, and what it reuses.
+/// Gives a waiting sequence its slab, and what it reuses. One that can't have them ends.
 Placement Engine::Impl::place(Sequence& sequence) {
+  try {
+    return try_place(sequence);
+  } catch (const std::exception& e) {
+    log_error(std::string("a request could not be begun: ") + e.what());
+    fail(scheduler.take_if([&](const Sequence& s) { return &s == &sequence; }), code_of(e),
+         e.what());
+    return Placement::kEnded;
+  }
+}
+
+Placement Engine::Impl::try_place(Sequence& sequence) {
   if (cache.prepare(sequence.request, sequence.cache) == Readiness::kWaitsForEntry) {
     return Placement::kWaitsForEntry;
   }
   const std::optional<SlabId> slab = open_slab(sequence.num_tokens());
   if (!slab) return Placement::kNoRoom;
   sequence.slab = *slab;
+  --stats.queued;
   cache.take_up(sequence.request, sequence.cache, *slab);
   sequence.admitted = sequence.last_forward = Clock::now();
   sequence.decoder.emplace(sequence.request, info, sequence.cache.reuse);
-  --stats.queued;
   stats.prompt_tokens += sequence.decoder->stats().prompt_tokens;
   return Placement::kPlaced;
 }
@@ -277,7 +311,7 @@ Placement Engine::Impl::place(Sequence& sequence) {
 /// Requests go before probes.
 std::optional<SlabId> Engine::Impl::open_slab(int num_tokens) {
   std::optional<SlabId> slab = denoiser->open_slab(num_tokens);
-  if (!slab && cache.drop_probes()) slab = denoiser->open_slab(num_tokens);
+  while (!slab && cache.make_room()) slab = denoiser->open_slab(num_tokens);
   return slab;
 }
 
@@ -456,9 +490,11 @@ ResponseStream Engine::submit(std::vector<GenerateRequest> canvases) {
   }
   const int num_canvases = static_cast<int>(job.sequences.size());
   impl_->reserve_queue(num_canvases);
-  if (!impl_->jobs.try_push(std::move(job))) {  // closed between the check above and here
+  if (!impl_->jobs.try_push(std::move(job))) {
     impl_->stats.queued -= num_canvases;
-    throw Error(ErrorCode::kDraining, "the server is shutting down");
+    // Closed between the check above and here, or full of questions to the engine.
+    throw impl_->draining ? Error(ErrorCode::kDraining, "the server is shutting down")
+                          : Error(ErrorCode::kQueueFull, "the queue is full; try again later");
   }
   return ResponseStream(std::move(shared));
 }

@@ -18,10 +18,22 @@ constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
 constexpr int kSparingProbes = 7;
 /// Models of at most so many layers can be entered before every one of them.
 constexpr int kAllDepths = 16;
+/// A probe's own states take at most this part of the budget, else only the shared depth is probed.
+constexpr int kProbeShare = 4;
+/// An entry that is probed within so many uses is made whole at once, not twice.
+constexpr int kSoon = 10;
 
 int total_len(const GenerateRequest& request) {
   return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
          request.gen_length;
+}
+
+/// What a request did not run thanks to the shared entry. The first of its forwards counts as a
+/// refresh; the others save what the entry's depth spares beyond that of refreshes.
+int64_t saved_row_layers(const Reuse& reuse, int num_refreshes) {
+  if (num_refreshes == 0) return 0;
+  const int in_refresh = std::max(0, reuse.depth - reuse.refresh_depth);
+  return reuse.prefix_len * (reuse.depth + int64_t{num_refreshes - 1} * in_refresh);
 }
 
 DepthPolicyParams policy_params(const GenerateRequest& request, const CacheSettings& settings,
@@ -73,12 +85,15 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings, Engi
     throw Error(ErrorCode::kInvalidSettings,
                 "cache_policy is table, which needs a file in depth_table", "depth_table");
   }
-  if (settings_.policy == "fixed" && settings_.depth > info_.num_layers) {
+  const auto check_depth = [this](const char* name, int depth) {
+    if (depth <= info_.num_layers) return;
     throw Error(ErrorCode::kInvalidSettings,
-                "cache_depth is " + std::to_string(settings_.depth) + "; the model has " +
+                std::string(name) + " is " + std::to_string(depth) + "; the model has " +
                     std::to_string(info_.num_layers) + " layers",
-                "cache_depth");
-  }
+                name);
+  };
+  if (settings_.policy == "fixed") check_depth("cache_depth", settings_.depth);
+  check_depth("refresh_depth", settings_.refresh_depth);
   depths_ = entry_depths(settings_, table_ ? &*table_ : nullptr, info_.num_layers);
   if (!depths_.empty()) {
     spec_.max_depth = depths_.back();
@@ -134,6 +149,7 @@ std::vector<int> PrefixCache::candidates(const GenerateRequest& request,
 StoredPrefix* PrefixCache::longest_stored(const GenerateRequest& request, const CacheUse& use) {
   const std::span<const TokenId> ids(request.prompt_ids);
   for (auto length = use.candidates.rbegin(); length != use.candidates.rend(); ++length) {
+    if (!store_.has_length(*length)) continue;
     StoredPrefix* found = store_.find(request.cache.salt, ids.first(static_cast<size_t>(*length)));
     if (found) return found;
   }
@@ -157,6 +173,30 @@ int PrefixCache::worth_making(const CacheUse& use, std::span<const PathStep> pat
   return best;
 }
 
+/// The prefix of the request that is looked at. Hashing it once is enough.
+void PrefixCache::aim_at(const GenerateRequest& request, CacheUse& use, int prefix_len) const {
+  if (prefix_len == use.reuse.prefix_len) return;
+  const auto prefix =
+      std::span<const TokenId>(request.prompt_ids).first(static_cast<size_t>(prefix_len));
+  use.reuse.prefix_len = prefix_len;
+  use.line = prefix_line(request.cache.salt, prefix, store_.key_of(request.cache.salt, prefix));
+  use.kind = CanvasKind::of(prefix_len, total_len(request), request.gen_length);
+}
+
+/// Whether the request is to be probed, or nothing is known that it could go by.
+bool PrefixCache::teaches(const CacheUse& use) {
+  return use.policy == "measured" &&
+         (!probe_stats_.knows(use.line, use.kind) || probe_stats_.is_due(use.line, use.kind));
+}
+
+/// What an entry has to have, given that there is one of depth `has`.
+int PrefixCache::depth_to_make(const GenerateRequest& request, const CacheUse& use, int has) {
+  if (teaches(use)) return spec_.max_depth;
+  const int depth = choose_depth(request, use);
+  if (use.policy != "measured" || depth <= has) return depth;
+  return probe_stats_.is_due(use.line, use.kind, kSoon) ? spec_.max_depth : depth;
+}
+
 /// What the policy says, down to a depth that entries keep.
 int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& use) const {
   const auto policy = make_depth_policy(use.policy, policy_params(request, settings_, table_));
@@ -166,16 +206,23 @@ int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& us
   return above == depths_.begin() ? 0 : *std::prev(above);
 }
 
-void PrefixCache::choose_refresh(const GenerateRequest& request, CacheUse& use) const {
+/// What a request reuses of its own forwards, also where no prefix is shared.
+Reuse PrefixCache::choose_inside(const GenerateRequest& request, const CacheUse& use) const {
   const int unlimited = INT_MAX;
-  int commits = settings_.refresh_commits < 1 ? unlimited : settings_.refresh_commits;
-  if (use.policy == "measured") commits = probe_stats_.safe_commits(use.line, use.kind);
-  use.reuse.refresh_interval = request.cache.refresh_interval.value_or(settings_.refresh_interval);
-  use.reuse.refresh_commits = request.cache.refresh_commits.value_or(commits);
+  const int commits = settings_.refresh_commits < 1 ? unlimited : settings_.refresh_commits;
+  Reuse reuse;
+  reuse.refresh_interval = request.cache.refresh_interval.value_or(settings_.refresh_interval);
+  reuse.refresh_commits = request.cache.refresh_commits.value_or(commits);
+  reuse.intra_cache = request.decode.intra_cache.value_or(
+      use.policy == "off" ? IntraCache::kNone : IntraCache::kAdaptive);
+  const int refresh_depth = use.policy == "measured" ? 0 : settings_.refresh_depth;
+  reuse.refresh_depth =
+      std::min(request.cache.refresh_depth.value_or(refresh_depth), info_.num_layers);
+  return reuse;
 }
 
 Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
-  use.reuse = {};
+  use.reuse = choose_inside(request, use);
   use.offered = nullptr;
   if (use.policy == "off") return Readiness::kReady;
   const std::vector<PathStep> path = tree_.find(request.cache.salt, request.prompt_ids);
@@ -184,84 +231,115 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
 
   const std::span<const TokenId> ids(request.prompt_ids);
   StoredPrefix* stored = longest_stored(request, use);
-  const int length = worth_making(use, path, stored ? stored->spec.prefix_len : 0);
-  if (length > 0) {
-    const auto longer = ids.first(static_cast<size_t>(length));
-    if (StoredPrefix* made = begin_making(request.cache.salt, longer, false)) stored = made;
+  const int stored_len = stored ? stored->spec.prefix_len : 0;
+  const int longer = worth_making(use, path, stored_len);
+  if (const int wanted = longer > 0 ? longer : stored_len; wanted > 0) {
+    aim_at(request, use, wanted);
+    const int has = wanted == stored_len ? stored->spec.max_depth : 0;
+    if (const int depth = depth_to_make(request, use, has); depth > has) {
+      const auto prefix = ids.first(static_cast<size_t>(wanted));
+      begin_making(request.cache.salt, prefix, depth, false);
+      stored = longest_stored(request, use);  // others may have gone to make room
+    }
   }
-  use.reuse.prefix_len = stored ? stored->spec.prefix_len : use.candidates.back();
-  const auto prefix = ids.first(static_cast<size_t>(use.reuse.prefix_len));
-  use.line = prefix_line(request.cache.salt, prefix,
-                         stored ? stored->key : store_.key_of(request.cache.salt, prefix));
-  use.kind = CanvasKind::of(use.reuse.prefix_len, total_len(request), request.gen_length);
-  choose_refresh(request, use);
-  if (!stored) return Readiness::kReady;
-  const int depth = choose_depth(request, use);
-  if (!stored->ready) {
-    const bool teaches = use.policy == "measured" && !probe_stats_.knows(use.line, use.kind);
-    return depth > 0 || teaches ? Readiness::kWaitsForEntry : Readiness::kReady;
+  const int length = stored ? stored->spec.prefix_len : longer > 0 ? longer : use.candidates.back();
+  aim_at(request, use, length);
+  const int depth = stored ? std::min(choose_depth(request, use), stored->spec.max_depth) : 0;
+  if (stored && stored->ready) {
+    use.reuse.depth = depth;
+    use.offered = stored;
   }
-  use.reuse.depth = depth;
-  use.offered = stored;
-  return Readiness::kReady;
+  if (use.policy == "measured" && !request.cache.refresh_depth) {
+    use.reuse.refresh_depth = probe_stats_.safe_refresh_depth(use.line, use.kind);
+  }
+  if (!stored || stored->ready) return Readiness::kReady;
+  return depth > 0 || teaches(use) ? Readiness::kWaitsForEntry : Readiness::kReady;
 }
 
 void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId slab) {
   if (use.policy == "off") return;
+  use.slab = slab;
   use.held = std::exchange(use.offered, nullptr);
   ++(use.held ? stats_.cache_hits : stats_.cache_misses);
-  if (!use.held) return;
-  store_.acquire(*use.held);
-  ++use.held->hits;
-  if (use.policy == "measured" && probe_stats_.take_turn(use.line, use.kind) &&
-      start_probe(request, use)) {
-    return;
+  if (use.held) {
+    store_.acquire(*use.held);
+    ++use.held->hits;
   }
-  if (use.reuse.depth == 0) return;
-  denoiser_.load_entry(use.held->entry, slab, use.reuse.depth);
-  stats_.cached_tokens += use.reuse.prefix_len;
+  const bool is_probed = use.policy == "measured" && use.reuse.prefix_len > 0 &&
+                         probe_stats_.take_turn(use.line, use.kind);
+  if (is_probed) {
+    if (use.held && use.held->spec.max_depth == spec_.max_depth && start_probe(request, use)) {
+      return;
+    }
+    probe_stats_.give_up(use.line, use.kind);
+  }
+  if (use.reuse.depth > 0) {
+    denoiser_.load_entry(use.held->entry, slab, use.reuse.depth);
+    stats_.cached_tokens += use.reuse.prefix_len;
+  }
+  const int own_states = use.reuse.own_states(total_len(request), info_.num_layers);
+  if (own_states > 0) {
+    use.own = make_own({own_states, 0, {use.reuse.refresh_depth}});
+    if (!use.own) use.reuse.refresh_depth = 0;
+  }
 }
 
-/// The request is decoded as without a cache, and a probe beside it.
+/// The request is decoded as without a cache, and a probe beside it. Nothing: there is no room.
 bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   StoredPrefix& stored = *use.held;
-  const std::vector<LadderStep> steps = probe_stats_.depths(use.line, use.kind);
   Probe::Plan plan;
-  plan.entry = stored.entry;
   plan.prefix_len = use.reuse.prefix_len;
+  plan.prompt_len = static_cast<int>(request.prompt_ids.size());
+  plan.intra_cache = use.reuse.intra_cache;
   plan.depths = depths_;
-  for (const LadderStep& step : steps) plan.rates.push_back(estimated_disagreement(step));
   // Who probes every request (bicached profile) wants to know all.
   plan.thorough = !probe_stats_.knows_model(use.kind) || settings_.probe_rate >= 1 ||
                   num_probes_ % (kSparingProbes + 1) == 0;
-  if (!plan.thorough) plan.assumed_safe = greatest_safe(steps, settings_.max_disagreement);
+  const auto search = [&](EntryId entry, const std::vector<LadderStep>& steps) {
+    Probe::Search out{entry, {}, 0};
+    for (const LadderStep& step : steps) out.rates.push_back(estimated_disagreement(step));
+    if (!plan.thorough) out.assumed_safe = greatest_safe(steps, settings_.max_disagreement);
+    return out;
+  };
+  EntrySpec own = stored.spec;
+  if (use.reuse.is_adaptive()) own.prefix_len = total_len(request);
+  // Shared entries may go for it, but not most of them for one probe.
+  const bool fits = denoiser_.entry_bytes(own) <= store_.budget_bytes() / kProbeShare;
+  use.own = fits ? make_own(own) : nullptr;
+  plan.shared = search(stored.entry, probe_stats_.depths(use.line, use.kind));
+  plan.own =
+      search(use.own ? use.own->entry : kNoId, probe_stats_.refresh_depths(use.line, use.kind));
   plan.sampling = request.sampling;
   plan.suppress_end_tokens = request.decode.ignore_eos;
   std::shared_ptr<Probe> probe = Probe::start(denoiser_, std::move(plan), total_len(request));
   if (!probe) {
-    probe_stats_.give_up(use.line, use.kind);
+    use.own.reset();
     return false;
   }
   ++num_probes_;
   use.probe = probe;
-  use.reuse.depth = 0;
-  use.reuse.refresh_interval = use.reuse.refresh_commits = 1;
+  use.reuse.depth = use.reuse.refresh_depth = 0;
+  use.reuse.refresh_commits = 1;
   store_.acquire(stored);
-  probes_.push_back(std::make_unique<ProbeRun>(stored, use.line, use.kind, std::move(probe)));
+  probes_.push_back(std::make_unique<ProbeRun>(stored, use, std::move(probe)));
   return true;
 }
 
 void PrefixCache::observe(CacheUse& use, const CanvasDecoder& decoder,
                           std::span<const RowResult> results) {
-  if (!decoder.next().refresh || !decoder.next().decides) return;
-  if (const auto probe = use.probe.lock()) probe->add(ProbeCase::of(decoder, results));
+  const auto probe = use.probe.lock();
+  if (!probe || !decoder.next().refresh) return;
+  if (use.own && !std::exchange(use.own->has_kv, true)) {
+    denoiser_.fill_entry(use.own->entry, use.slab);
+  }
+  if (decoder.next().decides) probe->add(ProbeCase::of(decoder, results));
 }
 
 void PrefixCache::release(CacheUse& use, const GenerationStats* stats) {
   if (const auto probe = use.probe.lock()) probe->close();
+  use.own.reset();
   if (!use.held) return;
-  const int64_t saved =
-      stats ? int64_t{stats->num_refreshes} * use.reuse.prefix_len * use.reuse.depth : 0;
+  const int64_t saved = stats ? saved_row_layers(use.reuse, stats->num_refreshes) : 0;
   stats_.saved_row_layers += saved;
   let_go(*std::exchange(use.held, nullptr), saved);
 }

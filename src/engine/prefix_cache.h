@@ -21,6 +21,29 @@
 
 namespace bicached {
 
+/// An entry that is not shared: positions in one request's context. Counts in `cache_bytes`.
+class OwnStates {
+ public:
+  OwnStates(Denoiser& denoiser, PrefixStore& store, EntryId entry_in, int64_t bytes)
+      : entry(entry_in), denoiser_(denoiser), store_(store), bytes_(bytes) {
+    store_.reserve(bytes_);
+  }
+  ~OwnStates() {
+    denoiser_.destroy_entry(entry);
+    store_.reserve(-bytes_);
+  }
+  OwnStates(const OwnStates&) = delete;
+  OwnStates& operator=(const OwnStates&) = delete;
+
+  const EntryId entry;
+  bool has_kv = false;  // K and V were copied, where the entry keeps them
+
+ private:
+  Denoiser& denoiser_;
+  PrefixStore& store_;
+  const int64_t bytes_;
+};
+
 /// What one request does with the prefix cache: made when it arrives, empty again when it ends.
 struct CacheUse {
   // From arrival on.
@@ -28,14 +51,18 @@ struct CacheUse {
   std::vector<int> candidates;  // prefix lengths that others may share, ascending
 
   // From `prepare` on.
-  PrefixReuse reuse;
+  Reuse reuse;
   StoredPrefix* offered = nullptr;  // a ready entry; until `take_up` nobody holds it
   CanvasKind kind;
   PrefixLine line;
 
   // From `take_up` on.
-  StoredPrefix* held = nullptr;  // its entry, not dropped before `release`
-  std::weak_ptr<Probe> probe;    // given up when requests need its room
+  SlabId slab = kNoId;
+  StoredPrefix* held = nullptr;    // its entry, not dropped before `release`
+  std::shared_ptr<OwnStates> own;  // what its refreshes enter from; shared with its probe
+  std::weak_ptr<Probe> probe;      // given up when requests need its room
+
+  PrefixStates states() const { return {held ? held->entry : kNoId, own ? own->entry : kNoId}; }
 };
 
 /// Whether a request may go on to its first forward.
@@ -46,11 +73,13 @@ enum class Readiness { kReady, kWaitsForEntry };
 ///
 /// **When an entry is made, and who waits for it.** Costs are row-layers: rows times the layers
 /// they run. Making an entry of P tokens costs P L once; a request that takes it up at depth b
-/// saves P b at every refresh. A prefix that `min_uses` prompts had is expected to come again, so
-/// its entry is made, once. A request waits for an entry that is being made if it would use it at b
-/// > 0: making it beside the request's own first forward costs the same P L, and the request would
+/// saves P b in its first forward. An entry of K/V below layer D costs P D, so it is made as deep
+/// as the first request wants it, which saves as much at once; all that follow gain. That is done
+/// once `min_uses` prompts had the prefix, and again, deeper, when a request wants that; a probe
+/// wants all layers. A request waits for an entry that is being made if it would use it at b > 0 or
+/// probe it: making it beside the request's own first forward costs the same, and the request would
 /// then run the P b that the entry saves. With b = 0, or a prefix below `min_prefix_len`, nobody
-/// waits.
+/// waits, and with b = 0 nothing is made.
 class PrefixCache {
  public:
   PrefixCache(Denoiser& denoiser, const CacheSettings& settings, EngineStats& stats);
@@ -72,14 +101,17 @@ class PrefixCache {
   /// The request has ended or was dropped; `stats` of its decoder, null without one.
   void release(CacheUse& use, const GenerationStats* stats);
 
-  /// Entries to make in the next forward.
-  std::vector<ForwardPart*> making();
+  /// Entries to make in the next forward, as far as `max_rows` allow, one at least.
+  std::vector<ForwardPart*> making(int max_rows);
   /// Probes for the next forward as far as `max_rows` allow, one at least if `must`.
   std::vector<ForwardPart*> probing(int max_rows, bool must);
   bool has_work() const;
 
-  /// Gives up probes, so that requests find room in the K/V pool. Whether there were any.
-  bool drop_probes();
+  /// Makes room for requests in the K/V pool: of probes that have ended, else of those that run.
+  /// Whether there were any.
+  bool make_room();
+  /// Records the probes that have ended.
+  void sweep();
   /// Drops entries that nobody holds: device memory ran out. How many.
   int drop_unused();
 
@@ -89,22 +121,32 @@ class PrefixCache {
   void update_gauges();
   /// Writes the probe outcomes to state_dir, if there is one and something new.
   void save_state();
+  bool has_unsaved() const;
   void check_integrity() const;
 
  private:
   class Making;
   class ProbeRun;
 
+  Reuse choose_inside(const GenerateRequest& request, const CacheUse& use) const;
+  void aim_at(const GenerateRequest& request, CacheUse& use, int prefix_len) const;
   int choose_depth(const GenerateRequest& request, const CacheUse& use) const;
-  void choose_refresh(const GenerateRequest& request, CacheUse& use) const;
+  bool teaches(const CacheUse& use);
+  int depth_to_make(const GenerateRequest& request, const CacheUse& use, int has);
   std::vector<int> candidates(const GenerateRequest& request, std::span<const PathStep> path) const;
   bool start_probe(const GenerateRequest& request, CacheUse& use);
   StoredPrefix* longest_stored(const GenerateRequest& request, const CacheUse& use);
   int worth_making(const CacheUse& use, std::span<const PathStep> path, int stored) const;
-  StoredPrefix* begin_making(const std::string& salt, std::span<const TokenId> ids, bool pinned);
+  std::shared_ptr<OwnStates> make_own(const EntrySpec& spec);
+  std::optional<EntryId> create_entry(const EntrySpec& spec);
+  StoredPrefix* begin_making(const std::string& salt, std::span<const TokenId> ids, int max_depth,
+                             bool pinned);
   void end_probe(ProbeRun& run);
-  void sweep();
+  void close(ProbeRun& run);
+  void drop_probes();
+  void make_pinned();
   void let_go(StoredPrefix& stored, int64_t saved);
+  void retire(StoredPrefix& stored);
   void destroy(EntryId entry);
   std::string state_file() const;
   void load_state();
@@ -114,7 +156,7 @@ class PrefixCache {
   EngineStats& stats_;
   const ModelInfo info_;
   std::optional<DepthTable> table_;
-  EntrySpec spec_;  // of every entry but its length
+  EntrySpec spec_;  // of the deepest entries but its length
   std::vector<int> depths_;
   PrefixTree tree_;
   PrefixStore store_;

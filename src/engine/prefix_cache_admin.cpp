@@ -24,7 +24,7 @@ void PrefixCache::pin(std::vector<TokenId> ids) {
   } else if (depths_.empty()) {
     throw Error(ErrorCode::kInvalidSettings, "pinned_prefixes: nothing is stored at cache_depth 0",
                 "pinned_prefixes");
-  } else if (!begin_making("", ids, true)) {
+  } else if (!begin_making("", ids, spec_.max_depth, true)) {
     EntrySpec spec = spec_;
     spec.prefix_len = static_cast<int>(ids.size());
     throw Error(ErrorCode::kInvalidSettings,
@@ -41,13 +41,14 @@ int PrefixCache::clear(bool forget_probes) {
   if (forget_probes) {
     drop_probes();
     probe_stats_.forget();
+    load_state();
   }
   tree_.clear();
   failed_.clear();
   const std::vector<EntryId> entries = store_.droppable(true);
   for (const EntryId entry : entries) destroy(entry);
   store_.doom_ready();
-  for (const std::vector<TokenId>& ids : pinned_) begin_making("", ids, true);
+  make_pinned();
   return static_cast<int>(entries.size());
 }
 
@@ -77,6 +78,7 @@ CacheReport PrefixCache::report() const {
     entry.age_s = seconds_since(stored.made);
     entry.idle_s = seconds_since(stored.used);
     entry.depths = depths_;
+    std::erase_if(entry.depths, [&](int depth) { return depth > stored.spec.max_depth; });
     entry.probes = probe_stats_.report(prefix_line(stored.salt, stored.ids, stored.key));
     report.entries.push_back(std::move(entry));
   }
@@ -104,6 +106,12 @@ std::string PrefixCache::state_file() const {
 void PrefixCache::load_state() {
   if (settings_.state_dir.empty()) return;
   std::error_code error;
+  if (settings_.state_is_read_only && !std::filesystem::exists(state_file(), error)) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "state_dir: there is no " + state_file() +
+                    "; a server with this state_dir writes it, or bicached profile --by decisions",
+                "state_dir");
+  }
   std::filesystem::create_directories(settings_.state_dir, error);
   if (error) {
     throw Error(
@@ -116,15 +124,26 @@ void PrefixCache::load_state() {
                          state_file());
 }
 
+bool PrefixCache::has_unsaved() const {
+  return !settings_.state_dir.empty() && !settings_.state_is_read_only &&
+         probe_stats_.version() != saved_version_;
+}
+
 void PrefixCache::save_state() {
-  if (settings_.state_dir.empty() || probe_stats_.version() == saved_version_) return;
-  saved_version_ = probe_stats_.version();
-  // Written beside and renamed: a crash leaves the old file or the new one.
+  if (!has_unsaved()) return;
+  // Written beside and renamed: a crash or a full disk leaves the old file or the new one.
   const std::string path = state_file(), fresh = path + ".new";
-  std::ofstream(fresh, std::ios::binary) << probe_stats_.to_json();
+  std::ofstream file(fresh, std::ios::binary);
+  file << probe_stats_.to_json();
+  file.close();
   std::error_code error;
-  std::filesystem::rename(fresh, path, error);
-  if (error) log_warn("probe outcomes can't be written to " + path + ": " + error.message());
+  if (file) std::filesystem::rename(fresh, path, error);
+  if (!file || error) {
+    log_warn("probe outcomes can't be written to " + path +
+             (error ? ": " + error.message() : ": the disk may be full or not writable"));
+    return;
+  }
+  saved_version_ = probe_stats_.version();
 }
 
 }  // namespace bicached

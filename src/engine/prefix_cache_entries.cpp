@@ -32,44 +32,63 @@ void PrefixCache::Making::commit(std::span<const RowResult>) {
 
 void PrefixCache::Making::fail(ErrorCode, const std::string& why) {
   log_warn("prefix " + stored_.key.hex().substr(0, 8) + " can't be stored: " + why);
-  if (cache_.failed_.size() < kMaxFailed) cache_.failed_.insert(stored_.key);
+  if (cache_.failed_.size() >= kMaxFailed) cache_.failed_.erase(cache_.failed_.begin());
+  cache_.failed_.insert(stored_.key);
   close();
-  const EntryId entry = stored_.entry;
-  cache_.destroy(entry);
+  cache_.destroy(stored_.entry);
 }
 
-/// Null: there is no room, or its forward failed before.
-StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const TokenId> ids,
-                                        bool pinned) {
-  StoredPrefix prefix;
-  prefix.key = store_.key_of(salt, ids);
-  prefix.spec = spec_;
-  prefix.spec.prefix_len = static_cast<int>(ids.size());
-  prefix.bytes = denoiser_.entry_bytes(prefix.spec);
-  if (depths_.empty() || failed_.contains(prefix.key)) return nullptr;
-  const auto victims = store_.room_for(prefix.bytes, prefix.key);
-  const std::optional<SlabId> slab =
-      victims ? denoiser_.open_slab(prefix.spec.prefix_len) : std::nullopt;
-  if (!slab) {
-    ++num_refused_;
-    return nullptr;
-  }
+/// Within the budget; others may go for it. Nothing: there is no room.
+std::optional<EntryId> PrefixCache::create_entry(const EntrySpec& spec) {
+  const auto victims = store_.room_for(denoiser_.entry_bytes(spec));
+  if (!victims) return std::nullopt;
   for (const EntryId victim : *victims) {
     destroy(victim);
     ++stats_.cache_evictions;
   }
   try {
-    prefix.entry = denoiser_.create_entry(prefix.spec);
+    return denoiser_.create_entry(spec);
   } catch (const Error& error) {
-    denoiser_.close_slab(*slab);
     if (error.code() != ErrorCode::kOutOfMemory) throw;
     drop_unused();
+    return std::nullopt;
+  }
+}
+
+/// Null: there is no room.
+std::shared_ptr<OwnStates> PrefixCache::make_own(const EntrySpec& spec) {
+  const std::optional<EntryId> entry = create_entry(spec);
+  if (!entry) return nullptr;
+  return std::make_shared<OwnStates>(denoiser_, store_, *entry, denoiser_.entry_bytes(spec));
+}
+
+/// In place of a shallower one. Null: there is no room, it is being made, or its forward failed
+/// before.
+StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const TokenId> ids,
+                                        int max_depth, bool pinned) {
+  StoredPrefix prefix;
+  prefix.key = store_.key_of(salt, ids);
+  prefix.spec = spec_;
+  prefix.spec.max_depth = max_depth;
+  std::erase_if(prefix.spec.boundaries, [&](int boundary) { return boundary > max_depth; });
+  prefix.spec.prefix_len = static_cast<int>(ids.size());
+  prefix.bytes = denoiser_.entry_bytes(prefix.spec);
+  const StoredPrefix* old = store_.find(salt, ids);
+  const bool key_is_taken = old ? !old->ready : store_.has_key(prefix.key);
+  if (depths_.empty() || failed_.contains(prefix.key) || key_is_taken) return nullptr;
+  const std::optional<SlabId> slab = denoiser_.open_slab(prefix.spec.prefix_len);
+  const std::optional<EntryId> entry = slab ? create_entry(prefix.spec) : std::nullopt;
+  if (!entry) {
+    if (slab) denoiser_.close_slab(*slab);
     ++num_refused_;
     return nullptr;
   }
+  // Looked up again: it may have gone to make room.
+  if (StoredPrefix* shallower = store_.find(salt, ids)) retire(*shallower);
+  prefix.entry = *entry;
   prefix.salt = salt;
   prefix.ids.assign(ids.begin(), ids.end());
-  prefix.making_cost = static_cast<int64_t>(ids.size()) * info_.num_layers;
+  prefix.making_cost = static_cast<int64_t>(ids.size()) * max_depth;
   prefix.pinned = pinned;
   prefix.made = prefix.used = StoredPrefix::Clock::now();
   StoredPrefix& stored = store_.insert(std::move(prefix));
@@ -77,24 +96,48 @@ StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const
   return &stored;
 }
 
+void PrefixCache::retire(StoredPrefix& stored) {
+  store_.doom(stored);
+  if (stored.num_users == 0) destroy(stored.entry);
+}
+
 void PrefixCache::destroy(EntryId entry) {
   store_.erase(entry);
   denoiser_.destroy_entry(entry);
 }
 
-std::vector<ForwardPart*> PrefixCache::making() {
+std::vector<ForwardPart*> PrefixCache::making(int max_rows) {
   std::erase_if(making_, [](const auto& making) { return making->is_done(); });
+  make_pinned();
   std::vector<ForwardPart*> parts;
-  for (const auto& making : making_) parts.push_back(making.get());
+  for (const auto& making : making_) {
+    max_rows -= making->num_rows();
+    if (max_rows < 0 && !parts.empty()) break;
+    parts.push_back(making.get());
+  }
   return parts;
 }
 
+/// Pinned prefixes that are gone: the cache was cleared, or a forward failed.
+void PrefixCache::make_pinned() {
+  for (const std::vector<TokenId>& ids : pinned_) {
+    if (StoredPrefix* stored = store_.find("", ids)) {
+      stored->pinned = true;
+    } else {
+      begin_making("", ids, spec_.max_depth, true);
+    }
+  }
+}
+
 std::vector<ForwardPart*> PrefixCache::probing(int max_rows, bool must) {
-  sweep();
   std::vector<ForwardPart*> parts;
   for (const auto& run : probes_) {
     const int rows = run->num_rows();
-    if (!run->has_work() || (rows > max_rows && !(must && parts.empty()))) continue;
+    if (!run->has_work()) continue;
+    if (rows > max_rows && !(must && parts.empty())) {
+      run->miss();
+      continue;
+    }
     parts.push_back(run.get());
     max_rows -= rows;
   }
@@ -106,7 +149,6 @@ bool PrefixCache::has_work() const {
          std::ranges::any_of(probes_, [](const auto& run) { return run->has_work(); });
 }
 
-/// Takes out the probes that have come to an end.
 void PrefixCache::sweep() {
   for (auto it = probes_.begin(); it != probes_.end();) {
     if (!(*it)->is_over()) {
@@ -119,28 +161,35 @@ void PrefixCache::sweep() {
 }
 
 void PrefixCache::end_probe(ProbeRun& run) {
-  StoredPrefix& stored = run.stored;
   if (run.has_verdict()) {
-    const std::optional<ProbeVerdict> commits = run.probe->commits();
-    probe_stats_.record(run.line, run.kind, run.probe->depth(), commits ? &*commits : nullptr);
+    probe_stats_.record(run.line, run.kind, run.probe->shared(), run.probe->own());
     ++stats_.probes;
     stats_.probe_checks += run.probe->num_checks();
     stats_.probe_disagreements += run.probe->num_disagreements();
-    stats_.probe_row_layers += run.probe->row_layers();
   } else {
-    probe_stats_.give_up(run.line, run.kind);
+    probe_stats_.skip(run.line, run.kind);
   }
-  let_go(stored, 0);
+  close(run);
 }
 
-bool PrefixCache::drop_probes() {
-  if (probes_.empty()) return false;
+void PrefixCache::close(ProbeRun& run) {
+  stats_.probe_row_layers += run.probe->row_layers();
+  let_go(run.stored, 0);
+}
+
+bool PrefixCache::make_room() {
+  const size_t before = probes_.size();
+  sweep();
+  if (probes_.size() == before) drop_probes();
+  return before > 0;
+}
+
+void PrefixCache::drop_probes() {
   for (const auto& run : probes_) {
-    probe_stats_.give_up(run->line, run->kind);
-    let_go(run->stored, 0);
+    probe_stats_.skip(run->line, run->kind);
+    close(*run);
   }
   probes_.clear();
-  return true;
 }
 
 int PrefixCache::drop_unused() {

@@ -19,7 +19,8 @@ class PrefixCache::Making final : public ForwardPart {
   int num_rows() const override { return stored_.spec.prefix_len; }
   int num_logit_rows() const override { return 0; }
   void append_to(Forward& forward) override {
-    forward.groups.push_back(prefix_entry_group(stored_.ids, slab_, stored_.entry));
+    forward.groups.push_back(
+        prefix_entry_group(stored_.ids, slab_, stored_.entry, stored_.spec.max_depth));
   }
 
   void commit(std::span<const RowResult>) override;
@@ -27,6 +28,7 @@ class PrefixCache::Making final : public ForwardPart {
 
  private:
   void close() {
+    if (is_done()) return;
     cache_.denoiser_.close_slab(slab_);
     slab_ = kNoId;
   }
@@ -39,9 +41,12 @@ class PrefixCache::Making final : public ForwardPart {
 /// A probe from its request's start to its verdict, with a hold on the entry.
 class PrefixCache::ProbeRun final : public ForwardPart {
  public:
-  ProbeRun(StoredPrefix& stored_in, PrefixLine line_in, CanvasKind kind_in,
-           std::shared_ptr<Probe> probe_in)
-      : stored(stored_in), line(std::move(line_in)), kind(kind_in), probe(std::move(probe_in)) {}
+  ProbeRun(StoredPrefix& stored_in, const CacheUse& use, std::shared_ptr<Probe> probe_in)
+      : stored(stored_in),
+        line(use.line),
+        kind(use.kind),
+        own(use.own),
+        probe(std::move(probe_in)) {}
 
   bool is_over() const { return failed_ || probe->is_finished(); }
   bool has_verdict() const { return !failed_ && probe->num_checks() > 0; }
@@ -54,14 +59,20 @@ class PrefixCache::ProbeRun final : public ForwardPart {
     log_warn("a probe failed: " + why);
     failed_ = true;
   }
+  /// There was no room for it in a forward.
+  void miss() { failed_ = failed_ || ++num_missed_ > kMaxMissed; }
 
   StoredPrefix& stored;
   const PrefixLine line;
   const CanvasKind kind;
+  const std::shared_ptr<OwnStates> own;
   const std::shared_ptr<Probe> probe;
 
  private:
+  /// Forwards full of requests that it waits through: it holds states that others could use.
+  static constexpr int kMaxMissed = 256;
   bool failed_ = false;
+  int num_missed_ = 0;
 };
 
 }  // namespace bicached

@@ -15,6 +15,7 @@ enum class Placement {
   kPlaced,
   kNoRoom,         // the K/V pool is full
   kWaitsForEntry,  // its prefix is being made; others may go on meanwhile
+  kEnded,          // it failed, and is no longer in the scheduler
 };
 
 /// Who is admitted and who takes part in the next forward: continuous batching at forward

@@ -11,7 +11,7 @@ using Json = nlohmann::ordered_json;
 /// Seconds, probabilities and fading counts: more digits would only look exact.
 double rounded(double value) { return std::round(value * 1000) / 1000; }
 
-Json ladder_json(const std::vector<LadderStep>& ladder, Tally LadderStep::*tally) {
+Json ladder_json(const std::vector<LadderStep>& ladder, Tally LadderStep::* tally) {
   Json steps = Json::array();
   for (const LadderStep& step : ladder) {
     Json out;
@@ -24,7 +24,7 @@ Json ladder_json(const std::vector<LadderStep>& ladder, Tally LadderStep::*tally
   return steps;
 }
 
-Json probes_json(const std::vector<ProbeReport>& probes, Tally LadderStep::*tally) {
+Json probes_json(const std::vector<ProbeReport>& probes, Tally LadderStep::* tally) {
   Json list = Json::array();
   for (const ProbeReport& probe : probes) list.push_back(probe_json(probe, tally));
   return list;
@@ -50,14 +50,14 @@ Json entry_json(const EntryReport& entry) {
 
 }  // namespace
 
-Json probe_json(const ProbeReport& report, Tally LadderStep::*tally) {
+Json probe_json(const ProbeReport& report, Tally LadderStep::* tally) {
   Json out;
-  out["ratio_percent"] = report.ratio_percent;
+  if (report.min_ratio_percent) out["min_ratio_percent"] = *report.min_ratio_percent;
   out["gen_length"] = report.gen_length;
   out["depth"] = report.depth;
-  out["refresh_commits"] = report.refresh_commits;
+  out["refresh_depth"] = report.refresh_depth;
   out["depths"] = ladder_json(report.depths, tally);
-  out["commits"] = ladder_json(report.commits, tally);
+  out["refresh_depths"] = ladder_json(report.refresh_depths, tally);
   return out;
 }
 

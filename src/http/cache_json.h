@@ -11,6 +11,6 @@ namespace bicached {
 nlohmann::ordered_json cache_json(const CacheReport& report);
 
 /// What probes say of one kind of canvas, in the same form; `tally` chooses whose are counted.
-nlohmann::ordered_json probe_json(const ProbeReport& report, Tally LadderStep::*tally);
+nlohmann::ordered_json probe_json(const ProbeReport& report, Tally LadderStep::* tally);
 
 }  // namespace bicached

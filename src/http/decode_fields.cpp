@@ -83,11 +83,9 @@ void read_decode(Fields& fields, const DecodeSettings& defaults, CommonFields& o
   refuse_guidance(fields);
   decode.eos_early_stop = fields.boolean("eos_early_stop").value_or(defaults.eos_early_stop);
   decode.ignore_eos = fields.boolean("ignore_eos").value_or(false);
-  const std::string intra =
-      fields.choice("intra_cache", {"none", "prefix", "dual"}).value_or(defaults.intra_cache);
-  decode.intra_cache = intra == "dual"     ? IntraCache::kDual
-                       : intra == "prefix" ? IntraCache::kPrefix
-                                           : IntraCache::kNone;
+  decode.intra_cache =
+      intra_cache_of(fields.choice("intra_cache", {"auto", "none", "prefix", "dual", "adaptive"})
+                         .value_or(defaults.intra_cache));
 }
 
 void read_cache(Fields& fields, CommonFields& out) {
@@ -100,6 +98,7 @@ void read_cache(Fields& fields, CommonFields& out) {
   cache.depth = inner.limited_integer("depth");
   cache.refresh_interval = inner.limited_integer("refresh_interval");
   cache.refresh_commits = inner.limited_integer("refresh_commits");
+  cache.refresh_depth = inner.limited_integer("refresh_depth");
   cache.prefix_len = inner.limited_integer("prefix_len");
   cache.salt = inner.text("salt").value_or("");
   if (cache.salt.size() > kMaxSaltBytes) {
@@ -124,7 +123,7 @@ void read_cache(Fields& fields, CommonFields& out) {
   throw Error(ErrorCode::kInvalidRequest,
               unknown[0].substr(0, 100) +
                   " is not known; the fields of cache are policy, depth, refresh_interval, "
-                  "refresh_commits, prefix_len, salt",
+                  "refresh_commits, refresh_depth, prefix_len, salt",
               "cache");
 }
 

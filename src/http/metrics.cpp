@@ -33,7 +33,7 @@ struct EngineMetric {
   const char* name;
   const char* help;
   MetricType type;
-  std::atomic<int64_t> EngineStats::*value;
+  std::atomic<int64_t> EngineStats::* value;
   double scale = 1.0;
 };
 
@@ -53,7 +53,7 @@ constexpr EngineMetric kEngineMetrics[] = {
      &EngineStats::logit_rows},
     {"bicached_tokens_committed_total", "Positions decided, end tokens included.",
      MetricType::Counter, &EngineStats::tokens_committed},
-    {"bicached_refreshes_total", "Forwards in which a cached prefix was recomputed.",
+    {"bicached_refreshes_total", "Forwards of canvases that recomputed more than the active block.",
      MetricType::Counter, &EngineStats::refreshes},
     {"bicached_cancelled_total", "Canvases ended by their client or by a stop string.",
      MetricType::Counter, &EngineStats::cancelled},
@@ -64,10 +64,11 @@ constexpr EngineMetric kEngineMetrics[] = {
      &EngineStats::cache_bytes},
     {"bicached_cache_budget_bytes", "Bytes they may take.", MetricType::Gauge,
      &EngineStats::cache_budget_bytes},
-    {"bicached_cache_hits_total", "Canvases that took a prefix from the cache.",
-     MetricType::Counter, &EngineStats::cache_hits},
-    {"bicached_cache_misses_total", "Canvases that could have and found none.", MetricType::Counter,
-     &EngineStats::cache_misses},
+    {"bicached_cache_hits_total",
+     "Canvases that found their prefix stored, however deep they used it.", MetricType::Counter,
+     &EngineStats::cache_hits},
+    {"bicached_cache_misses_total", "Canvases that found none, or had none to share.",
+     MetricType::Counter, &EngineStats::cache_misses},
     {"bicached_cache_entries_made_total", "Prefixes stored.", MetricType::Counter,
      &EngineStats::cache_made},
     {"bicached_cache_evictions_total", "Prefixes dropped to make room.", MetricType::Counter,
@@ -117,7 +118,8 @@ struct Metrics::Impl {
   prometheus::Counter& completion_tokens = add_counter(registry, "bicached_completion_tokens_total",
                                                        "Tokens answered, before the end token.");
   prometheus::Histogram& queued =
-      add_histogram(registry, "bicached_queue_seconds", "Time from submit to the first forward.");
+      add_histogram(registry, "bicached_queue_seconds",
+                    "Time from submit to admission, of canvases that answered.");
   prometheus::Histogram& first_token = add_histogram(registry, "bicached_first_token_seconds",
                                                      "Time from submit to the first final token.");
   prometheus::Histogram& end_to_end =

@@ -96,6 +96,7 @@ OrderedJson ResponseWriter::diffusion(const std::vector<Choice>& choices) const 
                                                   static_cast<double>(forwards);
   out["prefix_len"] = reuse->prefix_len;
   out["depth"] = reuse->depth;
+  out["refresh_depth"] = reuse->refresh_depth;
   out["cache"] = reuse->cache;
   return out;
 }

@@ -145,7 +145,9 @@ void PackedForward::capture(const at::Tensor& x, int layer, const LayerSegment& 
                             const Forward& forward, const BoundaryStates& states) const {
   for (const PlannedGroup& planned : segment.groups) {
     const RowGroup& group = forward.groups[static_cast<size_t>(planned.group)];
-    if (group.capture_to == kNoId) continue;
+    if (group.capture_to == kNoId || (layer == segment.end_layer && group.leave_layer != layer)) {
+      continue;
+    }
     at::Tensor hidden = states.states(group.capture_to, layer);
     if (!hidden.defined()) continue;
     std::vector<int64_t> rows;  // those that are positions of the entry: the group's first ones
@@ -234,6 +236,7 @@ at::Tensor PackedForward::run(const Forward& forward, const BoundaryStates& stat
       attend_layer(layer, x, indices[s], only_wanted && layer == last_layer);
       if (x.size(0) > 0) mlp_layer(layer, x);
     }
+    capture(x, segment.end_layer, segment, forward, states);
   }
   if (plan.wanted_rows.empty()) return x.narrow(0, 0, 0);
   if (!only_wanted && !indices.back().all_wanted) {

@@ -114,7 +114,7 @@ class Checkpoint::MappedFile {
     // Not blocking: a pipe of this name must not hold the start-up for ever.
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) refuse(path, std::string("can't be read: ") + std::strerror(errno));
-    struct stat about {};
+    struct stat about{};
     if (::fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) {
       ::close(fd);
       refuse(path, "is no regular file");

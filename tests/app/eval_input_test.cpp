@@ -120,9 +120,7 @@ TEST(SelectQuestions, KeepsWantedFamiliesInOrderThenLimits) {
 }
 
 TEST(SelectQuestions, UnknownFamiliesNameTheKnown) {
-  EXPECT_THAT(error_of([] {
-                lines_of({{"smus"}, {}, 0});
-              }),
+  EXPECT_THAT(error_of([] { lines_of({{"smus"}, {}, 0}); }),
               AllOf(HasSubstr("--families"), HasSubstr("long, staff, sums"),
                     HasSubstr("did you mean sums?")));
   EXPECT_THAT(error_of([] { lines_of({{}, {"x"}, 0}); }), HasSubstr("--without-families"));
@@ -161,7 +159,8 @@ TEST(EvalPolicies, EntriesHaveAllDepthsThatAreCompared) {
       eval_cache_settings(settings, parse_eval_policies("off,fixed:0,fixed:3,full", 12), 12);
   EXPECT_THAT(fixed.more_depths, ElementsAre(3, 12));
   EXPECT_EQ(fixed.policy, "fixed");
-  EXPECT_EQ(fixed.state_dir, "");
+  EXPECT_EQ(fixed.state_dir, "somewhere");
+  EXPECT_TRUE(fixed.state_is_read_only);
   EXPECT_EQ(eval_cache_settings(settings, parse_eval_policies("off", 12), 12).policy, "off");
   const CacheSettings measured =
       eval_cache_settings(settings, parse_eval_policies("fixed:3,measured", 12), 12);
@@ -174,16 +173,18 @@ TEST(EvalPolicies, TableNeedsATable) {
 }
 
 TEST(EvalPolicies, RefreshIsNotForOff) {
-  const EvalRefresh refresh{4, 8};
+  const EvalRefresh refresh{4, 8, 5};
   const CacheParams off = eval_cache_params({"off", "off", {}}, refresh);
   EXPECT_EQ(off.policy, "off");
   EXPECT_EQ(off.refresh_interval, std::nullopt);
   EXPECT_EQ(off.refresh_commits, std::nullopt);
+  EXPECT_EQ(off.refresh_depth, std::nullopt);
   const CacheParams fixed = eval_cache_params({"fixed:2", "fixed", 2}, refresh);
   EXPECT_EQ(fixed.policy, "fixed");
   EXPECT_EQ(fixed.depth, 2);
   EXPECT_EQ(fixed.refresh_interval, 4);
   EXPECT_EQ(fixed.refresh_commits, 8);
+  EXPECT_EQ(fixed.refresh_depth, 5);
 }
 
 TEST(FlagValues, NamesAreSplitAtCommas) {

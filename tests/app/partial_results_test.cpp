@@ -40,7 +40,9 @@ TEST_F(PartialResultsTest, OfAnotherTextOrPlaceAreNotTaken) {
 }
 
 TEST_F(PartialResultsTest, ALineThatWasCutIsMadeAgain) {
-  { PartialResults(path).add(0, "a", {1.0}); }
+  {
+    PartialResults(path).add(0, "a", {1.0});
+  }
   {
     std::ofstream file(path, std::ios::app);
     file << R"({"index": 1, "hash": "b", "simil)";

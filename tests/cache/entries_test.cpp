@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "bicached/error.h"
+#include "decode/planner.h"
+#include "decode/prefix_entry.h"
 #include "decode/torch_denoiser.h"
 #include "model/load_model.h"
 #include "model/tiny_model.h"
@@ -67,6 +69,55 @@ std::vector<TokenId> some_tokens(int count, const ModelInfo& model) {
   return ids;
 }
 
+/// Runs a canvas whole, which leaves its hidden states, and then as an adaptive refresh that enters
+/// outside the block from them, at every depth: no token changed, so the logits are the same.
+void check_refresh(TorchDenoiser& model, const std::vector<TokenId>& ids, double tolerance) {
+  const c10::InferenceMode mode;
+  PlanState plan;
+  plan.length = static_cast<int>(ids.size());
+  plan.num_layers = model.info().num_layers;
+  plan.prompt_len = plan.length / 2;
+  plan.reuse.prefix_len = plan.length / 4;
+  plan.block_begin = plan.prompt_len + 2;
+  plan.block_end = plan.length - 2;
+  plan.at_block_start = plan.at_first_forward = false;
+  plan.refresh_due = true;
+  plan.reuse.intra_cache = IntraCache::kAdaptive;
+  const SlabId slab = *model.open_slab(plan.length);
+  const EntryId own = model.create_entry(whole_entry(model.info(), plan.length));
+  const auto logits = [&](Forward& forward, int block_group) {
+    for (int row = plan.block_begin; row < plan.block_end; ++row) {
+      LogitRow& wanted = forward.logit_rows.emplace_back();
+      wanted.group = block_group;
+      wanted.row = row;
+    }
+    return model.run_logits(forward);
+  };
+  Forward full{{rows(slab, ids, 0, plan.length)}, {}};
+  full.groups[0].capture_to = own;
+  const at::Tensor expected = logits(full, 0);
+  for (int depth = 1; depth <= plan.num_layers; ++depth) {
+    plan.reuse.refresh_depth = depth;
+    Forward forward;
+    int block_group = 0;
+    for (const RowSpan& span : plan_rows(plan)) {
+      RowGroup group = rows(slab, ids, span.begin, span.end);
+      group.key_end = plan.length;
+      if (span.enter_layer == 0) block_group = static_cast<int>(forward.groups.size());
+      if (span.enter_layer > 0) group.tokens.clear();
+      group.enter_layer = span.enter_layer;
+      group.enter_from = own;
+      forward.groups.push_back(group);
+    }
+    EXPECT_EQ(forward.groups.size(), depth < plan.num_layers ? 3u : 1u);
+    const double error = logits(forward, block_group).sub(expected).abs().max().item<double>();
+    EXPECT_LE(error, tolerance) << "depth " << depth;
+  }
+  model.destroy_entry(own);
+  model.close_slab(slab);
+  model.check_integrity();
+}
+
 class Replay : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -81,6 +132,42 @@ TEST_P(Replay, GivesTheFullForwardsLogitsAtEveryDepth) {
   for (const int prefix_len : {1, 13, 31}) {
     check_replay(*model, some_tokens(32, model->info()), prefix_len, 1e-4);
   }
+  check_refresh(*model, some_tokens(32, model->info()), 1e-4);
+}
+
+TEST_P(Replay, AnEntryNeedsNoLayersAboveItsDepth) {
+  const TempFolder folder;
+  write_tiny_model(folder);
+  const auto model = load_model(folder.path(), GetParam(), "float32", 16 << 20);
+  const auto ids = some_tokens(20, model->info());
+  const auto logits_from = [&](int max_depth, int depth) {
+    const c10::InferenceMode mode;
+    EntrySpec spec{12, max_depth, {}};
+    if (depth < model->info().num_layers) spec.boundaries = {depth};
+    const EntryId entry = model->create_entry(spec);
+    const SlabId own = *model->open_slab(12), slab = *model->open_slab(20);
+    model->run({{prefix_entry_group(std::span(ids).first(12), own, entry, max_depth)}, {}});
+    model->fill_entry(entry, own);
+    model->load_entry(entry, slab, depth);
+    Forward forward{{rows(slab, ids, 12, 20)}, {}};
+    if (depth < model->info().num_layers) {
+      RowGroup late = rows(slab, ids, 0, 12);
+      late.tokens.clear();
+      late.enter_layer = depth;
+      late.enter_from = entry;
+      forward.groups.push_back(late);
+    }
+    for (int row = 12; row < 20; ++row) forward.logit_rows.emplace_back().row = row;
+    const at::Tensor logits = model->run_logits(forward);
+    model->close_slab(own);
+    model->close_slab(slab);
+    model->destroy_entry(entry);
+    return logits;
+  };
+  for (int depth = 1; depth <= model->info().num_layers; ++depth) {
+    const at::Tensor whole = logits_from(model->info().num_layers, depth);
+    EXPECT_LE(logits_from(depth, depth).sub(whole).abs().max().item<double>(), 1e-4) << depth;
+  }
 }
 
 TEST_P(Replay, HoldsForTheDemoModel) {
@@ -88,6 +175,7 @@ TEST_P(Replay, HoldsForTheDemoModel) {
       load_model(BICACHED_SOURCE_DIR "/models/demo", GetParam(), "float32", 16 << 20);
   // Logits near 30, sums of 704 in another order.
   check_replay(*model, some_tokens(96, model->info()), 64, 2e-3);
+  check_refresh(*model, some_tokens(96, model->info()), 2e-3);
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, Replay, ::testing::Values("cpu", "cuda"),

@@ -38,7 +38,7 @@ TEST(PrefixStore, EqualHashWithOtherIdsIsAMiss) {
   EXPECT_NE(store.find("", Ids{1, 2, 3}), nullptr);
   EXPECT_EQ(store.find("", Ids{1, 2, 4}), nullptr);
   EXPECT_EQ(store.find("salt", Ids{1, 2, 3}), nullptr);
-  EXPECT_FALSE(store.room_for(10, store.key_of("", Ids{1, 2, 4}))) << "the key is taken";
+  EXPECT_TRUE(store.has_key(store.key_of("", Ids{1, 2, 4}))) << "taken by other ids";
 }
 
 TEST(PrefixStore, OtherModelsHaveOtherKeys) {
@@ -53,14 +53,14 @@ TEST(PrefixStore, DropsWhatSavedLeastPerByte) {
   store.acquire(useful);
   store.release(useful, 1000);
   store.acquire(held);
-  const auto victims = store.room_for(10, store.key_of("", Ids{4}));
+  const auto victims = store.room_for(10);
   ASSERT_TRUE(victims);
   EXPECT_EQ(*victims, std::vector<EntryId>{useless.entry});
-  EXPECT_EQ(*store.room_for(20, store.key_of("", Ids{4})), (std::vector<EntryId>{2, 1}));
-  EXPECT_FALSE(store.room_for(30, store.key_of("", Ids{4}))) << "one is in use";
-  EXPECT_FALSE(store.room_for(31, store.key_of("", Ids{4}))) << "over the budget";
+  EXPECT_EQ(*store.room_for(20), (std::vector<EntryId>{2, 1}));
+  EXPECT_FALSE(store.room_for(30)) << "one is in use";
+  EXPECT_FALSE(store.room_for(31)) << "over the budget";
   useful.pinned = true;
-  EXPECT_FALSE(store.room_for(20, store.key_of("", Ids{4})));
+  EXPECT_FALSE(store.room_for(20));
   store.check_integrity();
 }
 
@@ -74,15 +74,22 @@ TEST(PrefixStore, SavingsFade) {
     store.acquire(recent);
     store.release(recent, 1);
   }
-  EXPECT_EQ(*store.room_for(10, store.key_of("", Ids{3})), std::vector<EntryId>{1});
+  EXPECT_EQ(*store.room_for(10), std::vector<EntryId>{1});
 }
 
 TEST(PrefixStore, ADoomedEntryIsNotFoundAgain) {
   PrefixStore store(100, "model");
   StoredPrefix& stored = store.insert(prefix_of(store, "", {1}, 1));
-  stored.doomed = true;
+  store.acquire(stored);
+  store.doom(stored);
   EXPECT_EQ(store.find("", Ids{1}), nullptr);
+  store.check_integrity();
+  StoredPrefix& other = store.insert(prefix_of(store, "", {1}, 2));
+  EXPECT_EQ(store.find("", Ids{1}), &other) << "its key is free";
   store.erase(1);
+  EXPECT_EQ(store.find("", Ids{1}), &other);
+  store.check_integrity();
+  store.erase(2);
   EXPECT_EQ(store.bytes(), 0);
   store.check_integrity();
 }

@@ -26,7 +26,8 @@ class ProbeStatsTest : public testing::Test {
   /// A request; its decisions stay the same up to `good` layers.
   bool request(const PrefixLine& line, int good) {
     if (!stats.take_turn(line, kind)) return false;
-    stats.record(line, kind, {good, good < 12 ? good + 1 : ProbeVerdict::kNever}, nullptr);
+    stats.record(line, kind, ProbeVerdict{good, good < 12 ? good + 1 : ProbeVerdict::kNever},
+                 std::nullopt);
     return true;
   }
 
@@ -42,7 +43,7 @@ TEST_F(ProbeStatsTest, KindsOfCanvas) {
 
 TEST_F(ProbeStatsTest, IsCarefulUntilItKnows) {
   EXPECT_EQ(depth(line_of(1, 1)), 0);
-  EXPECT_EQ(stats.safe_commits(line_of(1, 1), kind), 1);
+  EXPECT_EQ(stats.safe_refresh_depth(line_of(1, 1), kind), 0);
 }
 
 TEST_F(ProbeStatsTest, GoesDeepWhereDecisionsStayAndNotElsewhere) {
@@ -63,6 +64,40 @@ TEST_F(ProbeStatsTest, ProbesGrowRareButNeverStop) {
   EXPECT_LE(early, 20);
   EXPECT_GE(late, 15);
   EXPECT_LE(late, 100);
+}
+
+TEST_F(ProbeStatsTest, OneThatDifferedOutweighsManyThatAgreedElsewhere) {
+  for (TokenId application = 1; application <= 40; ++application) {
+    for (int i = 0; i < 40; ++i) request(line_of(application, 1), 12);
+  }
+  const PrefixLine other = line_of(99, 1);
+  EXPECT_EQ(depth(other), 12) << "all agreed so far";
+  for (int uses = 0; !request(other, 3); ++uses) ASSERT_LT(uses, 10);
+  EXPECT_LE(depth(other), 3);
+  EXPECT_EQ(depth(line_of(1, 1)), 12);
+}
+
+TEST_F(ProbeStatsTest, AProbeThatFoundNothingOutIsNotRepeatedAtOnce) {
+  const PrefixLine line = line_of(1, 1);
+  for (int i = 0; i < 12; ++i) request(line, 5);
+  while (!stats.take_turn(line, kind)) continue;
+  stats.skip(line, kind);
+  EXPECT_FALSE(stats.take_turn(line, kind));
+  int uses = 0;
+  while (!stats.take_turn(line, kind)) ASSERT_LT(++uses, 200);
+}
+
+TEST_F(ProbeStatsTest, ARateOfOneProbesEveryUse) {
+  ProbeStats::Settings all = settings();
+  all.probe_rate = 1;
+  stats = ProbeStats(all);
+  for (TokenId application = 1; application <= 20; ++application) {
+    const int good = application % 2 == 0 ? 12 : 5;
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_TRUE(request(line_of(application, 1), good)) << application << " use " << i;
+      EXPECT_TRUE(request(line_of(application, 2), good)) << application << " use " << i;
+    }
+  }
 }
 
 TEST_F(ProbeStatsTest, NoticesAChangeOfQuestionsWithinTwentyRequests) {
@@ -87,15 +122,16 @@ TEST_F(ProbeStatsTest, ARunningProbeBlocksNoTurnForEver) {
   EXPECT_EQ(taken, 1);
 }
 
-TEST_F(ProbeStatsTest, CommitsAreLearnt) {
+TEST_F(ProbeStatsTest, RefreshDepthsAreLearntApartFromDepths) {
   const PrefixLine line = line_of(1, 1);
-  const ProbeVerdict depth_verdict{12, ProbeVerdict::kNever};
-  const ProbeVerdict stale{20, 21};
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 40; ++i) {
     stats.take_turn(line, kind);
-    stats.record(line, kind, depth_verdict, &stale);
+    stats.record(line, kind, ProbeVerdict{3, 4}, ProbeVerdict{8, 9});
   }
-  EXPECT_EQ(stats.safe_commits(line, kind), 16);
+  EXPECT_EQ(stats.safe_refresh_depth(line, kind), 8);
+  EXPECT_EQ(depth(line), 1);
+  for (int i = 0; i < 20; ++i) stats.record(line, kind, ProbeVerdict{3, 4}, std::nullopt);
+  EXPECT_EQ(stats.safe_refresh_depth(line, kind), 8) << "where no case was looked at";
 }
 
 TEST_F(ProbeStatsTest, SurvivesARestart) {

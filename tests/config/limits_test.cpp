@@ -78,9 +78,7 @@ TEST(Limits, ParamsAreCheckedFieldByField) {
   EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.top_k = -1; }), "top_k");
   EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.num_top_logprobs = 21; }),
             "top_logprobs");
-  EXPECT_EQ(param_of([](auto&, auto& sampling, int&) {
-              sampling.logit_bias = {{1, 101.0f}};
-            }),
+  EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.logit_bias = {{1, 101.0f}}; }),
             "logit_bias");
 }
 

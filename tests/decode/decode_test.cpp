@@ -20,7 +20,8 @@ PlanState state_of(int prefix_len, int depth) {
   state.num_layers = 8;
   state.block_begin = 60;
   state.block_end = 70;
-  state.prefix = {prefix_len, depth};
+  state.reuse.prefix_len = prefix_len;
+  state.reuse.depth = depth;
   return state;
 }
 
@@ -51,9 +52,9 @@ TEST(Planner, FullDepthLeavesNothingToRefresh) {
 TEST(Planner, InsideABlockRunsWhatTheIntraCacheLeaves) {
   PlanState state = state_of(0, 0);
   state.at_block_start = false;
-  state.intra_cache = IntraCache::kPrefix;
+  state.reuse.intra_cache = IntraCache::kPrefix;
   EXPECT_EQ(plan_rows(state), (Spans{{60, 100, 0}}));
-  state.intra_cache = IntraCache::kDual;
+  state.reuse.intra_cache = IntraCache::kDual;
   EXPECT_EQ(plan_rows(state), (Spans{{60, 70, 0}}));
   state.logits_shift = 1;
   EXPECT_EQ(plan_rows(state), (Spans{{59, 70, 0}}));
@@ -63,8 +64,48 @@ TEST(Planner, RefreshInsideADualBlockKeepsTheRestFrozen) {
   PlanState state = state_of(40, 3);
   state.at_block_start = false;
   state.refresh_due = true;
-  state.intra_cache = IntraCache::kDual;
+  state.reuse.intra_cache = IntraCache::kDual;
   EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {60, 70, 0}}));
+}
+
+TEST(Planner, ARefreshEntersAtTheGreaterOfBothDepths) {
+  PlanState state = state_of(40, 3);
+  state.refresh_due = true;
+  state.reuse.refresh_depth = 5;
+  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {40, 100, 0}})) << "the first forward is none";
+  state.at_first_forward = false;
+  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 5}, {40, 100, 0}}));
+  state.reuse.refresh_depth = 2;
+  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {40, 100, 0}}));
+}
+
+TEST(Planner, AdaptiveRunsTheBlockAloneBetweenRefreshes) {
+  PlanState state = state_of(40, 3);
+  state.reuse.intra_cache = IntraCache::kAdaptive;
+  state.refresh_due = true;
+  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {40, 100, 0}})) << "the first forward runs all";
+  state.at_first_forward = state.refresh_due = false;
+  EXPECT_EQ(plan_rows(state), (Spans{{60, 70, 0}})) << "at the start of a block too";
+  state.logits_shift = 1;
+  EXPECT_EQ(plan_rows(state), (Spans{{59, 70, 0}}));
+}
+
+TEST(Planner, AdaptiveRefreshEntersOutsideTheBlockWhereTokensAreTheSame) {
+  PlanState state = state_of(40, 3);
+  state.reuse.intra_cache = IntraCache::kAdaptive;
+  state.prompt_len = 50;
+  state.reuse.refresh_depth = 5;
+  state.at_first_forward = state.at_block_start = false;
+  state.refresh_due = true;
+  EXPECT_EQ(plan_rows(state), (Spans{{0, 50, 5}, {50, 70, 0}, {70, 100, 5}}));
+  state.logits_shift = 1;
+  EXPECT_EQ(plan_rows(state), (Spans{{0, 49, 5}, {49, 70, 0}, {70, 100, 5}}));
+  state.reuse.depth = 6;
+  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 6}, {40, 49, 5}, {49, 70, 0}, {70, 100, 5}}));
+  state.reuse.refresh_depth = 0;
+  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 6}, {40, 100, 0}}));
+  state.reuse.refresh_depth = 8;
+  EXPECT_EQ(plan_rows(state), (Spans{{49, 70, 0}})) << "nothing outside runs again";
 }
 
 TEST(Noise, IsUniformAndAFunctionOfItsArguments) {
@@ -161,7 +202,8 @@ class CanvasDecoderTest : public testing::Test {
     int num_forwards = 0;
     while (!decoder.finished() && num_forwards < 1000) {
       Forward forward;
-      decoder.append_to(forward, 0, kNoId);
+      decoder.append_to(forward, 0, prefix);
+      forwards.push_back(forward.groups);
       EXPECT_EQ(static_cast<int>(forward.logit_rows.size()), decoder.num_logit_rows());
       std::vector<RowResult> results;
       for (const LogitRow& row : forward.logit_rows) {
@@ -181,6 +223,8 @@ class CanvasDecoderTest : public testing::Test {
   ModelInfo model;
   std::map<int, TokenId> token_at;
   std::vector<TokenId> text;
+  PrefixStates prefix;
+  std::vector<std::vector<RowGroup>> forwards;
 };
 
 TEST_F(CanvasDecoderTest, QuotaTakesItsSteps) {
@@ -237,21 +281,79 @@ TEST_F(CanvasDecoderTest, SuffixStandsBehindTheMasksAndIsNeverTouched) {
 }
 
 TEST_F(CanvasDecoderTest, DiscardingTheFirstForwardCostsOneABlock) {
-  request.decode.intra_cache = IntraCache::kDual;
-  CanvasDecoder use(request, model, {});
+  Reuse reuse;
+  reuse.intra_cache = IntraCache::kDual;
+  CanvasDecoder use(request, model, reuse);
   EXPECT_EQ(decode(use), 12);
   request.decode.use_first_forward = false;
-  CanvasDecoder discard(request, model, {});
+  CanvasDecoder discard(request, model, reuse);
   EXPECT_EQ(decode(discard), 15);
 }
 
 TEST_F(CanvasDecoderTest, RefreshesByCommitsOrForwardsWhicheverComesFirst) {
-  CanvasDecoder by_commits(request, model, {2, 1, 100, 3});
+  CanvasDecoder by_commits(request, model, {2, 1, 1, 100, 3});
   decode(by_commits);
   EXPECT_EQ(by_commits.stats().num_refreshes, 4);
-  CanvasDecoder by_forwards(request, model, {2, 1, 2, 3});
+  CanvasDecoder by_forwards(request, model, {2, 1, 1, 2, 3});
   decode(by_forwards);
   EXPECT_EQ(by_forwards.stats().num_refreshes, 6);
+}
+
+TEST_F(CanvasDecoderTest, EndTokensMakeNoRefreshDue) {
+  request.decode.eos_early_stop = false;
+  for (int position = 3 + 6; position < 3 + 12; ++position) token_at[position] = 1;
+  CanvasDecoder decoder(request, model, {2, 1, 1, 100, 2});
+  EXPECT_EQ(decode(decoder), 12);
+  EXPECT_EQ(decoder.stats().num_refreshes, 4) << "the first, and after 2, 4 and 6 text tokens";
+}
+
+TEST_F(CanvasDecoderTest, RefreshesEnterWhereTheFirstForwardLeftItsStates) {
+  prefix = {40, 41};
+  const Reuse reuse{2, 1, 3, 100, 6};
+  EXPECT_EQ(reuse.own_states(15, model.num_layers), 2);
+  CanvasDecoder decoder(request, model, reuse);
+  EXPECT_EQ(decode(decoder), 12);
+  EXPECT_EQ(decoder.stats().num_refreshes, 2);
+  ASSERT_EQ(forwards[0].size(), 2u);
+  EXPECT_EQ(forwards[0][0].enter_layer, 1);
+  EXPECT_EQ(forwards[0][0].enter_from, 40);
+  EXPECT_EQ(forwards[0][0].capture_to, 41);
+  EXPECT_EQ(forwards[0][1].capture_to, kNoId);
+  EXPECT_EQ(forwards[1].size(), 1u);
+  ASSERT_EQ(forwards[6].size(), 2u);
+  EXPECT_EQ(forwards[6][0].enter_layer, 3);
+  EXPECT_EQ(forwards[6][0].enter_from, 41);
+  EXPECT_EQ(forwards[6][0].capture_to, kNoId);
+}
+
+TEST_F(CanvasDecoderTest, ARefreshDepthOfAllLayersRunsThePrefixOnce) {
+  const Reuse reuse{2, 0, 4, 100, 1};
+  EXPECT_EQ(reuse.own_states(15, model.num_layers), 0);
+  CanvasDecoder decoder(request, model, reuse);
+  EXPECT_EQ(decode(decoder), 12);
+  EXPECT_EQ(decoder.stats().row_layers, 4 * (15 + 11 * 13));
+}
+
+TEST_F(CanvasDecoderTest, AdaptiveRunsAllOnlyAfterText) {
+  request.decode.eos_early_stop = false;
+  for (int position = 3 + 6; position < 3 + 12; ++position) token_at[position] = 1;
+  Reuse reuse;
+  reuse.intra_cache = IntraCache::kAdaptive;
+  CanvasDecoder decoder(request, model, reuse);
+  EXPECT_EQ(decode(decoder), 12);
+  EXPECT_EQ(decoder.stats().num_refreshes, 7) << "the first, and after each of 6 text tokens";
+  EXPECT_EQ(decoder.stats().row_layers, 4 * (7 * 15 + 5 * 4));
+}
+
+TEST_F(CanvasDecoderTest, AdaptiveRunsAllAfterTheIntervalToo) {
+  request.decode.eos_early_stop = false;
+  for (int position = 3; position < 3 + 12; ++position) token_at[position] = 1;
+  Reuse reuse;
+  reuse.intra_cache = IntraCache::kAdaptive;
+  reuse.refresh_interval = 5;
+  CanvasDecoder decoder(request, model, reuse);
+  EXPECT_EQ(decode(decoder), 12);
+  EXPECT_EQ(decoder.stats().num_refreshes, 3);
 }
 
 TEST_F(CanvasDecoderTest, CommitOfTheMaskTokenIsADefect) {

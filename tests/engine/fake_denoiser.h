@@ -30,13 +30,15 @@ class FakeDenoiser final : public Denoiser {
     std::atomic<int> forward_ms{0};  // a forward takes at least this long
     std::atomic<int> num_forwards{0};
     std::atomic<int> num_open_slabs{0};
-    std::atomic<int> end_one_in{24};    // how often a token is the end; 0: never
-    std::atomic<int> fail_forwards{0};  // so many next forwards throw
+    std::atomic<int> end_one_in{24};                // how often a token is the end; 0: never
+    std::atomic<int> fail_forwards{0};              // so many next forwards throw
+    std::atomic<int> fail_fills{0}, fail_loads{0};  // so many next entries can't be filled, loaded
     std::atomic<int> max_rows_seen{0};
     std::atomic<int> max_canvases_seen{0};
     std::atomic<TokenId> poison{-1};  // a forward over a canvas with this token throws
     /// A canvas whose prefix was taken from an entry deeper than this decides other tokens.
     std::atomic<int> safe_depth{4};
+    std::atomic<int> boundary_bytes{0};  // a token's hidden state
     std::atomic<int64_t> entry_bytes{0}, most_entry_bytes{0};
     std::atomic<int> num_entries{0}, num_entries_made{0};
   };
@@ -80,10 +82,7 @@ class FakeDenoiser final : public Denoiser {
   std::vector<RowResult> run(const Forward& forward) override {
     std::this_thread::sleep_for(std::chrono::milliseconds(control_->forward_ms.load()));
     ++control_->num_forwards;
-    if (control_->fail_forwards > 0) {
-      --control_->fail_forwards;
-      throw std::runtime_error("the forward was told to fail");
-    }
+    fail_if_told(control_->fail_forwards);
     int num_rows = 0;
     for (const RowGroup& group : forward.groups) {
       num_rows += group.num_rows();
@@ -101,7 +100,8 @@ class FakeDenoiser final : public Denoiser {
   }
 
   int64_t entry_bytes(const EntrySpec& spec) const override {
-    return static_cast<int64_t>(spec.prefix_len) * spec.max_depth;
+    const auto boundaries = static_cast<int64_t>(spec.boundaries.size());
+    return spec.prefix_len * (spec.max_depth + boundaries * control_->boundary_bytes);
   }
   EntryId create_entry(const EntrySpec& spec) override {
     entries_[next_id_] = {spec, {}};
@@ -110,11 +110,13 @@ class FakeDenoiser final : public Denoiser {
     return next_id_++;
   }
   void fill_entry(EntryId entry, SlabId from) override {
+    fail_if_told(control_->fail_fills);
     Entry& to = entries_.at(entry);
     const std::vector<TokenId>& canvas = slabs_.at(from);
     to.tokens.assign(canvas.begin(), canvas.begin() + to.spec.prefix_len);
   }
   void load_entry(EntryId entry, SlabId to, int depth) override {
+    fail_if_told(control_->fail_loads);
     const Entry& from = entries_.at(entry);
     if (depth > from.spec.max_depth) throw std::runtime_error("deeper than the entry");
     std::copy(from.tokens.begin(), from.tokens.end(), slabs_.at(to).begin());
@@ -143,6 +145,12 @@ class FakeDenoiser final : public Denoiser {
     control_->entry_bytes = bytes;
     if (bytes > control_->most_entry_bytes) control_->most_entry_bytes = bytes;
     control_->num_entries = static_cast<int>(entries_.size());
+  }
+
+  static void fail_if_told(std::atomic<int>& times) {
+    if (times <= 0) return;
+    --times;
+    throw std::runtime_error("told to fail");
   }
 
   static void raise_to(std::atomic<int>& high, int value) {

@@ -320,7 +320,7 @@ void run_replay(const Replay& replay) {
     entry = model.create_entry(spec);
     const Slab own(model, prefix_len);
     Forward forward;
-    forward.groups.push_back(prefix_entry_group(prefix, own.id(), entry));
+    forward.groups.push_back(prefix_entry_group(prefix, own.id(), entry, model.info().num_layers));
     const Recorder recorder(model);
     model.run(forward);
     model.fill_entry(entry, own.id());

@@ -134,7 +134,7 @@ void make_entry(Denoiser& denoiser, Lease& lease, std::span<const TokenId> prefi
   Lease own(denoiser);
   own.slab = own.open(spec.prefix_len);
   Forward forward;
-  forward.groups.push_back(prefix_entry_group(prefix, own.slab, lease.entry));
+  forward.groups.push_back(prefix_entry_group(prefix, own.slab, lease.entry, num_layers));
   denoiser.run(forward);
   denoiser.fill_entry(lease.entry, own.slab);
 }
@@ -162,11 +162,12 @@ void check_step(const json& step, const PlannedForward& planned, const CanvasDec
 void check_trace(const json& trace, Denoiser& denoiser) {
   const GenerateRequest request = request_of(trace);
   const json& params = trace.at("params");
-  PrefixReuse reuse;
+  Reuse reuse;
+  reuse.intra_cache = *request.decode.intra_cache;
   Lease lease(denoiser);
   if (trace.contains("entry")) {
     reuse.prefix_len = params.at("prefix_len");
-    reuse.depth = params.at("depth");
+    reuse.depth = reuse.refresh_depth = params.at("depth");
     reuse.refresh_interval = std::max(1, params.value("refresh_interval", 1));
     reuse.refresh_commits = request.gen_length + 1;
   }
@@ -188,7 +189,7 @@ void check_trace(const json& trace, Denoiser& denoiser) {
     }
     const PlannedForward planned = decoder.next();
     Forward forward;
-    decoder.append_to(forward, lease.slab, lease.entry);
+    decoder.append_to(forward, lease.slab, {lease.entry});
     decoder.commit(denoiser.run(forward));
     check_step(steps[num_forwards], planned, decoder,
                groups_of(steps[num_forwards], denoiser.info().num_layers), tolerance);

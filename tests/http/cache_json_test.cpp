@@ -21,12 +21,12 @@ LadderStep step(int value, Tally own, Tally model) {
 
 CacheReport report() {
   ProbeReport probe;
-  probe.ratio_percent = 60;
+  probe.min_ratio_percent = 50;
   probe.gen_length = 64;
   probe.depth = 2;
-  probe.refresh_commits = 16;
+  probe.refresh_depth = 6;
   probe.depths = {step(2, {0, 3}, {1, 10}), step(3, {2, 3}, {5.12345, 10})};
-  probe.commits = {step(16, {0, 3}, {0, 10})};
+  probe.refresh_depths = {step(6, {0, 3}, {0, 10})};
   EntryReport entry;
   entry.id = "0a";
   entry.salt = "tenant";
@@ -47,6 +47,7 @@ CacheReport report() {
   out.hits = 7;
   out.misses = 2;
   out.entries = {entry};
+  probe.min_ratio_percent.reset();
   out.model_probes = {probe};
   return out;
 }
@@ -71,11 +72,12 @@ TEST(CacheJson, AnEntryCountsItsOwnProbesAndTheModelAll) {
   const auto json = cache_json(report());
   const auto& own = json.at("entries").at(0).at("probes").at(0);
   const auto& model = json.at("model_probes").at(0);
+  EXPECT_EQ(own.at("min_ratio_percent"), 50);
+  EXPECT_FALSE(model.contains("min_ratio_percent"));
   for (const auto& probe : {own, model}) {
-    EXPECT_EQ(probe.at("ratio_percent"), 60);
     EXPECT_EQ(probe.at("gen_length"), 64);
     EXPECT_EQ(probe.at("depth"), 2);
-    EXPECT_EQ(probe.at("refresh_commits"), 16);
+    EXPECT_EQ(probe.at("refresh_depth"), 6);
     EXPECT_EQ(probe.at("depths").at(1).at("value"), 3);
     EXPECT_GT(probe.at("depths").at(1).at("estimated_disagreement"), 0.05);
   }
@@ -83,7 +85,7 @@ TEST(CacheJson, AnEntryCountsItsOwnProbesAndTheModelAll) {
   EXPECT_EQ(own.at("depths").at(1).at("disagreed"), 2);
   EXPECT_EQ(model.at("depths").at(1).at("probed"), 10);
   EXPECT_EQ(model.at("depths").at(1).at("disagreed"), 5.123);
-  EXPECT_EQ(model.at("commits").at(0).at("probed"), 10);
+  EXPECT_EQ(model.at("refresh_depths").at(0).at("probed"), 10);
 }
 
 TEST(CacheMetrics, DepthsOfHitsAreCounted) {

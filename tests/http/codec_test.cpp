@@ -75,6 +75,17 @@ TEST_F(CodecTest, FillsInTheDefaults) {
   EXPECT_EQ(job.model, "demo");
 }
 
+TEST_F(CodecTest, IntraCacheIsTheCachePolicysUnlessNamed) {
+  const auto read = [&](const char* name) {
+    const std::string field = R"("intra_cache":")" + std::string(name) + "\"";
+    return chat(field.c_str()).canvases[0].decode.intra_cache;
+  };
+  EXPECT_EQ(read("auto"), std::nullopt);
+  EXPECT_EQ(read("none"), IntraCache::kNone);
+  EXPECT_EQ(read("prefix"), IntraCache::kPrefix);
+  EXPECT_EQ(read("adaptive"), IntraCache::kAdaptive);
+}
+
 TEST_F(CodecTest, ReadsEveryField) {
   const Job job = chat(
       R"("model":"other","max_completion_tokens":40,"max_tokens":50,"temperature":0.5,
@@ -156,7 +167,7 @@ TEST_F(CodecTest, RefusesWhatIsWrongAndNamesIt) {
       {R"("algorithm":"magic")", kBad, "algorithm", "low_confidence"},
       {R"("threshold":0)", kBad, "threshold", "at most 1"},
       {R"("cfg_scale":1)", kNo, "cfg_scale", "only 0"},
-      {R"("intra_cache":"triple")", kBad, "intra_cache", "none, prefix, dual"},
+      {R"("intra_cache":"triple")", kBad, "intra_cache", "auto, none, prefix, dual, adaptive"},
       {R"("cache":3)", kBad, "cache", "an object"},
       {R"("cache":{"policy":"magic"})", kBad, "cache.policy", "off"},
       {R"("cache":{"depth":3})", kBad, "cache.depth", "no policy is given"},

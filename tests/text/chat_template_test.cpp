@@ -49,12 +49,9 @@ TEST(ChatTemplate, TheTemplatesOwnTextOfATokenDisarmsItInMessages) {
 
 TEST(ChatTemplate, RaisedMessagesReachTheClient) {
   const auto chat_template = compile("{{ raise_exception('no ' ~ messages[0].role) }}");
-  EXPECT_EQ(error_of(
-                [&] {
-                  chat_template->render({{"tool", "x"}}, true);
-                },
-                ErrorCode::kInvalidRequest),
-            "no tool");
+  EXPECT_EQ(
+      error_of([&] { chat_template->render({{"tool", "x"}}, true); }, ErrorCode::kInvalidRequest),
+      "no tool");
 }
 
 TEST(ChatTemplate, NoMessagesOrBrokenTextIsRefused) {

@@ -1,28 +1,40 @@
+#include <algorithm>
+
 #include "bicached/depth_policy.h"
 
 namespace bicached {
 namespace {
 
-/// So many probes of a prefix and its nearest relatives speak for themselves.
-constexpr double kNearProbes = 6;
-/// Weight, in probes, of what farther relatives say. Small, since prefixes fall into classes: with
-/// the demonstration model 1 of 121 requests about word rules, orders and sums decided otherwise
-/// at full depth, and 216 of 274 about lists.
-constexpr double kFarWeight = 0.2;
 /// What is assumed of a model that was never probed, and its weight.
-constexpr double kPriorRate = 0.5, kPriorWeight = 1;
+constexpr double kPriorRate = 0.5, kPriorWeight = 4;
+
+Tally& operator+=(Tally& sum, const Tally& tally) {
+  sum.bad += tally.bad;
+  sum.num += tally.num;
+  return sum;
+}
 
 }  // namespace
 
+Tally nearest_outcomes(const LadderStep& step, double enough) {
+  Tally near = step.own;
+  for (size_t i = step.relatives.size(); i-- > 1 && near.num < enough;) near += step.relatives[i];
+  return near;
+}
+
 double estimated_disagreement(const LadderStep& step) {
-  Tally near = step.own, far;
-  for (auto tally = step.relatives.rbegin(); tally != step.relatives.rend(); ++tally) {
-    Tally& pool = near.num < kNearProbes ? near : far;
-    pool.bad += tally->bad;
-    pool.num += tally->num;
+  const auto& [near_probes, all_weight] = step.evidence;
+  Tally all = step.own;
+  for (const Tally& tally : step.relatives) all += tally;
+  const double rate = (all.bad + kPriorWeight * kPriorRate) / (all.num + kPriorWeight);
+  Tally near = nearest_outcomes(step, near_probes);
+  const double missing = near_probes - near.num;
+  if (missing > 0 && !step.relatives.empty() && step.relatives.front().num > 0) {
+    const Tally& others = step.relatives.front();
+    const double share = std::min(1.0, missing / others.num);
+    near += {share * others.bad, share * others.num};
   }
-  const double far_rate = (far.bad + kPriorWeight * kPriorRate) / (far.num + kPriorWeight);
-  return (near.bad + kFarWeight * far_rate) / (near.num + kFarWeight);
+  return (near.bad + all_weight * rate) / (near.num + all_weight);
 }
 
 int greatest_safe(std::span<const LadderStep> ladder, double max_disagreement) {
