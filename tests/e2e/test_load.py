@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import signal
 import time
 
 import httpx
@@ -60,6 +61,44 @@ def test_sigterm_finishes_what_runs(start_server):
     for text in texts:
         assert text.endswith("data: [DONE]\n\n")
         assert '"finish_reason":"' in text
+
+
+def stream_for_many_seconds(server, pool):
+    """A streaming request that runs by now; its status and text once it is over."""
+    body = {"messages": LONG, "max_tokens": 512, "stream": True, "algorithm": "low_confidence", "steps": 512,
+            "eos_early_stop": False, "intra_cache": "none"}
+
+    def stream():
+        response = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=120)
+        return response.status_code, response.text
+
+    running = pool.submit(stream)
+    assert eventually(lambda: server.metric("bicached_running") == 1)
+    return running
+
+
+def test_what_outlasts_the_drain_is_told_so(start_server):
+    server = start_server("--drain-timeout-ms", "300")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = stream_for_many_seconds(server, pool)
+        server.terminate()
+        status, text = running.result()
+    assert status == 200
+    assert "the server stopped before this request was finished" in text
+    assert '"code":"draining"' in text
+    assert server.process.wait(timeout=10) == 0
+
+
+def test_a_second_signal_ends_at_once(start_server):
+    server = start_server()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        running = stream_for_many_seconds(server, pool)
+        server.terminate()
+        assert eventually(lambda: any("draining" in line for line in server.lines))
+        assert server.process.poll() is None
+        server.terminate()
+        assert server.process.wait(timeout=5) == 128 + signal.SIGTERM
+        assert isinstance(running.exception(), httpx.TransportError)
 
 
 def test_a_client_that_leaves_stops_the_work(server):
