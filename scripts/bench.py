@@ -791,13 +791,13 @@ def print_summary(title, summary):
 def print_comparison(title, rounds, median, totals):
     print(f"\n{title}\n")
     if rounds:
-        print(f"{'':8}" + "".join(f"{name:^27}" for name in COMPARED))
-        print(f"{'round':8}" + f"{'off':>9}{'on':>9}{'on/off':>8} " * len(COMPARED))
+        print(f"{'':8}" + "".join(f"{name:^29}" for name in COMPARED))
+        print(f"{'round':8}" + f"{'off':>10}{'on':>10}{'on/off':>8} " * len(COMPARED))
         for label, row in [*enumerate((r["compared"] for r in rounds), 1), ("median", median)]:
             print(
                 f"{label:<8}"
                 + "".join(
-                    f"{show(v['off'], 2):>9}{show(v['on'], 2):>9}{show(v['ratio'], 2):>8} "
+                    f"{show(v['off'], 2):>10}{show(v['on'], 2):>10}{show(v['ratio'], 2):>8} "
                     for v in row.values()
                 )
             )
