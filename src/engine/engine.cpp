@@ -91,9 +91,7 @@ struct Engine::Impl {
       engine_.take_results(sequence_, results);
     }
     void fail(ErrorCode code, const std::string& why) override {
-      engine_.fail(
-          engine_.scheduler.take_if([this](const Sequence& s) { return &s == &sequence_; }), code,
-          why);
+      engine_.fail(sequence_, code, why);
     }
 
    private:
@@ -110,7 +108,7 @@ struct Engine::Impl {
   // Engine thread.
   void loop();
   bool take_new_requests();
-  void arrive(std::unique_ptr<Sequence> sequence);
+  void arrive(std::unique_ptr<Sequence> arriving);
   void step();
   std::vector<ForwardPart*> select();
   void decode(const std::vector<ForwardPart*>& parts);
@@ -124,6 +122,7 @@ struct Engine::Impl {
   void publish(Sequence& sequence);
   void fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorCode code,
             const std::string& why);
+  void fail(const Sequence& sequence, ErrorCode code, const std::string& why);
   void close(Sequence& sequence);
   void update_gauges();
 
@@ -167,17 +166,15 @@ bool Engine::Impl::take_new_requests() {
   return true;
 }
 
-void Engine::Impl::arrive(std::unique_ptr<Sequence> sequence) {
+void Engine::Impl::arrive(std::unique_ptr<Sequence> arriving) {
+  Sequence& sequence = *arriving;
+  scheduler.enqueue(std::move(arriving));
   try {
-    sequence->cache = cache.arrive(sequence->request);
+    sequence.cache = cache.arrive(sequence.request);
   } catch (const std::exception& e) {
     log_error(std::string("a request could not be taken in: ") + e.what());
-    std::vector<std::unique_ptr<Sequence>> failed;
-    failed.push_back(std::move(sequence));
-    fail(std::move(failed), code_of(e), e.what());
-    return;
+    fail(sequence, code_of(e), e.what());
   }
-  scheduler.enqueue(std::move(sequence));
 }
 
 void Engine::Impl::step() {
@@ -287,8 +284,7 @@ Placement Engine::Impl::place(Sequence& sequence) {
     return try_place(sequence);
   } catch (const std::exception& e) {
     log_error(std::string("a request could not be begun: ") + e.what());
-    fail(scheduler.take_if([&](const Sequence& s) { return &s == &sequence; }), code_of(e),
-         e.what());
+    fail(sequence, code_of(e), e.what());
     return Placement::kEnded;
   }
 }
@@ -376,6 +372,11 @@ void Engine::Impl::fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorC
     sequence->stream->updates.try_push(std::move(update));
     close(*sequence);
   }
+}
+
+/// One that is in the scheduler; it is gone afterwards.
+void Engine::Impl::fail(const Sequence& sequence, ErrorCode code, const std::string& why) {
+  fail(scheduler.take_if([&](const Sequence& s) { return &s == &sequence; }), code, why);
 }
 
 /// Gives back what a sequence holds; the last of a job ends its stream.
