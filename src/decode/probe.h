@@ -36,9 +36,8 @@ struct ProbeCase {
 ///
 /// Two searches on one ladder of depths, each for the greatest at which decisions agree:
 /// - `shared`: the entry is the stored prefix;
-/// - `own`: the entry is what refreshes compute, as the request's first forward left it, in
-/// context.
-///   It tells from which layer on they have to (`Reuse::refresh_depth`).
+/// - `own`: the entry is what the request's first forward left, in context. It tells from which
+///   layer on refreshes have to compute it again (`Reuse::refresh_depth`).
 ///
 /// Both look at the 1st, 2nd, 3rd, 5th, 9th, ... case of each block (a quota decoder has many that
 /// are nearly alike); the least depth is the verdict. The deepest is tried first (it runs fewest

@@ -144,7 +144,7 @@ class PrefixCache {
   void end_probe(ProbeRun& run);
   void close(ProbeRun& run);
   void drop_probes();
-  void make_pinned();
+  bool store_pinned(std::span<const TokenId> ids);
   void let_go(StoredPrefix& stored, int64_t saved);
   void retire(StoredPrefix& stored);
   void destroy(EntryId entry);

@@ -19,12 +19,11 @@ double seconds_since(StoredPrefix::Clock::time_point then) {
 }  // namespace
 
 void PrefixCache::pin(std::vector<TokenId> ids) {
-  if (StoredPrefix* stored = store_.find("", ids)) {
-    stored->pinned = true;
-  } else if (depths_.empty()) {
-    throw Error(ErrorCode::kInvalidSettings, "pinned_prefixes: nothing is stored at cache_depth 0",
-                "pinned_prefixes");
-  } else if (!begin_making("", ids, spec_.max_depth, true)) {
+  if (!store_pinned(ids)) {
+    if (depths_.empty()) {
+      throw Error(ErrorCode::kInvalidSettings,
+                  "pinned_prefixes: nothing is stored at cache_depth 0", "pinned_prefixes");
+    }
     EntrySpec spec = spec_;
     spec.prefix_len = static_cast<int>(ids.size());
     throw Error(ErrorCode::kInvalidSettings,
@@ -48,7 +47,7 @@ int PrefixCache::clear(bool forget_probes) {
   const std::vector<EntryId> entries = store_.droppable(true);
   for (const EntryId entry : entries) destroy(entry);
   store_.doom_ready();
-  make_pinned();
+  for (const std::vector<TokenId>& ids : pinned_) store_pinned(ids);
   return static_cast<int>(entries.size());
 }
 

@@ -108,7 +108,8 @@ void PrefixCache::destroy(EntryId entry) {
 
 std::vector<ForwardPart*> PrefixCache::making(int max_rows) {
   std::erase_if(making_, [](const auto& making) { return making->is_done(); });
-  make_pinned();
+  // Some may be gone: the cache was cleared, or a forward failed.
+  for (const std::vector<TokenId>& ids : pinned_) store_pinned(ids);
   std::vector<ForwardPart*> parts;
   for (const auto& making : making_) {
     max_rows -= making->num_rows();
@@ -118,15 +119,12 @@ std::vector<ForwardPart*> PrefixCache::making(int max_rows) {
   return parts;
 }
 
-/// Pinned prefixes that are gone: the cache was cleared, or a forward failed.
-void PrefixCache::make_pinned() {
-  for (const std::vector<TokenId>& ids : pinned_) {
-    if (StoredPrefix* stored = store_.find("", ids)) {
-      stored->pinned = true;
-    } else {
-      begin_making("", ids, spec_.max_depth, true);
-    }
-  }
+/// Whether it is stored now, or is being made.
+bool PrefixCache::store_pinned(std::span<const TokenId> ids) {
+  StoredPrefix* stored = store_.find("", ids);
+  if (!stored) return begin_making("", ids, spec_.max_depth, true) != nullptr;
+  stored->pinned = true;
+  return true;
 }
 
 std::vector<ForwardPart*> PrefixCache::probing(int max_rows, bool must) {
