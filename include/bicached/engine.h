@@ -26,13 +26,19 @@ struct EngineStats {
   std::atomic<int64_t> tokens_committed{0}, prompt_tokens{0}, completion_tokens{0};
   std::atomic<int64_t> refreshes{0}, cancelled{0}, failed_steps{0};
   std::atomic<int64_t> busy_us{0};  // time in forwards
-  // prefix cache: gauges, then counters
-  std::atomic<int64_t> cache_entries{0}, cache_bytes{0}, cache_budget_bytes{0};
-  std::atomic<int64_t> cache_hits{0}, cache_misses{0}, cache_made{0}, cache_evictions{0};
+};
+
+/// The same of the prefix cache.
+struct CacheStats {
+  // gauges
+  std::atomic<int64_t> entries{0}, bytes{0}, budget_bytes{0};
+  // counters
+  std::atomic<int64_t> hits{0}, misses{0}, made{0}, evictions{0};
   std::atomic<int64_t> cached_tokens{0}, saved_row_layers{0};
-  std::atomic<int64_t> probes{0};  // requests probed to the end
-  /// Comparisons of a probe with the request it rides beside, and those that decided otherwise.
-  std::atomic<int64_t> probe_checks{0}, probe_disagreements{0}, probe_row_layers{0};
+  /// Requests probed to the end, and those whose probe decided otherwise.
+  std::atomic<int64_t> probes{0}, probe_disagreements{0};
+  std::atomic<int64_t> probe_checks{0};      // decisions compared
+  std::atomic<int64_t> probe_row_layers{0};  // run by probes, beside the requests themselves
 };
 
 /// The client's end of a submitted job. Destroying it cancels what is still running: the canvases
@@ -90,10 +96,11 @@ class Engine {
   CacheReport cache_report();
   /// Drops every entry that no request holds (the others go with their last one) and all that is
   /// known of recent prompts; pinned prefixes are made anew. Returns how many entries. Probe
-  /// outcomes are kept; with `forget_probes` only those of state_dir. Throws kDraining.
+  /// outcomes are kept, or forgotten too with `forget_probes`. Throws kDraining.
   int clear_cache(bool forget_probes = false);
 
   const EngineStats& stats() const;
+  const CacheStats& cache_stats() const;
   const ModelInfo& model() const;
   /// A guess of when a queue place is free, seconds, at least 1: for Retry-After.
   int retry_after_s() const;

@@ -27,6 +27,29 @@ struct SamplingParams {
 /// until the next block; or all outside it until a refresh is due (`Reuse`).
 enum class IntraCache { kNone, kPrefix, kDual, kAdaptive };
 
+/// What a request reuses of its own forwards: which rows a forward leaves out, and when and from
+/// which layer on they are recomputed. The other part of a plan is the depth at which it reuses a
+/// prefix of other requests.
+///
+/// What is reused is recomputed (a *refresh*) after `refresh_interval` forwards or
+/// `refresh_commits` committed text tokens, from layer `refresh_depth` on. End tokens don't count:
+/// a quota decoder commits them first, and the decisions that follow them are those of recomputed
+/// states.
+struct InsidePlan {
+  IntraCache intra_cache = IntraCache::kNone;
+  int refresh_interval = 1;  // forwards; >= 1
+  int refresh_commits = 1;   // committed text tokens; >= 1
+  int refresh_depth = 0;     // layers
+  bool operator==(const InsidePlan&) const = default;
+};
+
+/// The plan that a model starts from before anything is known of its traffic.
+struct ReuseStart {
+  InsidePlan plan;            // as without reuse, unless something better is known
+  bool is_published = false;  // of a known checkpoint: probes watch it and go on from there
+  std::string reason = "nothing is known of this model";
+};
+
 /// How the canvas is filled. The fields' ranges are in config/settings and http/codec.
 struct DecodeParams {
   std::string algorithm = "low_confidence";  // a name of unmasker_table()
@@ -55,6 +78,7 @@ struct CacheParams {
   bool refresh_by_step_modulo = false;  // parity with the published engine: step % interval == 0
   std::optional<int> prefix_len;        // tokens shared with other requests; 0: nothing
   std::string salt;                     // requests with different salts never share an entry
+  bool deterministic = false;           // as with the policy off, and nothing of its own reused
 };
 
 /// One canvas to decode: prompt, masks, suffix. Validated by whoever makes it (HTTP codec, command
@@ -93,7 +117,9 @@ struct GenerationStats {
   int cached_tokens = 0;      // prefix tokens taken from a shared entry
   int num_forwards = 0;
   int num_refreshes = 0;
-  int64_t row_layers = 0;  // sum over row groups of rows * layers run: cost without units
+  int num_blocks = 0;         // blocks begun
+  int num_text_forwards = 0;  // forwards that decided a text token
+  int64_t row_layers = 0;     // sum over row groups of rows * layers run: cost without units
   int prefix_len = 0;
   int depth = 0;
   int refresh_depth = 0;

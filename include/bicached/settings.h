@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "bicached/request.h"
+
 namespace bicached {
 
 /// Every setting of the program, declared once: name, default beside its reason, unit, range,
@@ -103,7 +105,7 @@ struct DecodeSettings {
   double threshold = -1;             // [0.9]
   double factor = 1.0;               // dInfer's default
   double temperature = -1;           // [0: deterministic unless asked]
-  std::string intra_cache = "auto";  // none with cache policy off, else adaptive
+  std::string intra_cache = "auto";  // the model's start, or what was learned
   bool eos_early_stop = true;
 
   template <class V>
@@ -122,29 +124,32 @@ struct DecodeSettings {
     v.field("temperature", temperature, Range{-1, 2}, "",
             "0 = most probable token; -1 = model's, else 0.");
     v.choice("intra_cache", intra_cache, {"auto", "none", "prefix", "dual", "adaptive"},
-             "Reuse inside a request; auto: none with the cache policy off, else adaptive.");
+             "Reuse inside a request; auto: none with the cache policy off, else the plan's.");
     v.field("eos_early_stop", eos_early_stop, "Stop once all before the end token is decided.");
   }
 };
 
+/// What of a plan is left to the model's start, or to what was learned.
+inline constexpr int kPlansOwn = -1;
+
 struct CacheSettings {
-  std::string policy = "measured";  // needs no profile and is careful until it knows
+  std::string policy = "measured";  // needs no profile and reuses nothing before it knows
   int depth = 0;                    // of `fixed`
   std::string depth_table;          // of `table`
   int64_t cache_bytes = 1LL << 30;
-  int min_uses = 2;           // a prefix seen once is no shared prefix
-  int min_prefix_len = 32;    // below this a look-up saves less than it costs
-  int refresh_interval = 16;  // the published default
-  int refresh_commits = 1;    // on the demo model any greater number loses points on lists
-  int refresh_depth = 0;      // what `measured` finds for every prefix; else nothing is known
+  int min_uses = 2;         // a prefix seen once is no shared prefix
+  int min_prefix_len = 32;  // below this a look-up saves less than it costs
+  int refresh_interval = kPlansOwn, refresh_commits = kPlansOwn, refresh_depth = kPlansOwn;
   std::vector<std::string> pinned_prefixes;
   std::string state_dir;
-  double max_disagreement = 0.02;  // of requests; loses 0.5 points at most on the demo model
-  int probe_first = 3;
-  double probe_rate = 0.01;
+  double max_disagreement = 0.03;  // 16 probes without a difference prove a plan
+  double probe_budget = 0.03;      // what nobody notices in a server's load
+  bool deterministic = false;      // reuse is worth more to most than the same answer twice
   // Not settings:
+  ReuseStart start;                 // of the model: load_reuse_start
   std::vector<int> more_depths;     // depths that eval compares besides
   bool state_is_read_only = false;  // eval starts from state_dir and leaves it as it is
+  bool surveys = false;             // profile: every request is probed
 
   template <class V>
   void visit(V& v) {
@@ -159,22 +164,24 @@ struct CacheSettings {
             "A prefix is stored once so many requests had it.");
     v.field("min_prefix_len", min_prefix_len, Range{1, 1 << 20}, "tokens",
             "Shorter prefixes are not reused.");
-    v.field("refresh_interval", refresh_interval, Range{1, 1 << 20}, "forwards",
-            "What a request reuses of its own forwards is recomputed after so many,");
+    v.field(
+        "refresh_interval", refresh_interval, Range{-1, 1 << 20}, "forwards",
+        "What a request reuses of its own forwards is recomputed after so many; -1 = the plan's.");
     v.field("refresh_commits", refresh_commits, Range{-1, 1 << 20}, "tokens",
-            "or so many decided text tokens (-1 = no limit),");
-    v.field("refresh_depth", refresh_depth, Range{0, 4096}, "layers",
-            "from this layer on (measured chooses itself).");
+            "The same after so many decided text tokens; 0 = no limit, -1 = the plan's.");
+    v.field("refresh_depth", refresh_depth, Range{-1, 4096}, "layers",
+            "It is recomputed from this layer on; -1 = the plan's.");
     v.field("pinned_prefixes", pinned_prefixes,
             "System prompts that are stored at start and never dropped.");
     v.field("state_dir", state_dir,
             "Folder that keeps what probes found over a restart; empty = nothing is kept.");
     v.field("max_disagreement", max_disagreement, Range{0, 1}, "share",
             "measured: most requests that may decide otherwise than without the cache.");
-    v.field("probe_first", probe_first, Range{0, 1000}, "requests",
-            "measured: probes before a prefix, with those that begin alike, counts as known.");
-    v.field("probe_rate", probe_rate, Range{0, 1}, "share",
-            "measured: requests probed for ever after.");
+    v.field("probe_budget", probe_budget, Range{0, 1}, "share",
+            "measured: work that may go into probes, beside a third of what reuse saved.");
+    v.field(
+        "deterministic", deterministic,
+        "Every request is decoded as with cache_policy off and without reuse of its own forwards.");
   }
 };
 

@@ -130,7 +130,7 @@ void add_profile_options(CLI::App& command, SettingFlags& flags, ProfileOptions&
   // the decoding threshold still comes from the model, the environment or the file.
   remove_settings(command, flags,
                   {"threshold", "cache_policy", "cache_depth", "depth_table", "min_uses",
-                   "pinned_prefixes", "probe_first", "probe_rate"});
+                   "pinned_prefixes", "probe_budget", "deterministic"});
   const std::string group = "Profile";
   command
       .add_option("--by", options.by,
@@ -190,9 +190,6 @@ void note_given(const CLI::App& command, CommandLine& line) {
     }
   }
   if (line.command == "eval") {
-    line.eval.has_refresh_interval = is_given("--refresh-interval");
-    line.eval.has_refresh_commits = is_given("--refresh-commits");
-    line.eval.has_refresh_depth = is_given("--refresh-depth");
   }
 }
 

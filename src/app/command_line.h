@@ -34,9 +34,6 @@ struct EvalOptions {
   std::string warmup = "8";
   std::string json;  // file for the results; empty: none
   bool by_family = false;
-  bool has_refresh_interval = false;  // given as a flag: every request asks for it
-  bool has_refresh_commits = false;
-  bool has_refresh_depth = false;
 };
 
 struct ProfileOptions {

@@ -19,9 +19,4 @@ GenerateRequest make_request(const DecodeSettings& resolved, int gen_length) {
   return request;
 }
 
-void wait_for_probes(Engine& engine) {
-  while (engine.cache_report().probes_running > 0) {
-  }
-}
-
 }  // namespace bicached

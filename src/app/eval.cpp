@@ -27,14 +27,13 @@ struct EvalPlan {
   std::string data;
   std::vector<EvalPolicy> policies;
   EvalSelection selection;
-  EvalRefresh refresh;
   int gen_length = 0;  // 0: the file's
   int concurrency = 0;
   int num_rounds = 0;
   int num_warmup = 0;
 };
 
-EvalPlan read_plan(const EvalOptions& options, const Settings& settings, const ModelInfo& model) {
+EvalPlan read_plan(const EvalOptions& options, const ModelInfo& model) {
   constexpr int kMaxClients = 1024;  // a thread each
   EvalPlan plan;
   if (options.data.empty()) {
@@ -46,12 +45,6 @@ EvalPlan read_plan(const EvalOptions& options, const Settings& settings, const M
   plan.selection.families = split_names(options.families);
   plan.selection.without_families = split_names(options.without_families);
   if (!options.limit.empty()) plan.selection.limit = parse_count("--limit", options.limit);
-  if (options.has_refresh_interval) plan.refresh.interval = settings.cache.refresh_interval;
-  // -1, no limit, is the server's to say: a request has no word for it.
-  if (options.has_refresh_commits && settings.cache.refresh_commits >= 1) {
-    plan.refresh.commits = settings.cache.refresh_commits;
-  }
-  if (options.has_refresh_depth) plan.refresh.depth = settings.cache.refresh_depth;
   if (!options.gen_length.empty()) {
     plan.gen_length = parse_count("--gen-length", options.gen_length);
   }
@@ -119,7 +112,7 @@ std::vector<std::vector<EvalRun>> run_rounds(Engine& engine, const Tokenizer& to
                                              const std::vector<EvalTask>& tasks,
                                              const EvalPlan& plan) {
   const auto run_plan = [&](const EvalPolicy& policy) {
-    return EvalRunPlan{policy.label, eval_cache_params(policy, plan.refresh), plan.concurrency};
+    return EvalRunPlan{policy.label, eval_cache_params(policy), plan.concurrency};
   };
   if (plan.num_warmup > 0) {
     // The policy that does most: forwards of all kinds, entries too.
@@ -163,8 +156,7 @@ Json settings_json(const EvalPlan& plan, const DecodeSettings& decode, const Cac
           {"min_prefix_len", cache.min_prefix_len},
           {"cache_bytes", cache.cache_bytes},
           {"max_disagreement", cache.max_disagreement},
-          {"probe_first", cache.probe_first},
-          {"probe_rate", cache.probe_rate},
+          {"probe_budget", cache.probe_budget},
           {"state_dir", or_null(!cache.state_dir.empty(), cache.state_dir)},
           {"depth_table", cache.depth_table},
           {"concurrency", plan.concurrency},
@@ -197,8 +189,9 @@ int run_eval(const Settings& settings, const EvalOptions& options) {
   if (settings.log.level == "info") log_setup("warn", settings.log.format);
   check_model_folder(settings.model.path);
   const ModelInfo model = inspect_model(settings.model);
-  const EvalPlan plan = read_plan(options, settings, model);
-  const CacheSettings cache = eval_cache_settings(settings.cache, plan.policies, model.num_layers);
+  const EvalPlan plan = read_plan(options, model);
+  const CacheSettings cache =
+      eval_cache_settings(load_cache_settings(settings, model), plan.policies, model.num_layers);
   const DecodeSettings defaults = load_decode_defaults(settings);
   const TextTools text = load_text_tools(settings.model.path, model);
   const std::vector<EvalQuestion> questions =

@@ -4,6 +4,7 @@
 
 #include "app/flag_values.h"
 #include "bicached/error.h"
+#include "cache_index/depth/depth_table.h"
 
 namespace bicached {
 namespace {
@@ -32,31 +33,6 @@ EvalPolicy parse_one(const std::string& text, int num_layers) {
   return {text, text, std::nullopt};
 }
 
-bool has(const std::vector<EvalPolicy>& policies, const std::string& name) {
-  return std::any_of(policies.begin(), policies.end(),
-                     [&](const EvalPolicy& policy) { return policy.name == name; });
-}
-
-/// Depths of the table file, which has to be there and of a model with as many layers.
-std::vector<int> table_depths(const std::string& path, int num_layers) {
-  if (path.empty()) {
-    throw Error(ErrorCode::kInvalidSettings,
-                "--policies has 'table', which needs a file: --depth-table FILE, as in "
-                "configs/depth",
-                "depth_table");
-  }
-  const DepthTable table = DepthTable::load(path);
-  if (table.num_layers != num_layers) {
-    throw Error(ErrorCode::kInvalidSettings,
-                path + ": made for a model of " + std::to_string(table.num_layers) +
-                    " layers; this one has " + std::to_string(num_layers),
-                "depth_table");
-  }
-  std::vector<int> depths;
-  for (const DepthTable::Step& step : table.steps) depths.push_back(step.depth);
-  return depths;
-}
-
 }  // namespace
 
 std::vector<EvalPolicy> parse_eval_policies(const std::string& text, int num_layers) {
@@ -70,34 +46,30 @@ std::vector<EvalPolicy> parse_eval_policies(const std::string& text, int num_lay
 
 CacheSettings eval_cache_settings(CacheSettings settings, const std::vector<EvalPolicy>& policies,
                                   int num_layers) {
-  std::vector<int>& depths = settings.more_depths;
+  std::optional<DepthTable> table;
+  if (!settings.depth_table.empty()) table = DepthTable::load(settings.depth_table, num_layers);
   for (const EvalPolicy& policy : policies) {
-    if (policy.depth.value_or(0) > 0) depths.push_back(*policy.depth);
+    const DepthPolicyParams params{policy.depth.value_or(0), table ? &*table : nullptr};
+    const DepthPolicyInfo& info = find_depth_policy(policy.name);
+    try {
+      info.make(params);
+    } catch (const Error& error) {
+      throw Error(ErrorCode::kInvalidSettings, std::string(kFlag) + ": " + error.what(), kFlag);
+    }
+    const std::vector<int> depths = info.depths(params, num_layers);
+    settings.more_depths.insert(settings.more_depths.end(), depths.begin(), depths.end());
   }
-  if (has(policies, "full")) depths.push_back(num_layers);
-  if (has(policies, "table")) {
-    const std::vector<int> more = table_depths(settings.depth_table, num_layers);
-    depths.insert(depths.end(), more.begin(), more.end());
-  }
-  // The ladder of depths that `measured` chooses from is the server's policy's; the other policies
-  // need no more than what stands above.
-  settings.policy = has(policies, "measured") ? "measured" : "off";
-  for (const EvalPolicy& policy : policies) {
-    if (settings.policy == "off") settings.policy = policy.name;
-  }
-  settings.depth = 0;
+  // Every request names its policy.
+  settings.policy = policies.front().name;
+  settings.depth = policies.front().depth.value_or(0);
   settings.state_is_read_only = true;
   return settings;
 }
 
-CacheParams eval_cache_params(const EvalPolicy& policy, const EvalRefresh& refresh) {
+CacheParams eval_cache_params(const EvalPolicy& policy) {
   CacheParams params;
   params.policy = policy.name;
   params.depth = policy.depth;
-  if (policy.name == "off") return params;
-  params.refresh_interval = refresh.interval;
-  params.refresh_commits = refresh.commits;
-  if (policy.name != "measured") params.refresh_depth = refresh.depth;  // it finds its own
   return params;
 }
 

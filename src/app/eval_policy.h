@@ -27,13 +27,6 @@ std::vector<EvalPolicy> parse_eval_policies(const std::string& text, int num_lay
 CacheSettings eval_cache_settings(CacheSettings settings, const std::vector<EvalPolicy>& policies,
                                   int num_layers);
 
-/// Refresh rules given for this comparison; nothing: the server's.
-struct EvalRefresh {
-  std::optional<int> interval;
-  std::optional<int> commits;
-  std::optional<int> depth;
-};
-
-CacheParams eval_cache_params(const EvalPolicy& policy, const EvalRefresh& refresh);
+CacheParams eval_cache_params(const EvalPolicy& policy);
 
 }  // namespace bicached

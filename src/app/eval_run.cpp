@@ -111,14 +111,13 @@ EvalRun run_eval_policy(Engine& engine, const Tokenizer& tokenizer, std::span<co
   const EngineStats& stats = engine.stats();
   run.forwards = -stats.forwards;
   run.row_layers = -stats.row_layers;
-  run.probe_row_layers = -stats.probe_row_layers;
+  run.probe_row_layers = -engine.cache_stats().probe_row_layers;
   const Clock::time_point start = Clock::now();
   run.answers = ask_all(engine, tokenizer, tasks, plan);
   run.wall_s = seconds_since(start);
-  wait_for_probes(engine);  // their work counts
   run.forwards += stats.forwards;
   run.row_layers += stats.row_layers;
-  run.probe_row_layers += stats.probe_row_layers;
+  run.probe_row_layers += engine.cache_stats().probe_row_layers;
   tell_errors(run, tasks);
   return run;
 }

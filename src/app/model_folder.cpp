@@ -9,6 +9,7 @@
 #include "bicached/load.h"
 #include "bicached/unmasker.h"
 #include "config/decode_defaults.h"
+#include "config/reuse_start.h"
 
 namespace bicached {
 namespace {
@@ -76,6 +77,12 @@ DecodeSettings load_decode_defaults(const Settings& settings) {
     throw Error(ErrorCode::kInvalidSettings, error.what(), "algorithm");
   }
   return resolved;
+}
+
+CacheSettings load_cache_settings(const Settings& settings, const ModelInfo& model) {
+  CacheSettings cache = settings.cache;
+  cache.start = load_reuse_start(settings.model.path, model);
+  return cache;
 }
 
 std::unique_ptr<Denoiser> load_with_progress(const ModelSettings& settings) {

@@ -26,6 +26,8 @@ TextTools load_text_tools(const std::string& folder, const ModelInfo& model);
 /// Defaults of requests: settings, else the model's generation_config.json. Throws kInvalidSettings
 /// for an algorithm that there is not.
 DecodeSettings load_decode_defaults(const Settings& settings);
+/// With the plan that the model starts from.
+CacheSettings load_cache_settings(const Settings& settings, const ModelInfo& model);
 
 /// Loads the weights; shows on standard error how far it is when that takes long.
 std::unique_ptr<Denoiser> load_with_progress(const ModelSettings& settings);

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "app/decode_request.h"
+#include "app/model_folder.h"
 #include "app/profile.h"
 #include "app/progress.h"
 #include "base/version.h"
@@ -16,6 +17,7 @@
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "config/limits.h"
+#include "config/reuse_start.h"
 #include "http/cache_json.h"
 
 namespace bicached {
@@ -101,10 +103,9 @@ int run_lanes(Engine& engine, std::vector<Lane> lanes, size_t max_running) {
     }
     num_failed += decode_all(engine, before);
     num_failed += decode_all(engine, requests);
-    wait_for_probes(engine);
     num_done += requests.size();
     progress.show(static_cast<int64_t>(num_done),
-                  std::to_string(engine.stats().probes) + " probes");
+                  std::to_string(engine.cache_stats().probes) + " probes");
   }
   return num_failed;
 }
@@ -117,27 +118,23 @@ CacheSettings probing(CacheSettings settings) {
                 "state_dir");
   }
   settings.policy = "measured";
-  settings.probe_rate = 1;
+  settings.surveys = true;
   settings.min_uses = 1;  // here every prefix is one that comes again
   return settings;
 }
 
-void print_ladder(const char* name, const std::vector<LadderStep>& ladder) {
-  const auto is_probed = [](const LadderStep& step) { return step.model.num > 0; };
-  if (std::ranges::none_of(ladder, is_probed)) return;
-  std::printf("  %-15s %8s %10s %9s\n", name, "probed", "disagreed", "estimate");
-  for (const LadderStep& step : ladder) {
-    std::printf("  %15d %8.1f %10.1f %8.1f%%\n", step.value, step.model.num, step.model.bad,
-                100 * estimated_disagreement(step));
-  }
-}
-
 void print_probes(const CacheReport& report) {
-  for (const ProbeReport& probe : report.model_probes) {
-    std::printf("\nup to %d tokens generated: depth %d, refresh from layer %d on\n",
-                probe.gen_length, probe.depth, probe.refresh_depth);
-    print_ladder("depth", probe.depths);
-    print_ladder("refresh depth", probe.refresh_depths);
+  for (const PlanReport& kind : report.model_probes) {
+    std::printf("\n%s\n  %8s %8s %9s  plan\n", kind.kind.c_str(), "probed", "differed", "estimate");
+    for (const PlanReport::Step& step : kind.steps) {
+      const double probed = step.agreed + step.differed;
+      if (probed == 0) continue;
+      const std::string plan =
+          step.depth ? "prefix from other requests, depth " + std::to_string(*step.depth)
+                     : describe_plan(*step.inside);
+      std::printf("  %8.1f %8.1f %8.1f%%  %s\n", probed, step.differed, 100 * step.estimate,
+                  plan.c_str());
+    }
   }
 }
 
@@ -152,8 +149,8 @@ Json report_json(const CacheReport& report, const CacheSettings& cache, const Pr
                    describe_source(plan, data);
   json["probes"] = report.probes;
   json["kinds"] = Json::array();
-  for (const ProbeReport& probe : report.model_probes) {
-    json["kinds"].push_back(probe_json(probe, &LadderStep::model));
+  for (const PlanReport& probe : report.model_probes) {
+    json["kinds"].push_back(probe_json(probe));
   }
   return json;
 }
@@ -162,7 +159,7 @@ Json report_json(const CacheReport& report, const CacheSettings& cache, const Pr
 
 int profile_decisions(const Settings& settings, const ProfilePlan& plan, const ProfileData& data,
                       const DecodeSettings& defaults) {
-  const CacheSettings cache = probing(settings.cache);
+  const CacheSettings cache = probing(load_cache_settings(settings, inspect_model(settings.model)));
   std::vector<Lane> lanes = make_lanes(data, defaults);
   Engine engine(load_with_progress(settings.model), settings.engine, cache);
   if (::access(cache.state_dir.c_str(), W_OK) != 0) {

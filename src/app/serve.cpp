@@ -12,6 +12,7 @@
 #include "bicached/engine.h"
 #include "bicached/http_server.h"
 #include "bicached/load.h"
+#include "config/reuse_start.h"
 
 namespace bicached {
 namespace {
@@ -63,12 +64,14 @@ int run_serve(const Settings& settings) {
   const DecodeSettings defaults = load_decode_defaults(settings);
   // A broken folder ends the process here, before anybody could have sent a request.
   const ModelInfo model = inspect_model(settings.model);
+  const CacheSettings cache = load_cache_settings(settings, model);
   const TextTools text = load_text_tools(settings.model.path, model);
   const auto pinned = encode_pinned_prefixes(settings.cache.pinned_prefixes, text, model);
 
   HttpThread http(server, signals);
   log_info("listening on port " + std::to_string(port) + ", loading " + settings.model.path);
-  Engine engine(load_with_progress(settings.model), settings.engine, settings.cache);
+  Engine engine(load_with_progress(settings.model), settings.engine, cache);
+  log_info("requests start with " + describe_plan(cache.start.plan) + ": " + cache.start.reason);
   engine.start();
   for (const std::vector<TokenId>& prefix : pinned) engine.pin_prefix(prefix);
   Backend backend;

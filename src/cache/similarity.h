@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "bicached/depth_policy.h"
+#include "cache_index/depth/depth_table.h"
 #include "model/kv_pool.h"
 
 namespace bicached {

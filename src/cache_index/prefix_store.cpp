@@ -25,8 +25,9 @@ Hash128 PrefixStore::hash_prefix(const std::string& fingerprint, const std::stri
 PrefixStore::PrefixStore(int64_t budget_bytes, std::string fingerprint, Hash hash)
     : budget_(budget_bytes), fingerprint_(std::move(fingerprint)), hash_(hash) {}
 
-StoredPrefix* PrefixStore::find(const std::string& salt, std::span<const TokenId> ids) {
-  const auto it = by_key_.find(key_of(salt, ids));
+StoredPrefix* PrefixStore::find(const Hash128& key, const std::string& salt,
+                                std::span<const TokenId> ids) {
+  const auto it = by_key_.find(key);
   if (it == by_key_.end()) return nullptr;
   StoredPrefix& found = *it->second;
   return found.salt == salt && std::ranges::equal(found.ids, ids) ? &found : nullptr;
@@ -63,7 +64,6 @@ StoredPrefix& PrefixStore::insert(StoredPrefix prefix) {
   if (!by_key_.emplace(stored.key, &stored).second) {
     throw Error(ErrorCode::kInternal, "prefix store: the key is taken");
   }
-  ++num_of_length_[stored.spec.prefix_len];
   return stored;
 }
 
@@ -71,7 +71,7 @@ void PrefixStore::erase(EntryId entry) {
   const auto it = std::ranges::find(entries_, entry, &StoredPrefix::entry);
   if (it == entries_.end()) throw Error(ErrorCode::kInternal, "prefix store: no such entry");
   bytes_ -= it->bytes;
-  if (!it->doomed) forget_key(*it);
+  if (!it->doomed) by_key_.erase(it->key);
   entries_.erase(it);
 }
 
@@ -113,13 +113,7 @@ void PrefixStore::doom_ready() {
 void PrefixStore::doom(StoredPrefix& prefix) {
   if (prefix.doomed) return;
   prefix.doomed = true;
-  forget_key(prefix);
-}
-
-void PrefixStore::forget_key(const StoredPrefix& prefix) {
   by_key_.erase(prefix.key);
-  const auto it = num_of_length_.find(prefix.spec.prefix_len);
-  if (--it->second == 0) num_of_length_.erase(it);
 }
 
 void PrefixStore::check_integrity() const {

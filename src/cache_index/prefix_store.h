@@ -54,10 +54,8 @@ class PrefixStore {
   Hash128 key_of(const std::string& salt, std::span<const TokenId> ids) const {
     return hash_(fingerprint_, salt, ids);
   }
-  /// Whether there is an entry of so many tokens: spares hashing that finds nothing.
-  bool has_length(int length) const { return num_of_length_.contains(length); }
-  /// The entry of exactly these ids, made or being made; null: none.
-  StoredPrefix* find(const std::string& salt, std::span<const TokenId> ids);
+  /// The entry of exactly these ids, made or being made; null: none. `key`: as `key_of` says.
+  StoredPrefix* find(const Hash128& key, const std::string& salt, std::span<const TokenId> ids);
 
   /// What has to go so that `bytes` more fit, worst first; nothing is changed. Nothing: it can't
   /// fit now (or never).
@@ -91,14 +89,12 @@ class PrefixStore {
 
  private:
   double worth(const StoredPrefix& prefix) const;
-  void forget_key(const StoredPrefix& prefix);
 
   const int64_t budget_;
   const std::string fingerprint_;
   const Hash hash_;
   std::list<StoredPrefix> entries_;          // addresses stay
   std::map<Hash128, StoredPrefix*> by_key_;  // not those doomed
-  std::map<int, int> num_of_length_;         // the same
   int64_t bytes_ = 0;
   int64_t reserved_ = 0;  // part of bytes_
   uint64_t tick_ = 0;     // uses: the clock by which savings fade

@@ -1,58 +1,16 @@
 #include "config/decode_defaults.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 
-#include "base/json_file.h"
 #include "config/limits.h"
+#include "config/model_defaults.h"
 
 namespace bicached {
 namespace {
 
-/// generation_config.json of a model folder; an empty object when there is none.
-class ModelDefaults {
- public:
-  explicit ModelDefaults(const std::string& folder)
-      : path_(std::filesystem::path(folder) / "generation_config.json"), json_({}) {
-    std::error_code ignored;
-    if (!std::filesystem::exists(path_, ignored)) return;
-    json_ = read_json_file(path_, ErrorCode::kInvalidModel);
-    if (!json_.is_object()) throw Error(ErrorCode::kInvalidModel, path_ + ": not a JSON object");
-  }
-
-  /// The number under `key`, in the range of the request field `field`; nothing: absent or null.
-  std::optional<double> number(const char* key, const char* field) const {
-    const auto found = json_.find(key);
-    if (found == json_.end() || found->is_null()) return std::nullopt;
-    if (!found->is_number()) {
-      throw Error(ErrorCode::kInvalidModel, where(key) + "is not a number but " + found->dump());
-    }
-    const double value = found->get<double>();
-    try {
-      check_field(field, value);
-    } catch (const Error& error) {
-      throw Error(ErrorCode::kInvalidModel, where(key) + error.what());
-    }
-    return value;
-  }
-
-  std::string text(const char* key) const {
-    const auto found = json_.find(key);
-    if (found == json_.end() || found->is_null()) return "";
-    if (!found->is_string()) {
-      throw Error(ErrorCode::kInvalidModel, where(key) + "is not a string but " + found->dump());
-    }
-    return found->get<std::string>();
-  }
-
- private:
-  std::string where(const char* key) const { return path_ + ": \"" + key + "\": "; }
-
-  std::string path_;
-  nlohmann::json json_;
-};
+/// By IntraCache.
+constexpr const char* kIntraCaches[] = {"none", "prefix", "dual", "adaptive"};
 
 /// The setting if it is set, else the model's value, else `fallback`.
 template <typename T>
@@ -98,12 +56,14 @@ int default_steps(const DecodeSettings& resolved, int gen_length) {
   return resolved.steps == 0 ? gen_length : std::min(resolved.steps, gen_length);
 }
 
+std::string intra_cache_name(IntraCache intra_cache) {
+  return kIntraCaches[static_cast<size_t>(intra_cache)];
+}
+
 std::optional<IntraCache> intra_cache_of(const std::string& name) {
-  if (name == "none") return IntraCache::kNone;
-  if (name == "prefix") return IntraCache::kPrefix;
-  if (name == "dual") return IntraCache::kDual;
-  if (name == "adaptive") return IntraCache::kAdaptive;
-  return std::nullopt;
+  const auto found = std::ranges::find(kIntraCaches, name);
+  if (found == std::end(kIntraCaches)) return std::nullopt;
+  return static_cast<IntraCache>(found - std::begin(kIntraCaches));
 }
 
 }  // namespace bicached

@@ -23,6 +23,9 @@ DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
 /// Steps of a request that names none, of resolved defaults: never more than there are tokens.
 int default_steps(const DecodeSettings& resolved, int gen_length);
 
+/// Its name, as in `intra_cache`.
+std::string intra_cache_name(IntraCache intra_cache);
+
 /// Of a checked name of `intra_cache`; nothing for "auto".
 std::optional<IntraCache> intra_cache_of(const std::string& name);
 

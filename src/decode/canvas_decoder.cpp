@@ -77,12 +77,9 @@ void CanvasDecoder::prepare_next() {
   state.refresh_due = next_.refresh;
   state.logits_shift = model_.logits_shift;
   state.reuse = reuse_;
-  next_.spans = plan_rows(state);
-  for (const RowSpan& span : next_.spans) {
-    next_.num_rows += span.end - span.begin;
-    next_.row_layers +=
-        static_cast<int64_t>(span.end - span.begin) * (model_.num_layers - span.enter_layer);
-  }
+  next_.groups = plan_rows(state);
+  for (const RowGroup& group : next_.groups) next_.num_rows += group.num_rows();
+  next_.row_layers = row_layers(next_.groups, model_.num_layers);
 }
 
 /// Whether a prefix or dual cache lets all rows behind the prefix run now.
@@ -109,21 +106,16 @@ int CanvasDecoder::num_logit_rows() const {
 
 void CanvasDecoder::append_to(Forward& forward, SlabId slab, const PrefixStates& prefix) const {
   const int first_group = static_cast<int>(forward.groups.size());
-  for (const RowSpan& span : next_.spans) {
-    RowGroup group;
+  for (RowGroup group : next_.groups) {
     group.slab = slab;
-    group.begin = span.begin;
-    group.end = span.end;
-    group.enter_layer = span.enter_layer;
-    group.key_end = canvas_.length();
-    if (span.enter_layer == 0) {
-      group.tokens.assign(canvas_.tokens().begin() + span.begin,
-                          canvas_.tokens().begin() + span.end);
+    if (group.enter_layer == 0) {
+      group.tokens.assign(canvas_.tokens().begin() + group.begin,
+                          canvas_.tokens().begin() + group.end);
     } else {
-      const bool own = has_run() && span.enter_layer == reuse_.refresh_depth;
+      const bool own = has_run() && group.enter_layer == reuse_.refresh_depth;
       group.enter_from = own && prefix.own != kNoId ? prefix.own : prefix.shared;
     }
-    const bool is_kept = reuse_.is_adaptive() || span.begin < reuse_.prefix_len;
+    const bool is_kept = reuse_.is_adaptive() || group.begin < reuse_.prefix_len;
     if (!has_run() && is_kept) group.capture_to = prefix.own;
     forward.groups.push_back(std::move(group));
   }
@@ -133,7 +125,7 @@ void CanvasDecoder::append_to(Forward& forward, SlabId slab, const PrefixStates&
     LogitRow row;
     row.row = std::max(0, position - model_.logits_shift);
     row.group = first_group;
-    while (row.row >= next_.spans[static_cast<size_t>(row.group - first_group)].end) ++row.group;
+    while (row.row >= next_.groups[static_cast<size_t>(row.group - first_group)].end) ++row.group;
     row.sampling = &request_.sampling;
     row.suppress_end_tokens = request_.decode.ignore_eos;
     row.uniform = counter_uniform(request_.sampling.seed, static_cast<uint64_t>(denoise_step_),
@@ -142,8 +134,29 @@ void CanvasDecoder::append_to(Forward& forward, SlabId slab, const PrefixStates&
   }
 }
 
-void CanvasDecoder::commit(std::span<const RowResult> results) {
-  last_commits_.clear();
+std::vector<Commit> CanvasDecoder::decide(std::span<const RowResult> results) const {
+  if (!next_.decides) return {};
+  std::vector<Candidate> candidates;
+  for (int position = block_begin_; position < block_end_; ++position) {
+    if (!canvas_.is_masked(position)) continue;
+    const RowResult& r = results[candidates.size()];
+    candidates.push_back({position, r.token, r.probability, r.margin, r.entropy});
+  }
+  if (candidates.empty()) return {};
+  std::vector<int> chosen = unmasker_->choose(candidates, progress_);
+  const bool may_be_empty = request_.decode.run_empty_steps && unmasker_->counts_steps() &&
+                            progress_.step < progress_.num_steps;
+  if (chosen.empty() && !may_be_empty) chosen.push_back(most_probable(candidates));
+  std::vector<Commit> commits;
+  for (const int i : chosen) {
+    const RowResult& r = results[static_cast<size_t>(i)];
+    commits.push_back({candidates[static_cast<size_t>(i)].position, r.token, r.probability, r.top});
+  }
+  return commits;
+}
+
+void CanvasDecoder::follow(std::vector<Commit> commits) {
+  last_commits_ = std::move(commits);
   ++stats_.num_forwards;
   stats_.num_refreshes += next_.refresh ? 1 : 0;
   stats_.row_layers += next_.row_layers;
@@ -153,38 +166,26 @@ void CanvasDecoder::commit(std::span<const RowResult> results) {
     forwards_since_refresh_ = 1;
     text_commits_at_refresh_ = text_commits_;
   }
+  if (at_block_start_) ++stats_.num_blocks;
   at_block_start_ = false;
   if (next_.decides) {
-    std::vector<Candidate> candidates;
-    for (int position = block_begin_; position < block_end_; ++position) {
-      if (!canvas_.is_masked(position)) continue;
-      const RowResult& r = results[candidates.size()];
-      candidates.push_back({position, r.token, r.probability, r.margin, r.entropy});
-    }
-    if (!candidates.empty()) {
-      std::vector<int> chosen = unmasker_->choose(candidates, progress_);
-      const bool may_be_empty = request_.decode.run_empty_steps && unmasker_->counts_steps() &&
-                                progress_.step < progress_.num_steps;
-      if (chosen.empty() && !may_be_empty) chosen.push_back(most_probable(candidates));
-      for (int i : chosen) {
-        record(results[static_cast<size_t>(i)], candidates[static_cast<size_t>(i)].position);
-      }
-    }
+    const int text_before = text_commits_;
+    for (const Commit& commit : last_commits_) record(commit);
+    if (text_commits_ > text_before) ++stats_.num_text_forwards;
     ++progress_.step;
     ++denoise_step_;
   }
   prepare_next();
 }
 
-void CanvasDecoder::record(const RowResult& result, int position) {
-  canvas_.commit(position, result.token);
-  if (!is_end_token(result.token)) ++text_commits_;
-  last_commits_.push_back({position, result.token, result.probability});
-  DecidedToken& decided = decided_[static_cast<size_t>(position - canvas_.generation_begin())];
+void CanvasDecoder::record(const Commit& commit) {
+  canvas_.commit(commit.position, commit.token);
+  if (!is_end_token(commit.token)) ++text_commits_;
   // A token of probability 0 (a biased draw) would have a log-probability that JSON can't hold.
   constexpr float kLowest = -9999.0f;
-  decided = {position, result.token,
-             result.probability > 0 ? std::log(result.probability) : kLowest, result.top};
+  decided_[static_cast<size_t>(commit.position - canvas_.generation_begin())] = {
+      commit.position, commit.token,
+      commit.probability > 0 ? std::log(commit.probability) : kLowest, commit.top};
 }
 
 /// Moves the end of the final text, and ends the request at an end token if it may.

@@ -15,10 +15,10 @@ namespace bicached {
 
 /// What the next forward of a canvas is, as the scheduler and the golden traces see it.
 struct PlannedForward {
-  std::vector<RowSpan> spans;
-  bool decides = true;    // false: its logits are thrown away (use_first_forward off)
-  bool refresh = false;   // the prefix takes part
-  bool in_block = false;  // runs only what the intra-request cache leaves: cheap
+  std::vector<RowGroup> groups;  // without slab, tokens and entries
+  bool decides = true;           // false: its logits are thrown away (use_first_forward off)
+  bool refresh = false;          // the prefix takes part
+  bool in_block = false;         // runs only what the intra-request cache leaves: cheap
   int num_rows = 0;
   int64_t row_layers = 0;  // sum of rows * layers
   int block = 0;
@@ -31,11 +31,12 @@ struct PrefixStates {
   EntryId own = kNoId;
 };
 
-/// A decision of the last forward.
+/// A decision of a forward.
 struct Commit {
   int position = 0;
   TokenId token = 0;
   float probability = 0.0f;
+  std::vector<TokenLogprob> top;  // when asked for
 };
 
 /// Decodes one request: canvas, blocks, refreshes, commits, end of text. Torch-free and without a
@@ -53,7 +54,11 @@ class CanvasDecoder {
   /// Adds the next forward's row groups and logit rows, on this slab.
   void append_to(Forward& forward, SlabId slab, const PrefixStates& prefix) const;
   /// Takes the results of the rows that `append_to` added, in order, and moves on.
-  void commit(std::span<const RowResult> results);
+  void commit(std::span<const RowResult> results) { follow(decide(results)); }
+  /// What `commit` would decide by these results.
+  std::vector<Commit> decide(std::span<const RowResult> results) const;
+  /// Moves on with these decisions, whoever made them.
+  void follow(std::vector<Commit> commits);
   /// How many logit rows `append_to` adds.
   int num_logit_rows() const;
 
@@ -75,7 +80,7 @@ class CanvasDecoder {
   bool runs_full_suffix() const;
   bool refresh_is_due() const;
   bool is_end_token(TokenId token) const;
-  void record(const RowResult& result, int position);
+  void record(const Commit& commit);
   void update_finish();
 
   const GenerateRequest& request_;

@@ -4,16 +4,20 @@
 
 namespace bicached {
 
-std::vector<RowSpan> plan_rows(const PlanState& state) {
-  std::vector<RowSpan> spans;
+std::vector<RowGroup> plan_rows(const PlanState& state) {
+  std::vector<RowGroup> groups;
   // Rows that enter behind the last layer don't run.
   const auto add = [&](int begin, int end, int enter_layer) {
     if (begin >= end || enter_layer >= state.num_layers) return;
-    if (!spans.empty() && spans.back().end == begin && spans.back().enter_layer == enter_layer) {
-      spans.back().end = end;
-    } else {
-      spans.push_back({begin, end, enter_layer});
+    if (!groups.empty() && groups.back().end == begin && groups.back().enter_layer == enter_layer) {
+      groups.back().end = end;
+      return;
     }
+    RowGroup& group = groups.emplace_back();
+    group.begin = begin;
+    group.end = end;
+    group.enter_layer = enter_layer;
+    group.key_end = state.length;
   };
   const Reuse& reuse = state.reuse;
   const int prefix_len = reuse.prefix_len;
@@ -33,7 +37,7 @@ std::vector<RowSpan> plan_rows(const PlanState& state) {
     }
     add(block_begin, state.block_end, 0);
     if (state.refresh_due) add(state.block_end, state.length, refresh_depth);
-    return spans;
+    return groups;
   }
 
   // Everything behind the prefix, or inside a block what the intra-request cache leaves.
@@ -42,7 +46,16 @@ std::vector<RowSpan> plan_rows(const PlanState& state) {
   const bool only_block = in_block && reuse.intra_cache == IntraCache::kDual;
   add(in_block ? std::max(prefix_len, block_begin) : prefix_len,
       only_block ? state.block_end : state.length, 0);
-  return spans;
+  return groups;
+}
+
+int64_t row_layers(std::span<const RowGroup> groups, int num_layers) {
+  int64_t sum = 0;
+  for (const RowGroup& group : groups) {
+    const int leave = group.leave_layer < 0 ? num_layers : group.leave_layer;
+    sum += int64_t{group.num_rows()} * (leave - group.enter_layer);
+  }
+  return sum;
 }
 
 }  // namespace bicached

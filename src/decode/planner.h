@@ -1,8 +1,9 @@
 #pragma once
 
+#include <span>
 #include <vector>
 
-#include "bicached/request.h"
+#include "bicached/denoiser.h"
 
 namespace bicached {
 
@@ -12,22 +13,15 @@ namespace bicached {
 /// forward, which computes them in context from there on. prefix_len 0: no prefix is shared.
 /// depth 0: reuse inside the request only.
 ///
-/// They are computed again, in a *refresh*, after `refresh_interval` forwards or `refresh_commits`
-/// committed text tokens, from `refresh_depth` on: below it the K/V of the first forward stay
-/// (those of the entry too, so that one below `depth` counts as `depth`). End tokens don't count:
-/// with the demonstration model the decisions that follow them are those of a recomputed prefix,
-/// and a quota decoder commits them first.
+/// A refresh computes them again from `refresh_depth` on: below it the K/V of the first forward
+/// stay (those of the entry too, so that one below `depth` counts as `depth`).
 ///
 /// With IntraCache::kAdaptive the same holds for all positions outside the active block: between
 /// refreshes only the block runs, and in a refresh those whose token is still that of the first
 /// forward enter at `refresh_depth`.
-struct Reuse {
+struct Reuse : InsidePlan {
   int prefix_len = 0;
   int depth = 0;
-  int refresh_depth = 0;
-  int refresh_interval = 16;
-  int refresh_commits = 1;
-  IntraCache intra_cache = IntraCache::kNone;
 
   bool is_adaptive() const { return intra_cache == IntraCache::kAdaptive; }
   /// How many leading positions of a canvas of `length` the first forward has to leave hidden
@@ -52,16 +46,12 @@ struct PlanState {
   Reuse reuse;
 };
 
-/// Rows [begin, end) that enter at a layer.
-struct RowSpan {
-  int begin = 0;
-  int end = 0;
-  int enter_layer = 0;
-  bool operator==(const RowSpan&) const = default;
-};
-
 /// Which rows of the canvas the next forward runs: the whole table of DESIGN 2, and the only place
-/// that knows the caching techniques. Spans ascend by `begin` and don't overlap.
-std::vector<RowSpan> plan_rows(const PlanState& state);
+/// that knows the caching techniques. Groups ascend by `begin` and don't overlap; slab, tokens and
+/// entries are left to who knows them.
+std::vector<RowGroup> plan_rows(const PlanState& state);
+
+/// Rows times the layers they run.
+int64_t row_layers(std::span<const RowGroup> groups, int num_layers);
 
 }  // namespace bicached

@@ -72,24 +72,29 @@ struct Engine::Impl {
         capacity_tokens(denoiser->capacity_tokens()),
         jobs(static_cast<size_t>(settings_in.max_queued) + kCommandPlaces),
         finished(1),
-        scheduler(settings_in),
-        cache(*denoiser, cache_settings, stats) {
+        cache(*denoiser, cache_settings),
+        scheduler(settings_in) {
     stats.slab_tokens_capacity = capacity_tokens;
     update_gauges();
   }
 
-  /// A request's canvas in a forward.
+  /// A request's canvas in a forward, with its probe.
   class CanvasPart final : public ForwardPart {
    public:
     CanvasPart(Impl& engine, Sequence& sequence) : engine_(engine), sequence_(sequence) {}
-    int num_rows() const override { return sequence_.decoder->next().num_rows; }
-    int num_logit_rows() const override { return sequence_.decoder->num_logit_rows(); }
-    void append_to(Forward& forward) override {
-      sequence_.decoder->append_to(forward, sequence_.slab, sequence_.cache.states());
+    int num_rows() const override { return sequence_.num_rows(); }
+    int num_logit_rows() const override {
+      const Shadow* shadow = sequence_.cache.shadow.get();
+      return sequence_.decoder->num_logit_rows() + (shadow ? shadow->num_logit_rows() : 0);
+    }
+    void append_to(Forward& forward) const override {
+      sequence_.decoder->append_to(forward, sequence_.slab.id(), sequence_.cache.states());
+      if (sequence_.cache.shadow) sequence_.cache.shadow->append_to(forward);
     }
     void commit(std::span<const RowResult> results) override {
       engine_.take_results(sequence_, results);
     }
+    bool shed() override { return sequence_.drop_probe(); }
     void fail(ErrorCode code, const std::string& why) override {
       engine_.fail(sequence_, code, why);
     }
@@ -116,7 +121,7 @@ struct Engine::Impl {
   void drop_cancelled_and_expired();
   Placement place(Sequence& sequence);
   Placement try_place(Sequence& sequence);
-  std::optional<SlabId> open_slab(int num_tokens);
+  SlabLease open_slab(int num_tokens);
   void count(const Forward& forward, Clock::duration took);
   void take_results(Sequence& sequence, std::span<const RowResult> results);
   void publish(Sequence& sequence);
@@ -136,8 +141,8 @@ struct Engine::Impl {
   std::atomic<bool> aborted{false};
   std::atomic<int64_t> mean_request_us{1000000};  // of finished requests, for Retry-After
   EngineStats stats;
-  Scheduler scheduler;
-  PrefixCache cache;                     // before the denoiser goes, its slabs and entries do
+  PrefixCache cache;
+  Scheduler scheduler;                   // its sequences hold slabs and entries: it goes first
   std::vector<CanvasPart> canvas_parts;  // of the forward that runs
   Clock::time_point saved_state = Clock::now();
   std::thread thread;
@@ -147,14 +152,13 @@ struct Engine::Impl {
 
 void Engine::Impl::loop() {
   while (take_new_requests()) step();
-  cache.sweep();
   cache.save_state();
   finished.try_push(true);
 }
 
 /// Sleeps while there is no work, until it is time to save. False: closed, and no request is left.
 bool Engine::Impl::take_new_requests() {
-  const bool busy = !scheduler.empty() || (cache.has_work() && !draining);
+  const bool busy = !scheduler.empty() || (cache.is_making() && !draining);
   std::optional<Job> job = busy                  ? jobs.try_pop()
                            : cache.has_unsaved() ? jobs.pop_until(saved_state + kSaveInterval)
                                                  : jobs.pop();
@@ -170,7 +174,7 @@ void Engine::Impl::arrive(std::unique_ptr<Sequence> arriving) {
   Sequence& sequence = *arriving;
   scheduler.enqueue(std::move(arriving));
   try {
-    sequence.cache = cache.arrive(sequence.request);
+    cache.arrive(sequence.request, sequence.cache);
   } catch (const std::exception& e) {
     log_error(std::string("a request could not be taken in: ") + e.what());
     fail(sequence, code_of(e), e.what());
@@ -183,7 +187,6 @@ void Engine::Impl::step() {
       Clock::now(), [this](const Sequence& s) { return cache.is_hot(s.request, s.cache); },
       [this](Sequence& sequence) { return place(sequence); });
   decode(select());
-  cache.sweep();
   if (Clock::now() - saved_state > kSaveInterval) {
     cache.save_state();
     saved_state = Clock::now();
@@ -195,8 +198,7 @@ void Engine::Impl::step() {
 #endif
 }
 
-/// What takes part in the next forward: entries that requests wait for, then the requests
-/// themselves, and probes where room is left.
+/// What takes part in the next forward: entries that are made, then the requests.
 std::vector<ForwardPart*> Engine::Impl::select() {
   int room = settings.max_rows_per_forward;
   std::vector<ForwardPart*> parts = cache.making(room);
@@ -204,11 +206,8 @@ std::vector<ForwardPart*> Engine::Impl::select() {
   canvas_parts.clear();
   for (Sequence* sequence : scheduler.select(Clock::now(), room)) {
     canvas_parts.emplace_back(*this, *sequence);
-    room -= canvas_parts.back().num_rows();
   }
   for (CanvasPart& part : canvas_parts) parts.push_back(&part);
-  const std::vector<ForwardPart*> probes = cache.probing(room, parts.empty());
-  parts.insert(parts.end(), probes.begin(), probes.end());
   return parts;
 }
 
@@ -225,6 +224,8 @@ void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
       decode(parts);
     } else if (parts.size() > 1) {
       for (ForwardPart* part : parts) decode({part});
+    } else if (parts[0]->shed()) {
+      decode(parts);
     } else {
       parts[0]->fail(code_of(e), e.what());
     }
@@ -293,11 +294,11 @@ Placement Engine::Impl::try_place(Sequence& sequence) {
   if (cache.prepare(sequence.request, sequence.cache) == Readiness::kWaitsForEntry) {
     return Placement::kWaitsForEntry;
   }
-  const std::optional<SlabId> slab = open_slab(sequence.num_tokens());
+  SlabLease slab = open_slab(sequence.num_tokens());
   if (!slab) return Placement::kNoRoom;
-  sequence.slab = *slab;
+  sequence.slab = std::move(slab);
   --stats.queued;
-  cache.take_up(sequence.request, sequence.cache, *slab);
+  cache.take_up(sequence.request, sequence.cache, sequence.slab.id());
   sequence.admitted = sequence.last_forward = Clock::now();
   sequence.decoder.emplace(sequence.request, info, sequence.cache.reuse);
   stats.prompt_tokens += sequence.decoder->stats().prompt_tokens;
@@ -305,28 +306,31 @@ Placement Engine::Impl::try_place(Sequence& sequence) {
 }
 
 /// Requests go before probes.
-std::optional<SlabId> Engine::Impl::open_slab(int num_tokens) {
-  std::optional<SlabId> slab = denoiser->open_slab(num_tokens);
-  while (!slab && cache.make_room()) slab = denoiser->open_slab(num_tokens);
+SlabLease Engine::Impl::open_slab(int num_tokens) {
+  SlabLease slab(*denoiser, num_tokens);
+  while (!slab && scheduler.any_running([](Sequence& s) { return s.drop_probe(); })) {
+    slab = SlabLease(*denoiser, num_tokens);
+  }
   return slab;
 }
 
 void Engine::Impl::count(const Forward& forward, Clock::duration took) {
   stats.busy_us += micros(took);
   ++stats.forwards;
-  for (const RowGroup& group : forward.groups) {
-    stats.rows += group.num_rows();
-    stats.row_layers +=
-        static_cast<int64_t>(group.num_rows()) * (info.num_layers - group.enter_layer);
-  }
+  for (const RowGroup& group : forward.groups) stats.rows += group.num_rows();
+  stats.row_layers += row_layers(forward.groups, info.num_layers);
   stats.logit_rows += static_cast<int64_t>(forward.logit_rows.size());
 }
 
 void Engine::Impl::take_results(Sequence& sequence, std::span<const RowResult> results) {
   CanvasDecoder& decoder = *sequence.decoder;
-  cache.observe(sequence.cache, decoder, results);
   const int before = decoder.canvas().num_masked(), refreshes = decoder.stats().num_refreshes;
-  decoder.commit(results);
+  const auto num_own = static_cast<size_t>(decoder.num_logit_rows());
+  const auto own = results.first(num_own);
+  decoder.commit(own);
+  if (Shadow* shadow = sequence.cache.shadow.get()) {
+    shadow->follow(results.subspan(num_own), own, decoder.last_commits());
+  }
   stats.tokens_committed += before - decoder.canvas().num_masked();
   stats.refreshes += decoder.stats().num_refreshes - refreshes;
   sequence.last_forward = Clock::now();
@@ -351,7 +355,7 @@ void Engine::Impl::publish(Sequence& sequence) {
   }
   update.index = sequence.index;
   update.stats = decoder.stats();
-  update.stats.cache = sequence.cache.policy == "off" ? "off"
+  update.stats.cache = !sequence.cache.policy->reuses ? "off"
                        : sequence.cache.held          ? "hit"
                                                       : "miss";
   update.stats.cached_tokens = sequence.cache.reuse.depth > 0 ? sequence.cache.reuse.prefix_len : 0;
@@ -379,21 +383,19 @@ void Engine::Impl::fail(const Sequence& sequence, ErrorCode code, const std::str
   fail(scheduler.take_if([&](const Sequence& s) { return &s == &sequence; }), code, why);
 }
 
-/// Gives back what a sequence holds; the last of a job ends its stream.
+/// Accounts for a sequence that goes, with what it holds; the last of a job ends its stream.
 void Engine::Impl::close(Sequence& sequence) {
-  cache.release(sequence.cache, sequence.decoder ? &sequence.decoder->stats() : nullptr);
-  if (sequence.slab != kNoId) {
-    denoiser->close_slab(sequence.slab);
-  } else {
-    --stats.queued;
-  }
+  const auto& decoder = sequence.decoder;
+  cache.finish(sequence.cache, decoder ? decoder->stats() : GenerationStats{},
+               decoder && decoder->finished());
+  if (!sequence.slab) --stats.queued;
+  sequence.release();
   if (--sequence.stream->num_open == 0) sequence.stream->updates.close();
 }
 
 void Engine::Impl::update_gauges() {
   stats.running = scheduler.num_running();
   stats.slab_tokens_used = capacity_tokens - denoiser->free_tokens();
-  cache.update_gauges();
 }
 
 // --- Any thread --------------------------------------------------------------------------------
@@ -534,6 +536,8 @@ int Engine::clear_cache(bool forget_probes) {
 }
 
 const EngineStats& Engine::stats() const { return impl_->stats; }
+
+const CacheStats& Engine::cache_stats() const { return impl_->cache.stats(); }
 
 const ModelInfo& Engine::model() const { return impl_->info; }
 

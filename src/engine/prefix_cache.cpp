@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <climits>
+#include <cstdio>
 
+#include "base/log.h"
 #include "bicached/error.h"
-#include "engine/prefix_cache_parts.h"
+#include "config/reuse_start.h"
 
 namespace bicached {
 namespace {
@@ -14,18 +16,16 @@ constexpr size_t kTreeTokens = size_t{1} << 20;
 /// A longer prefix than the stored one gets an entry of its own only from this factor on, so that a
 /// conversation that grows turn by turn makes few.
 constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
-/// So many probes spare hopeless tests for each that spares nothing.
-constexpr int kSparingProbes = 7;
-/// Models of at most so many layers can be entered before every one of them.
-constexpr int kAllDepths = 16;
-/// A probe's own states take at most this part of the budget, else only the shared depth is probed.
-constexpr int kProbeShare = 4;
-/// An entry that is probed within so many uses is made whole at once, not twice.
-constexpr int kSoon = 10;
+/// Prefixes whose forward failed that are remembered.
+constexpr size_t kMaxFailed = 1000;
 
 int total_len(const GenerateRequest& request) {
   return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
          request.gen_length;
+}
+
+std::span<const TokenId> prefix_of(const GenerateRequest& request, int length) {
+  return std::span<const TokenId>(request.prompt_ids).first(static_cast<size_t>(length));
 }
 
 /// What a request did not run thanks to the shared entry. The first of its forwards counts as a
@@ -36,101 +36,102 @@ int64_t saved_row_layers(const Reuse& reuse, int num_refreshes) {
   return reuse.prefix_len * (reuse.depth + int64_t{num_refreshes - 1} * in_refresh);
 }
 
-DepthPolicyParams policy_params(const GenerateRequest& request, const CacheSettings& settings,
-                                const std::optional<DepthTable>& table) {
-  return {request.cache.depth.value_or(settings.depth), table ? &*table : nullptr,
-          settings.max_disagreement};
+std::string megabytes(int64_t bytes) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) * 1e-6);
+  return text;
 }
 
-}  // namespace
+std::optional<DepthTable> load_table(const CacheSettings& settings, int num_layers) {
+  if (settings.depth_table.empty()) return std::nullopt;
+  return DepthTable::load(settings.depth_table, num_layers);
+}
 
-std::vector<int> entry_depths(const CacheSettings& settings, const DepthTable* table,
-                              int num_layers) {
-  std::vector<int> depths = settings.more_depths;
-  if (settings.policy == "fixed") {
-    depths.push_back(settings.depth);
-  } else if (settings.policy == "table" && table) {
-    for (const DepthTable::Step& step : table->steps) depths.push_back(step.depth);
-  } else {
-    // Every one costs a hidden state a token: all of a shallow model, else eight, evenly spread.
-    const int spread = num_layers <= kAllDepths ? 1 : (num_layers + 7) / 8;
-    const int step = settings.policy == "full" ? num_layers : spread;
-    for (int depth = num_layers; depth > 0; depth -= step) depths.push_back(depth);
-  }
+void check_layers(const char* name, int layers, int num_layers) {
+  if (layers <= num_layers) return;
+  throw Error(ErrorCode::kInvalidSettings,
+              std::string(name) + " is " + std::to_string(layers) + "; the model has " +
+                  std::to_string(num_layers) + " layers",
+              name);
+}
+
+/// Depths at which an entry can be entered: what the server's policy can choose, and what else is
+/// wanted. Every one costs a hidden state a token.
+std::vector<int> entry_depths(const DepthPolicyInfo& policy, const CacheSettings& settings,
+                              const DepthTable* table, int num_layers) {
+  std::vector<int> depths = policy.depths({settings.depth, table}, num_layers);
+  depths.insert(depths.end(), settings.more_depths.begin(), settings.more_depths.end());
   std::erase_if(depths, [&](int depth) { return depth < 1 || depth > num_layers; });
   std::ranges::sort(depths);
   depths.erase(std::ranges::unique(depths).begin(), depths.end());
   return depths;
 }
 
-PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings, EngineStats& stats)
-    : denoiser_(denoiser),
-      settings_(settings),
-      stats_(stats),
-      info_(denoiser.info()),
-      tree_(kTreeTokens),
-      store_(settings.cache_bytes, info_.fingerprint),
-      probe_stats_({}) {
-  if (!settings_.depth_table.empty()) {
-    table_ = DepthTable::load(settings_.depth_table);
-    if (table_->num_layers != info_.num_layers) {
-      throw Error(ErrorCode::kInvalidSettings,
-                  settings_.depth_table + ": the table is for a model of " +
-                      std::to_string(table_->num_layers) + " layers; this one has " +
-                      std::to_string(info_.num_layers),
-                  "depth_table");
-    }
+ReuseLearner::Settings learner_settings(const CacheSettings& settings,
+                                        const std::vector<int>& depths, int num_layers) {
+  ReuseLearner::Settings out;
+  out.num_layers = num_layers;
+  for (const DepthPolicyInfo& policy : depth_policy_table()) {
+    if (policy.learns) out.depths = policy.depths({}, num_layers);
   }
-  if (settings_.policy == "table" && !table_) {
-    throw Error(ErrorCode::kInvalidSettings,
-                "cache_policy is table, which needs a file in depth_table", "depth_table");
-  }
-  const auto check_depth = [this](const char* name, int depth) {
-    if (depth <= info_.num_layers) return;
-    throw Error(ErrorCode::kInvalidSettings,
-                std::string(name) + " is " + std::to_string(depth) + "; the model has " +
-                    std::to_string(info_.num_layers) + " layers",
-                name);
-  };
-  if (settings_.policy == "fixed") check_depth("cache_depth", settings_.depth);
-  check_depth("refresh_depth", settings_.refresh_depth);
-  depths_ = entry_depths(settings_, table_ ? &*table_ : nullptr, info_.num_layers);
-  if (!depths_.empty()) {
-    spec_.max_depth = depths_.back();
-    spec_.boundaries = depths_;
-    if (spec_.boundaries.back() == info_.num_layers) spec_.boundaries.pop_back();
-  }
-  probe_stats_ = ProbeStats(
-      {depths_, settings_.max_disagreement, settings_.probe_first, settings_.probe_rate});
-  load_state();
+  std::erase_if(out.depths, [&](int depth) { return !std::ranges::binary_search(depths, depth); });
+  out.start = settings.start;
+  out.max_disagreement = settings.max_disagreement;
+  out.probe_budget = settings.probe_budget;
+  out.surveys = settings.surveys;
+  return out;
 }
 
-PrefixCache::~PrefixCache() = default;
+}  // namespace
+
+PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
+    : denoiser_(denoiser),
+      settings_(settings),
+      info_(denoiser.info()),
+      table_(load_table(settings, info_.num_layers)),
+      policy_(find_depth_policy(settings.deterministic ? "off" : settings.policy)),
+      depths_(entry_depths(policy_, settings, table_ ? &*table_ : nullptr, info_.num_layers)),
+      tree_(kTreeTokens),
+      store_(settings.cache_bytes, info_.fingerprint),
+      learner_(learner_settings(settings, depths_, info_.num_layers)) {
+  check_layers("cache_depth", settings_.depth, info_.num_layers);
+  check_layers("refresh_depth", settings_.refresh_depth, info_.num_layers);
+  make_policy(policy_, std::nullopt);  // throws where it is not possible
+  load_state();
+  update_gauges();
+}
+
+std::shared_ptr<const DepthPolicy> PrefixCache::make_policy(const DepthPolicyInfo& policy,
+                                                            std::optional<int> depth) const {
+  return policy.make({depth.value_or(settings_.depth), table_ ? &*table_ : nullptr});
+}
 
 void PrefixCache::check(const GenerateRequest& request) const {
   if (request.cache.policy.empty()) return;
-  make_depth_policy(request.cache.policy, policy_params(request, settings_, table_));
+  make_policy(find_depth_policy(request.cache.policy), request.cache.depth);
 }
 
-// --- A request's way ---------------------------------------------------------------------------
+// --- Which prefix ------------------------------------------------------------------------------
 
-CacheUse PrefixCache::arrive(const GenerateRequest& request) {
-  CacheUse use;
-  use.policy = request.cache.policy.empty() ? settings_.policy : request.cache.policy;
-  if (use.policy == "off") return use;
-  use.candidates = candidates(request, tree_.add(request.cache.salt, request.prompt_ids));
-  return use;
+void PrefixCache::arrive(const GenerateRequest& request, CacheUse& use) {
+  const std::string& asked = request.cache.policy;
+  use.policy = request.cache.deterministic ? &find_depth_policy("off")
+               : asked.empty()             ? &policy_
+                                           : &find_depth_policy(asked);
+  use.depth_policy = make_policy(*use.policy, request.cache.depth);
+  use.kind = request_kind(request);
+  if (!use.policy->reuses) return;
+  find_candidates(request, use);
+  if (use.policy->learns) {
+    const CacheUse::Candidate* prefix = choose_prefix(request, use);
+    learner_.count_use(subject_of(request, use, prefix));
+  }
 }
 
-bool PrefixCache::is_hot(const GenerateRequest& request, const CacheUse& use) {
-  const StoredPrefix* stored = longest_stored(request, use);
-  return stored && stored->num_users > 0;
-}
-
-/// Lengths that others may share, ascending: what the client says, the ends of messages, or for a
-/// raw prompt the points at which recent prompts part from it.
-std::vector<int> PrefixCache::candidates(const GenerateRequest& request,
-                                         std::span<const PathStep> path) const {
+/// Lengths that others may share: what the client says, the ends of messages, or for a raw prompt
+/// the points at which recent prompts part from it.
+void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use) {
+  const std::vector<PathStep> path = tree_.add(request.cache.salt, request.prompt_ids);
   std::vector<int> lengths = request.prefix_boundaries;
   if (request.cache.prefix_len) {
     lengths = {*request.cache.prefix_len};
@@ -141,212 +142,378 @@ std::vector<int> PrefixCache::candidates(const GenerateRequest& request,
   }
   // The row that serves the first masked position must not be one of the prefix.
   const int longest = static_cast<int>(request.prompt_ids.size()) - info_.logits_shift;
-  std::erase_if(lengths,
-                [&](int length) { return length > longest || length < settings_.min_prefix_len; });
-  return lengths;
-}
-
-StoredPrefix* PrefixCache::longest_stored(const GenerateRequest& request, const CacheUse& use) {
-  const std::span<const TokenId> ids(request.prompt_ids);
-  for (auto length = use.candidates.rbegin(); length != use.candidates.rend(); ++length) {
-    if (!store_.has_length(*length)) continue;
-    StoredPrefix* found = store_.find(request.cache.salt, ids.first(static_cast<size_t>(*length)));
-    if (found) return found;
+  for (const int length : lengths) {
+    if (length > longest || length < settings_.min_prefix_len) continue;
+    use.candidates.push_back({length, uses_at(path, length),
+                              store_.key_of(request.cache.salt, prefix_of(request, length))});
   }
-  return nullptr;
 }
 
-/// The candidate that deserves an entry, by the tokens that recent prompts could have shared; 0:
-/// none.
-int PrefixCache::worth_making(const CacheUse& use, std::span<const PathStep> path,
-                              int stored) const {
-  int best = 0;
+StoredPrefix* PrefixCache::stored(const GenerateRequest& request,
+                                  const CacheUse::Candidate& candidate) {
+  return store_.find(candidate.key, request.cache.salt, prefix_of(request, candidate.length));
+}
+
+bool PrefixCache::is_hot(const GenerateRequest& request, const CacheUse& use) {
+  return std::ranges::any_of(use.candidates, [&](const CacheUse::Candidate& candidate) {
+    const StoredPrefix* found = stored(request, candidate);
+    return found && found->num_users > 0;
+  });
+}
+
+/// The longest that is stored or worth it, by the tokens that recent prompts could have shared.
+const CacheUse::Candidate* PrefixCache::longest_worth_storing(const GenerateRequest& request,
+                                                              const CacheUse& use) {
+  const CacheUse::Candidate* best = nullptr;
+  for (const CacheUse::Candidate& candidate : use.candidates) {
+    if (stored(request, candidate)) best = &candidate;
+  }
+  const int64_t stored_len = best ? best->length : 0;
   int64_t most = 0;
-  for (const int length : use.candidates) {
-    const int uses = uses_at(path, length);
-    const bool grows = int64_t{length} * kGrowthDenominator >= int64_t{stored} * kGrowthNumerator;
-    const int64_t shared = int64_t{length} * uses;
-    if (uses < settings_.min_uses || !grows || shared <= most) continue;
-    best = length;
+  for (const CacheUse::Candidate& candidate : use.candidates) {
+    const int64_t length = candidate.length, shared = length * candidate.uses;
+    const bool grows = length * kGrowthDenominator >= stored_len * kGrowthNumerator;
+    if (candidate.uses < settings_.min_uses || !grows || shared <= most) continue;
+    best = &candidate;
     most = shared;
   }
   return best;
 }
 
-/// The prefix of the request that is looked at. Hashing it once is enough.
-void PrefixCache::aim_at(const GenerateRequest& request, CacheUse& use, int prefix_len) const {
-  if (prefix_len == use.reuse.prefix_len) return;
-  const auto prefix =
-      std::span<const TokenId>(request.prompt_ids).first(static_cast<size_t>(prefix_len));
-  use.reuse.prefix_len = prefix_len;
-  use.line = prefix_line(request.cache.salt, prefix, store_.key_of(request.cache.salt, prefix));
-  use.kind = CanvasKind::of(prefix_len, total_len(request), request.gen_length);
+/// The one to reuse, or else to learn about. Null: none.
+const CacheUse::Candidate* PrefixCache::choose_prefix(const GenerateRequest& request,
+                                                      const CacheUse& use) {
+  if (!use.policy->learns) return longest_worth_storing(request, use);
+  const CacheUse::Candidate *best = nullptr, *most_shared = nullptr;
+  int64_t most_saved = 0, most = 0;
+  for (const CacheUse::Candidate& candidate : use.candidates) {
+    if (candidate.uses < settings_.min_uses) continue;
+    const int64_t length = candidate.length;
+    const int64_t saved = length * choose_depth(request, use, candidate);
+    if (saved > most_saved) best = &candidate;
+    most_saved = std::max(most_saved, saved);
+    if (length * candidate.uses > most) most_shared = &candidate;
+    most = std::max(most, length * candidate.uses);
+  }
+  return best ? best : most_shared;
 }
 
-/// Whether the request is to be probed, or nothing is known that it could go by.
-bool PrefixCache::teaches(const CacheUse& use) {
-  return use.policy == "measured" &&
-         (!probe_stats_.knows(use.line, use.kind) || probe_stats_.is_due(use.line, use.kind));
+ReuseLearner::Subject PrefixCache::subject_of(const GenerateRequest& request, const CacheUse& use,
+                                              const CacheUse::Candidate* prefix) const {
+  ReuseLearner::Subject subject;
+  if (prefix) subject.prefix = prefix->key;
+  subject.kind = use.kind;
+  subject.length = total_len(request);
+  subject.prefix_len = prefix ? prefix->length : 0;
+  subject.block_length = request.decode.block_length;
+  subject.inside_is_given = inside_is_given(request);
+  return subject;
 }
 
-/// What an entry has to have, given that there is one of depth `has`.
-int PrefixCache::depth_to_make(const GenerateRequest& request, const CacheUse& use, int has) {
-  if (teaches(use)) return spec_.max_depth;
-  const int depth = choose_depth(request, use);
-  if (use.policy != "measured" || depth <= has) return depth;
-  return probe_stats_.is_due(use.line, use.kind, kSoon) ? spec_.max_depth : depth;
-}
+// --- How it is reused --------------------------------------------------------------------------
 
 /// What the policy says, down to a depth that entries keep.
-int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& use) const {
-  const auto policy = make_depth_policy(use.policy, policy_params(request, settings_, table_));
-  const int wanted = policy->choose({use.reuse.prefix_len, total_len(request), info_.num_layers,
-                                     depths_, probe_stats_.depths(use.line, use.kind)});
-  const auto above = std::ranges::upper_bound(depths_, wanted);
+int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& use,
+                              const CacheUse::Candidate& prefix) const {
+  PrefixUse about{prefix.length, total_len(request), info_.num_layers, 0};
+  if (use.policy->learns) about.proven_depth = learner_.depth(prefix.key, use.kind);
+  const auto above = std::ranges::upper_bound(depths_, use.depth_policy->choose(about));
   return above == depths_.begin() ? 0 : *std::prev(above);
 }
 
-/// What a request reuses of its own forwards, also where no prefix is shared.
-Reuse PrefixCache::choose_inside(const GenerateRequest& request, const CacheUse& use) const {
-  const int unlimited = INT_MAX;
-  const int commits = settings_.refresh_commits < 1 ? unlimited : settings_.refresh_commits;
-  Reuse reuse;
-  reuse.refresh_interval = request.cache.refresh_interval.value_or(settings_.refresh_interval);
-  reuse.refresh_commits = request.cache.refresh_commits.value_or(commits);
-  reuse.intra_cache = request.decode.intra_cache.value_or(
-      use.policy == "off" ? IntraCache::kNone : IntraCache::kAdaptive);
-  const int refresh_depth = use.policy == "measured" ? 0 : settings_.refresh_depth;
-  reuse.refresh_depth =
-      std::min(request.cache.refresh_depth.value_or(refresh_depth), info_.num_layers);
-  return reuse;
+/// Whether client or operator named a part of the plan inside a request, which then nobody learns.
+bool PrefixCache::inside_is_given(const GenerateRequest& request) const {
+  const CacheParams& cache = request.cache;
+  return request.decode.intra_cache || cache.refresh_interval || cache.refresh_commits ||
+         cache.refresh_depth || settings_.refresh_interval != kPlansOwn ||
+         settings_.refresh_commits != kPlansOwn || settings_.refresh_depth != kPlansOwn;
+}
+
+InsidePlan PrefixCache::choose_inside(const GenerateRequest& request, const CacheUse& use) const {
+  if (request.cache.deterministic || settings_.deterministic) return {};
+  InsidePlan plan;
+  if (use.policy->learns) {
+    plan = learner_.inside(use.kind);
+  } else if (use.policy->reuses) {
+    plan = settings_.start.plan;
+  }
+  const auto intra = request.decode.intra_cache;
+  if (intra && *intra != plan.intra_cache) plan = default_plan(*intra);
+  const auto given = [](std::optional<int> of_request, int of_server, int of_plan) {
+    return of_request.value_or(of_server == kPlansOwn ? of_plan : of_server);
+  };
+  const CacheParams& cache = request.cache;
+  plan.refresh_interval =
+      std::max(1, given(cache.refresh_interval, settings_.refresh_interval, plan.refresh_interval));
+  plan.refresh_commits =
+      given(cache.refresh_commits, settings_.refresh_commits, plan.refresh_commits);
+  if (plan.refresh_commits == 0) plan.refresh_commits = INT_MAX;
+  plan.refresh_depth = std::min(
+      given(cache.refresh_depth, settings_.refresh_depth, plan.refresh_depth), info_.num_layers);
+  return plan;
 }
 
 Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
-  use.reuse = choose_inside(request, use);
+  use.reuse = {choose_inside(request, use)};
   use.offered = nullptr;
-  if (use.policy == "off") return Readiness::kReady;
+  use.trial.reset();
+  if (!use.policy->reuses) return Readiness::kReady;
   const std::vector<PathStep> path = tree_.find(request.cache.salt, request.prompt_ids);
-  use.candidates = candidates(request, path);
-  if (use.candidates.empty()) return Readiness::kReady;
+  for (CacheUse::Candidate& candidate : use.candidates) {
+    candidate.uses = uses_at(path, candidate.length);  // others may have come meanwhile
+  }
+  const CacheUse::Candidate* prefix = choose_prefix(request, use);
+  if (use.policy->learns) use.trial = learner_.next_trial(subject_of(request, use, prefix));
+  // Also where nothing is shared yet, the beginning may be reused from one forward to the next.
+  if (!use.candidates.empty()) use.reuse.prefix_len = use.candidates.back().length;
+  if (!prefix || (use.trial && !use.trial->is_shared)) return Readiness::kReady;
 
-  const std::span<const TokenId> ids(request.prompt_ids);
-  StoredPrefix* stored = longest_stored(request, use);
-  const int stored_len = stored ? stored->spec.prefix_len : 0;
-  const int longer = worth_making(use, path, stored_len);
-  if (const int wanted = longer > 0 ? longer : stored_len; wanted > 0) {
-    aim_at(request, use, wanted);
-    const int has = wanted == stored_len ? stored->spec.max_depth : 0;
-    if (const int depth = depth_to_make(request, use, has); depth > has) {
-      const auto prefix = ids.first(static_cast<size_t>(wanted));
-      begin_making(request.cache.salt, prefix, depth, false);
-      stored = longest_stored(request, use);  // others may have gone to make room
-    }
+  const int wanted = choose_depth(request, use, *prefix);
+  const int tried = use.trial ? learner_.depth_step(use.trial->step) : 0;
+  StoredPrefix* entry = stored(request, *prefix);
+  if (const int depth = std::max(wanted, tried); depth > (entry ? entry->spec.max_depth : 0)) {
+    const auto ids = prefix_of(request, prefix->length);
+    const bool begun = begin_making(request.cache.salt, ids, prefix->key, depth, false) != nullptr;
+    if (begun && wanted < depth) learner_.spend(int64_t{prefix->length} * depth);
+    entry = stored(request, *prefix);  // others may have gone to make room
   }
-  const int length = stored ? stored->spec.prefix_len : longer > 0 ? longer : use.candidates.back();
-  aim_at(request, use, length);
-  const int depth = stored ? std::min(choose_depth(request, use), stored->spec.max_depth) : 0;
-  if (stored && stored->ready) {
-    use.reuse.depth = depth;
-    use.offered = stored;
+  use.reuse.prefix_len = prefix->length;
+  if (!entry) {
+    use.trial.reset();
+    return Readiness::kReady;
   }
-  if (use.policy == "measured" && !request.cache.refresh_depth) {
-    use.reuse.refresh_depth = probe_stats_.safe_refresh_depth(use.line, use.kind);
+  const int depth = std::min(wanted, entry->spec.max_depth);
+  if (!entry->ready) {
+    use.trial.reset();
+    return depth > 0 ? Readiness::kWaitsForEntry : Readiness::kReady;
   }
-  if (!stored || stored->ready) return Readiness::kReady;
-  return depth > 0 || teaches(use) ? Readiness::kWaitsForEntry : Readiness::kReady;
+  use.offered = entry;
+  use.reuse.depth = depth;
+  if (tried > entry->spec.max_depth) use.trial.reset();
+  return Readiness::kReady;
 }
 
 void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId slab) {
-  if (use.policy == "off") return;
-  use.slab = slab;
-  use.held = std::exchange(use.offered, nullptr);
-  ++(use.held ? stats_.cache_hits : stats_.cache_misses);
-  if (use.held) {
-    store_.acquire(*use.held);
-    ++use.held->hits;
+  if (!use.policy->reuses) return;
+  ++(use.offered ? stats_.hits : stats_.misses);
+  if (use.offered) {
+    ++use.offered->hits;
+    use.held = std::make_unique<PrefixHold>(*this, *std::exchange(use.offered, nullptr));
   }
-  const bool is_probed = use.policy == "measured" && use.reuse.prefix_len > 0 &&
-                         probe_stats_.take_turn(use.line, use.kind);
-  if (is_probed) {
-    if (use.held && use.held->spec.max_depth == spec_.max_depth && start_probe(request, use)) {
-      return;
-    }
-    probe_stats_.give_up(use.line, use.kind);
-  }
+  if (use.trial && !start_probe(request, use)) use.trial.reset();
   if (use.reuse.depth > 0) {
-    denoiser_.load_entry(use.held->entry, slab, use.reuse.depth);
+    denoiser_.load_entry(use.held->entry(), slab, use.reuse.depth);
     stats_.cached_tokens += use.reuse.prefix_len;
   }
-  const int own_states = use.reuse.own_states(total_len(request), info_.num_layers);
-  if (own_states > 0) {
-    use.own = make_own({own_states, 0, {use.reuse.refresh_depth}});
+  if (use.reuse.own_states(total_len(request), info_.num_layers) > 0) {
+    use.own = own_states(use.reuse, total_len(request));
     if (!use.own) use.reuse.refresh_depth = 0;
   }
 }
 
-/// The request is decoded as without a cache, and a probe beside it. Nothing: there is no room.
+/// The request is decoded under the careful plan, and the one that is tried beside it. False: there
+/// is no room, and nothing has changed.
 bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
-  StoredPrefix& stored = *use.held;
-  Probe::Plan plan;
-  plan.prefix_len = use.reuse.prefix_len;
-  plan.prompt_len = static_cast<int>(request.prompt_ids.size());
-  plan.intra_cache = use.reuse.intra_cache;
-  plan.depths = depths_;
-  // Who probes every request (bicached profile) wants to know all.
-  plan.thorough = !probe_stats_.knows_model(use.kind) || settings_.probe_rate >= 1 ||
-                  num_probes_ % (kSparingProbes + 1) == 0;
-  const auto search = [&](EntryId entry, const std::vector<LadderStep>& steps) {
-    Probe::Search out{entry, {}, 0};
-    for (const LadderStep& step : steps) out.rates.push_back(estimated_disagreement(step));
-    if (!plan.thorough) out.assumed_safe = greatest_safe(steps, settings_.max_disagreement);
-    return out;
-  };
-  EntrySpec own = stored.spec;
-  if (use.reuse.is_adaptive()) own.prefix_len = total_len(request);
-  // Shared entries may go for it, but not most of them for one probe.
-  const bool fits = denoiser_.entry_bytes(own) <= store_.budget_bytes() / kProbeShare;
-  use.own = fits ? make_own(own) : nullptr;
-  plan.shared = search(stored.entry, probe_stats_.depths(use.line, use.kind));
-  plan.own =
-      search(use.own ? use.own->entry : kNoId, probe_stats_.refresh_depths(use.line, use.kind));
-  plan.sampling = request.sampling;
-  plan.suppress_end_tokens = request.decode.ignore_eos;
-  std::shared_ptr<Probe> probe = Probe::start(denoiser_, std::move(plan), total_len(request));
-  if (!probe) {
-    use.own.reset();
+  const ReuseLearner::Trial& trial = *use.trial;
+  const int length = total_len(request);
+  Reuse careful = use.reuse, tried;
+  careful.depth = 0;
+  if (trial.is_shared) {
+    tried = careful;
+    tried.depth = learner_.depth_step(trial.step);
+  } else {
+    careful = {};
+    tried = {learner_.inside_step(trial.step)};
+  }
+  try {
+    SlabLease slab(denoiser_, length);
+    if (!slab) return false;
+    if (tried.own_states(length, info_.num_layers) > 0) {
+      use.shadow_own = own_states(tried, length);
+      if (!use.shadow_own) return false;
+    }
+    PrefixStates states;
+    if (tried.depth > 0) {
+      states.shared = use.held->entry();
+      denoiser_.load_entry(states.shared, slab.id(), tried.depth);
+    }
+    if (use.shadow_own) states.own = use.shadow_own->entry();
+    use.shadow = std::make_unique<Shadow>(request, info_, tried, std::move(slab), states);
+  } catch (const std::exception& error) {
+    log_warn(std::string("a probe could not be begun: ") + error.what());
+    use.shadow_own.reset();
     return false;
   }
-  ++num_probes_;
-  use.probe = probe;
-  use.reuse.depth = use.reuse.refresh_depth = 0;
-  use.reuse.refresh_commits = 1;
-  store_.acquire(stored);
-  probes_.push_back(std::make_unique<ProbeRun>(stored, use, std::move(probe)));
+  use.reuse = careful;
+  learner_.begin(trial);
+  ++probes_running_;
   return true;
 }
 
-void PrefixCache::observe(CacheUse& use, const CanvasDecoder& decoder,
-                          std::span<const RowResult> results) {
-  const auto probe = use.probe.lock();
-  if (!probe || !decoder.next().refresh) return;
-  if (use.own && !std::exchange(use.own->has_kv, true)) {
-    denoiser_.fill_entry(use.own->entry, use.slab);
+void PrefixCache::finish(CacheUse& use, const GenerationStats& stats, bool is_complete) {
+  if (!use.policy || !use.policy->reuses) return;
+  const int64_t saved = use.held ? saved_row_layers(use.reuse, stats.num_refreshes) : 0;
+  if (use.held) use.held->saved = saved;
+  stats_.saved_row_layers += saved;
+  if (use.policy->learns && is_complete) learner_.finish(use.kind, stats, saved);
+  if (!use.trial) return;
+  const ReuseLearner::Trial trial = *std::exchange(use.trial, std::nullopt);
+  --probes_running_;
+  std::optional<bool> agrees;
+  int64_t spent = 0;
+  if (use.shadow) {
+    // A difference is one, however the request ended.
+    const bool is_known = use.shadow->num_checks() > 0 && (is_complete || !use.shadow->agrees());
+    if (is_known) agrees = use.shadow->agrees();
+    spent = use.shadow->row_layers();
+    stats_.probe_checks += use.shadow->num_checks();
+    stats_.probe_row_layers += spent;
+    // Had it not been probed, the request would have run less.
+    const bool was_careful = learner_.inside(use.kind) == InsidePlan{};
+    if (!trial.is_shared && !was_careful) spent += stats.row_layers;
   }
-  if (decoder.next().decides) probe->add(ProbeCase::of(decoder, results));
+  stats_.probes += agrees ? 1 : 0;
+  stats_.probe_disagreements += agrees && !*agrees ? 1 : 0;
+  learner_.end(trial, agrees, spent);
 }
 
-void PrefixCache::release(CacheUse& use, const GenerationStats* stats) {
-  if (const auto probe = use.probe.lock()) probe->close();
-  use.own.reset();
-  if (!use.held) return;
-  const int64_t saved = stats ? saved_row_layers(use.reuse, stats->num_refreshes) : 0;
-  stats_.saved_row_layers += saved;
-  let_go(*std::exchange(use.held, nullptr), saved);
+// --- Entries -----------------------------------------------------------------------------------
+
+PrefixHold::PrefixHold(PrefixCache& cache, StoredPrefix& stored) : cache_(cache), stored_(stored) {
+  cache_.store_.acquire(stored_);
 }
+
+PrefixHold::~PrefixHold() { cache_.let_go(stored_, saved); }
 
 void PrefixCache::let_go(StoredPrefix& stored, int64_t saved) {
   store_.release(stored, saved);
   if (stored.doomed && stored.num_users == 0) destroy(stored.entry);
+}
+
+OwnStates::OwnStates(Denoiser& denoiser, PrefixStore& store, EntryId entry, int64_t bytes)
+    : denoiser_(denoiser), store_(store), entry_(entry), bytes_(bytes) {
+  store_.reserve(bytes_);
+}
+
+OwnStates::~OwnStates() {
+  denoiser_.destroy_entry(entry_);
+  store_.reserve(-bytes_);
+}
+
+/// Null: there is no room.
+std::unique_ptr<OwnStates> PrefixCache::own_states(const Reuse& reuse, int length) {
+  const EntrySpec spec{reuse.own_states(length, info_.num_layers), 0, {reuse.refresh_depth}};
+  const std::optional<EntryId> entry = create_entry(spec);
+  if (!entry) return nullptr;
+  return std::make_unique<OwnStates>(denoiser_, store_, *entry, denoiser_.entry_bytes(spec));
+}
+
+/// Within the budget; others may go for it. Nothing: there is no room.
+std::optional<EntryId> PrefixCache::create_entry(const EntrySpec& spec) {
+  const auto victims = store_.room_for(denoiser_.entry_bytes(spec));
+  if (!victims) return std::nullopt;
+  for (const EntryId victim : *victims) {
+    destroy(victim);
+    ++stats_.evictions;
+  }
+  try {
+    return denoiser_.create_entry(spec);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory) throw;
+    drop_unused();
+    return std::nullopt;
+  }
+}
+
+/// In place of a shallower one. Null: there is no room, it is being made, or its forward failed
+/// before.
+StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const TokenId> ids,
+                                        const Hash128& key, int depth, bool pinned) {
+  const StoredPrefix* old = store_.find(key, salt, ids);
+  const bool key_is_taken = old ? !old->ready : store_.has_key(key);
+  if (depths_.empty() || failed_.contains(key) || key_is_taken) return nullptr;
+  StoredPrefix prefix;
+  prefix.key = key;
+  prefix.spec.prefix_len = static_cast<int>(ids.size());
+  prefix.spec.max_depth = depth;
+  prefix.spec.boundaries = depths_;
+  std::erase_if(prefix.spec.boundaries,
+                [&](int boundary) { return boundary > depth || boundary == info_.num_layers; });
+  prefix.bytes = denoiser_.entry_bytes(prefix.spec);
+  SlabLease slab(denoiser_, prefix.spec.prefix_len);
+  const std::optional<EntryId> entry = slab ? create_entry(prefix.spec) : std::nullopt;
+  if (!entry) {
+    ++num_refused_;
+    return nullptr;
+  }
+  // Looked up again: it may have gone to make room.
+  if (StoredPrefix* shallower = store_.find(key, salt, ids)) {
+    store_.doom(*shallower);
+    if (shallower->num_users == 0) destroy(shallower->entry);
+  }
+  prefix.entry = *entry;
+  prefix.salt = salt;
+  prefix.ids.assign(ids.begin(), ids.end());
+  prefix.making_cost = static_cast<int64_t>(ids.size()) * depth;
+  prefix.pinned = pinned;
+  prefix.made = prefix.used = StoredPrefix::Clock::now();
+  StoredPrefix& stored = store_.insert(std::move(prefix));
+  making_.emplace_back(
+      denoiser_, stored, std::move(slab),
+      [this](StoredPrefix& ended, const std::string& why) { end_making(ended, why); });
+  return &stored;
+}
+
+void PrefixCache::end_making(StoredPrefix& stored, const std::string& why) {
+  const std::string name = "prefix " + stored.key.hex().substr(0, 8);
+  if (why.empty()) {
+    stored.ready = true;
+    ++stats_.made;
+    log_info(name + " stored: " + std::to_string(stored.spec.prefix_len) + " tokens, " +
+             megabytes(stored.bytes) + "; the cache holds " +
+             std::to_string(store_.entries().size()) + " prefixes, " + megabytes(store_.bytes()) +
+             " of " + megabytes(store_.budget_bytes()));
+    return;
+  }
+  log_warn(name + " can't be stored: " + why);
+  if (failed_.size() >= kMaxFailed) failed_.erase(failed_.begin());
+  failed_.insert(stored.key);
+  destroy(stored.entry);
+}
+
+void PrefixCache::destroy(EntryId entry) {
+  store_.erase(entry);
+  denoiser_.destroy_entry(entry);
+}
+
+std::vector<ForwardPart*> PrefixCache::making(int max_rows) {
+  std::erase_if(making_, [](const EntryMaking& making) { return making.is_done(); });
+  // Some may be gone: the cache was cleared, or a forward failed.
+  for (const std::vector<TokenId>& ids : pinned_) store_pinned(ids);
+  std::vector<ForwardPart*> parts;
+  for (EntryMaking& making : making_) {
+    max_rows -= making.num_rows();
+    if (max_rows < 0 && !parts.empty()) break;
+    parts.push_back(&making);
+  }
+  update_gauges();
+  return parts;
+}
+
+/// Whether it is stored now, or is being made.
+bool PrefixCache::store_pinned(std::span<const TokenId> ids) {
+  const Hash128 key = store_.key_of("", ids);
+  StoredPrefix* stored = store_.find(key, "", ids);
+  if (!stored) return begin_making("", ids, key, depths_.empty() ? 0 : depths_.back(), true);
+  stored->pinned = true;
+  return true;
+}
+
+int PrefixCache::drop_unused() {
+  const std::vector<EntryId> entries = store_.droppable(false);
+  for (const EntryId entry : entries) destroy(entry);
+  stats_.evictions += static_cast<int64_t>(entries.size());
+  return static_cast<int>(entries.size());
 }
 
 }  // namespace bicached

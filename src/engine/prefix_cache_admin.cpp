@@ -5,12 +5,12 @@
 #include "base/json_file.h"
 #include "base/log.h"
 #include "bicached/error.h"
-#include "engine/prefix_cache_parts.h"
+#include "engine/prefix_cache.h"
 
 namespace bicached {
 namespace {
 
-constexpr size_t kMaxStateBytes = size_t{64} << 20;
+constexpr size_t kMaxStateBytes = size_t{16} << 20;
 
 double seconds_since(StoredPrefix::Clock::time_point then) {
   return std::chrono::duration<double>(StoredPrefix::Clock::now() - then).count();
@@ -21,14 +21,12 @@ double seconds_since(StoredPrefix::Clock::time_point then) {
 void PrefixCache::pin(std::vector<TokenId> ids) {
   if (!store_pinned(ids)) {
     if (depths_.empty()) {
-      throw Error(ErrorCode::kInvalidSettings,
-                  "pinned_prefixes: nothing is stored at cache_depth 0", "pinned_prefixes");
+      throw Error(ErrorCode::kInvalidSettings, "pinned_prefixes: the cache policy stores nothing",
+                  "pinned_prefixes");
     }
-    EntrySpec spec = spec_;
-    spec.prefix_len = static_cast<int>(ids.size());
     throw Error(ErrorCode::kInvalidSettings,
-                "pinned_prefixes: one of " + std::to_string(ids.size()) + " tokens takes " +
-                    std::to_string(denoiser_.entry_bytes(spec)) + " bytes; cache_bytes is " +
+                "pinned_prefixes: one of " + std::to_string(ids.size()) +
+                    " tokens finds no room; cache_bytes is " +
                     std::to_string(settings_.cache_bytes) + ", of which " +
                     std::to_string(store_.bytes()) + " are used",
                 "pinned_prefixes");
@@ -38,9 +36,9 @@ void PrefixCache::pin(std::vector<TokenId> ids) {
 
 int PrefixCache::clear(bool forget_probes) {
   if (forget_probes) {
-    drop_probes();
-    probe_stats_.forget();
-    load_state();
+    learner_.forget();
+    saved_version_ = -1;  // the file has to forget them too
+    if (settings_.state_is_read_only) load_state();
   }
   tree_.clear();
   failed_.clear();
@@ -53,16 +51,17 @@ int PrefixCache::clear(bool forget_probes) {
 
 CacheReport PrefixCache::report() const {
   CacheReport report;
-  report.policy = settings_.policy;
+  report.policy = policy_.name;
+  report.start = settings_.start.reason;
   report.budget_bytes = store_.budget_bytes();
   report.bytes = store_.bytes();
-  report.hits = stats_.cache_hits;
-  report.misses = stats_.cache_misses;
-  report.made = stats_.cache_made;
-  report.evictions = stats_.cache_evictions;
+  report.hits = stats_.hits;
+  report.misses = stats_.misses;
+  report.made = stats_.made;
+  report.evictions = stats_.evictions;
   report.refused = num_refused_;
   report.probes = stats_.probes;
-  report.probes_running = static_cast<int64_t>(probes_.size());
+  report.probes_running = probes_running_;
   for (const StoredPrefix& stored : store_.entries()) {
     EntryReport entry;
     entry.id = stored.key.hex();
@@ -78,17 +77,17 @@ CacheReport PrefixCache::report() const {
     entry.idle_s = seconds_since(stored.used);
     entry.depths = depths_;
     std::erase_if(entry.depths, [&](int depth) { return depth > stored.spec.max_depth; });
-    entry.probes = probe_stats_.report(prefix_line(stored.salt, stored.ids, stored.key));
+    entry.probes = learner_.report(stored.key);
     report.entries.push_back(std::move(entry));
   }
-  report.model_probes = probe_stats_.report_model();
+  report.model_probes = learner_.report_model();
   return report;
 }
 
 void PrefixCache::update_gauges() {
-  stats_.cache_entries = static_cast<int64_t>(store_.entries().size());
-  stats_.cache_bytes = store_.bytes();
-  stats_.cache_budget_bytes = store_.budget_bytes();
+  stats_.entries = static_cast<int64_t>(store_.entries().size());
+  stats_.bytes = store_.bytes();
+  stats_.budget_bytes = store_.budget_bytes();
 }
 
 void PrefixCache::check_integrity() const {
@@ -102,12 +101,15 @@ std::string PrefixCache::state_file() const {
   return settings_.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json";
 }
 
+/// A file that can't be read costs what it held, and nothing else: it is kept aside.
 void PrefixCache::load_state() {
   if (settings_.state_dir.empty()) return;
+  const std::string path = state_file();
   std::error_code error;
-  if (settings_.state_is_read_only && !std::filesystem::exists(state_file(), error)) {
+  const bool exists = std::filesystem::exists(path, error);
+  if (settings_.state_is_read_only && !exists) {
     throw Error(ErrorCode::kInvalidSettings,
-                "state_dir: there is no " + state_file() +
+                "state_dir: there is no " + path +
                     "; a server with this state_dir writes it, or bicached profile --by decisions",
                 "state_dir");
   }
@@ -118,14 +120,21 @@ void PrefixCache::load_state() {
         "state_dir is '" + settings_.state_dir + "', which can't be made: " + error.message(),
         "state_dir");
   }
-  if (!std::filesystem::exists(state_file(), error)) return;
-  probe_stats_.from_json(read_text_file(state_file(), kMaxStateBytes, ErrorCode::kInvalidSettings),
-                         state_file());
+  if (!exists) return;
+  try {
+    learner_.from_json(read_text_file(path, kMaxStateBytes, ErrorCode::kInvalidSettings), path);
+  } catch (const Error& broken) {
+    if (settings_.state_is_read_only) throw;
+    learner_.forget();
+    std::filesystem::rename(path, path + ".broken", error);
+    log_warn(std::string(broken.what()) + "; nothing is known of earlier traffic" +
+             (error ? "" : ", the file is kept as " + path + ".broken"));
+  }
 }
 
 bool PrefixCache::has_unsaved() const {
   return !settings_.state_dir.empty() && !settings_.state_is_read_only &&
-         probe_stats_.version() != saved_version_;
+         learner_.version() != saved_version_;
 }
 
 void PrefixCache::save_state() {
@@ -133,7 +142,7 @@ void PrefixCache::save_state() {
   // Written beside and renamed: a crash or a full disk leaves the old file or the new one.
   const std::string path = state_file(), fresh = path + ".new";
   std::ofstream file(fresh, std::ios::binary);
-  file << probe_stats_.to_json();
+  file << learner_.to_json();
   file.close();
   std::error_code error;
   if (file) std::filesystem::rename(fresh, path, error);
@@ -142,7 +151,7 @@ void PrefixCache::save_state() {
              (error ? ": " + error.message() : ": the disk may be full or not writable"));
     return;
   }
-  saved_version_ = probe_stats_.version();
+  saved_version_ = learner_.version();
 }
 
 }  // namespace bicached

@@ -47,12 +47,16 @@ std::vector<Sequence*> Scheduler::select(Sequence::Clock::time_point now, int ma
   std::vector<Sequence*> selected;
   int num_rows = 0;
   for (const Ranked& ranked : order) {
-    const int rows = ranked.sequence->decoder->next().num_rows;
+    const int rows = ranked.sequence->num_rows();
     if (!selected.empty() && num_rows + rows > max_rows) continue;
     selected.push_back(ranked.sequence);
     num_rows += rows;
   }
   return selected;
+}
+
+bool Scheduler::any_running(const std::function<bool(Sequence&)>& found) const {
+  return std::ranges::any_of(running_, [&](const auto& sequence) { return found(*sequence); });
 }
 
 std::vector<std::unique_ptr<Sequence>> Scheduler::take_if(

@@ -37,6 +37,9 @@ class Scheduler {
   /// while something runs; a canvas over the budget goes alone.
   std::vector<Sequence*> select(Sequence::Clock::time_point now, int max_rows) const;
 
+  /// Asks those that run until `found` says yes; whether it did.
+  bool any_running(const std::function<bool(Sequence&)>& found) const;
+
   /// Takes out all, waiting or running, for which the predicate holds.
   std::vector<std::unique_ptr<Sequence>> take_if(const std::function<bool(const Sequence&)>& gone);
 

@@ -8,7 +8,8 @@
 
 #include "bicached/engine.h"
 #include "decode/canvas_decoder.h"
-#include "engine/prefix_cache.h"
+#include "decode/leases.h"
+#include "engine/cache_use.h"
 
 namespace bicached {
 
@@ -35,7 +36,7 @@ struct Sequence {
 
   // From admission on.
   std::optional<CanvasDecoder> decoder;
-  SlabId slab = kNoId;
+  SlabLease slab;
   Clock::time_point admitted;
   Clock::time_point last_forward;  // or admission: what ageing counts from
   int64_t first_token_us = 0;
@@ -43,6 +44,24 @@ struct Sequence {
   int num_tokens() const {  // T
     return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
            request.gen_length;
+  }
+  /// Gives back what it holds.
+  void release() {
+    drop_probe();
+    cache.own.reset();
+    cache.held.reset();
+    slab.reset();
+  }
+  /// Rows of the next forward, with those of its probe.
+  int num_rows() const {
+    return decoder->next().num_rows + (cache.shadow ? cache.shadow->num_rows() : 0);
+  }
+  /// Whether there was one.
+  bool drop_probe() {
+    const bool had_one = cache.shadow != nullptr;
+    cache.shadow.reset();
+    cache.shadow_own.reset();
+    return had_one;
   }
   bool is_cancelled() const { return stream->cancelled[static_cast<size_t>(index)]; }
 };

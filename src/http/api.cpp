@@ -177,7 +177,8 @@ HttpReply Api::metrics_text(const HttpRequest&) {
   const Backend* loaded = backend_;
   HttpReply reply;
   reply.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  reply.body = metrics_.text(loaded ? &loaded->engine->stats() : nullptr);
+  reply.body = metrics_.text(loaded ? &loaded->engine->stats() : nullptr,
+                             loaded ? &loaded->engine->cache_stats() : nullptr);
   return reply;
 }
 
@@ -232,8 +233,18 @@ HttpReply Api::cache(const HttpRequest&) {
   return json_reply(cache_json(backend().engine->cache_report()));
 }
 
-HttpReply Api::clear_cache(const HttpRequest&) {
-  return json_reply({{"dropped", backend().engine->clear_cache()}});
+HttpReply Api::clear_cache(const HttpRequest& request) {
+  bool forget_probes = false;
+  for (const auto& [name, value] : request.query) {
+    if (name != "forget" || value != "probes") {
+      throw Error(ErrorCode::kInvalidRequest,
+                  "the query has " + log_escape(name).substr(0, 64) + "=" +
+                      log_escape(value).substr(0, 64) + "; allowed is forget=probes",
+                  "forget");
+    }
+    forget_probes = true;
+  }
+  return json_reply({{"dropped", backend().engine->clear_cache(forget_probes)}});
 }
 
 // --- Generation --------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 #include "http/cache_json.h"
 
+#include <climits>
 #include <cmath>
 #include <nlohmann/json.hpp>
+
+#include "config/decode_defaults.h"
 
 namespace bicached {
 namespace {
@@ -11,22 +14,19 @@ using Json = nlohmann::ordered_json;
 /// Seconds, probabilities and fading counts: more digits would only look exact.
 double rounded(double value) { return std::round(value * 1000) / 1000; }
 
-Json ladder_json(const std::vector<LadderStep>& ladder, Tally LadderStep::* tally) {
-  Json steps = Json::array();
-  for (const LadderStep& step : ladder) {
-    Json out;
-    out["value"] = step.value;
-    out["probed"] = rounded((step.*tally).num);
-    out["disagreed"] = rounded((step.*tally).bad);
-    out["estimated_disagreement"] = rounded(estimated_disagreement(step));
-    steps.push_back(std::move(out));
-  }
-  return steps;
+Json plan_json(const InsidePlan& plan) {
+  Json out;
+  out["intra_cache"] = intra_cache_name(plan.intra_cache);
+  if (plan.intra_cache == IntraCache::kNone) return out;
+  out["refresh_interval"] = plan.refresh_interval;
+  out["refresh_commits"] = plan.refresh_commits == INT_MAX ? Json() : Json(plan.refresh_commits);
+  out["refresh_depth"] = plan.refresh_depth;
+  return out;
 }
 
-Json probes_json(const std::vector<ProbeReport>& probes, Tally LadderStep::* tally) {
+Json probes_json(const std::vector<PlanReport>& probes) {
   Json list = Json::array();
-  for (const ProbeReport& probe : probes) list.push_back(probe_json(probe, tally));
+  for (const PlanReport& probe : probes) list.push_back(probe_json(probe));
   return list;
 }
 
@@ -44,26 +44,33 @@ Json entry_json(const EntryReport& entry) {
   out["age_s"] = rounded(entry.age_s);
   out["idle_s"] = rounded(entry.idle_s);
   out["depths"] = entry.depths;
-  out["probes"] = probes_json(entry.probes, &LadderStep::own);
+  out["probes"] = probes_json(entry.probes);
   return out;
 }
 
 }  // namespace
 
-Json probe_json(const ProbeReport& report, Tally LadderStep::* tally) {
+Json probe_json(const PlanReport& report) {
   Json out;
-  if (report.min_ratio_percent) out["min_ratio_percent"] = *report.min_ratio_percent;
-  out["gen_length"] = report.gen_length;
-  out["depth"] = report.depth;
-  out["refresh_depth"] = report.refresh_depth;
-  out["depths"] = ladder_json(report.depths, tally);
-  out["refresh_depths"] = ladder_json(report.refresh_depths, tally);
+  out["kind"] = report.kind;
+  out["plans"] = Json::array();
+  for (const PlanReport::Step& step : report.steps) {
+    Json plan;
+    if (step.depth) plan["depth"] = *step.depth;
+    if (step.inside) plan["inside"] = plan_json(*step.inside);
+    plan["agreed"] = rounded(step.agreed);
+    plan["differed"] = rounded(step.differed);
+    plan["estimated_disagreement"] = rounded(step.estimate);
+    plan["safe"] = step.is_safe;
+    out["plans"].push_back(std::move(plan));
+  }
   return out;
 }
 
 Json cache_json(const CacheReport& report) {
   Json out;
   out["policy"] = report.policy;
+  out["start"] = report.start;
   out["budget_bytes"] = report.budget_bytes;
   out["bytes"] = report.bytes;
   out["hits"] = report.hits;
@@ -75,7 +82,7 @@ Json cache_json(const CacheReport& report) {
   out["probes_running"] = report.probes_running;
   out["entries"] = Json::array();
   for (const EntryReport& entry : report.entries) out["entries"].push_back(entry_json(entry));
-  out["model_probes"] = probes_json(report.model_probes, &LadderStep::model);
+  out["model_probes"] = probes_json(report.model_probes);
   return out;
 }
 

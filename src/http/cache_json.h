@@ -6,11 +6,10 @@
 
 namespace bicached {
 
-/// The body of GET /v1/cache. `probed` and `disagreed` of an entry count its own probes, those of
-/// `model_probes` all; `estimated_disagreement` is what the policy `measured` goes by.
+/// The body of GET /v1/cache. Probes of an entry are its own, those of `model_probes` all.
 nlohmann::ordered_json cache_json(const CacheReport& report);
 
-/// What probes say of one kind of canvas, in the same form; `tally` chooses whose are counted.
-nlohmann::ordered_json probe_json(const ProbeReport& report, Tally LadderStep::* tally);
+/// What probes say of the plans for one kind of request, in the same form.
+nlohmann::ordered_json probe_json(const PlanReport& report);
 
 }  // namespace bicached

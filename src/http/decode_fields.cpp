@@ -83,9 +83,10 @@ void read_decode(Fields& fields, const DecodeSettings& defaults, CommonFields& o
   refuse_guidance(fields);
   decode.eos_early_stop = fields.boolean("eos_early_stop").value_or(defaults.eos_early_stop);
   decode.ignore_eos = fields.boolean("ignore_eos").value_or(false);
-  decode.intra_cache =
-      intra_cache_of(fields.choice("intra_cache", {"auto", "none", "prefix", "dual", "adaptive"})
-                         .value_or(defaults.intra_cache));
+  const std::optional<std::string> intra_cache =
+      fields.choice("intra_cache", {"auto", "none", "prefix", "dual", "adaptive"});
+  out.asks_for_intra_cache = intra_cache.has_value();
+  decode.intra_cache = intra_cache_of(intra_cache.value_or(defaults.intra_cache));
 }
 
 void read_cache(Fields& fields, CommonFields& out) {
@@ -127,6 +128,23 @@ void read_cache(Fields& fields, CommonFields& out) {
               "cache");
 }
 
+/// Reuse that comes and goes with other traffic can change an answer: this asks for none.
+void read_deterministic(Fields& fields, CommonFields& out) {
+  CacheParams& cache = out.request.cache;
+  cache.deterministic = fields.boolean("deterministic").value_or(false);
+  if (!cache.deterministic) return;
+  const bool reuses = !cache.policy.empty() && find_depth_policy(cache.policy).reuses;
+  const bool reuses_own = out.asks_for_intra_cache && out.request.decode.intra_cache &&
+                          *out.request.decode.intra_cache != IntraCache::kNone;
+  if (!reuses && !reuses_own) return;
+  const char* field = reuses ? "cache.policy" : "intra_cache";
+  throw Error(ErrorCode::kInvalidRequest,
+              std::string(field) +
+                  " asks for reuse, and \"deterministic\": true for none; "
+                  "leave one of them out",
+              field);
+}
+
 void refuse_unless(bool asks_for_nothing, const char* name, const char* why) {
   if (asks_for_nothing) return;
   throw Error(ErrorCode::kUnsupportedParameter, std::string(name) + ": " + why, name);
@@ -140,6 +158,7 @@ CommonFields read_common_fields(Fields& fields, const DecodeSettings& defaults,
   read_sampling(fields, defaults, model, out);
   read_decode(fields, defaults, out);
   read_cache(fields, out);
+  read_deterministic(fields, out);
   out.max_tokens = fields.limited_integer("max_tokens");
   return out;
 }

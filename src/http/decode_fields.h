@@ -14,6 +14,7 @@ struct CommonFields {
   std::optional<int> steps;
   std::optional<int> max_tokens;
   bool has_seed = false;
+  bool asks_for_intra_cache = false;
 };
 
 CommonFields read_common_fields(Fields& fields, const DecodeSettings& defaults,

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@ struct HttpRequest {
   std::string id;  // x-request-id, checked or made by us
   std::string method;
   std::string path;
+  std::multimap<std::string, std::string> query;
   std::string body;
   std::function<bool()> client_gone;
 };

@@ -297,6 +297,7 @@ void HttpServer::Impl::respond(const httplib::Request& request, httplib::Respons
   own.id = request.get_header_value("X-Request-Id");
   own.method = request.method;
   own.path = request.path;
+  own.query = request.params;
   own.body = request.body;
   own.client_gone = request.is_connection_closed;
   fill(response, own, api.handle(own), request.start_time_);

@@ -28,16 +28,17 @@ prometheus::Counter& add_counter(prometheus::Registry& registry, const char* nam
   return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add({});
 }
 
-/// A number of the engine as Prometheus wants it.
-struct EngineMetric {
+/// A number of the engine or the prefix cache as Prometheus wants it.
+template <class Stats>
+struct StatsMetric {
   const char* name;
   const char* help;
   MetricType type;
-  std::atomic<int64_t> EngineStats::* value;
+  std::atomic<int64_t> Stats::* value;
   double scale = 1.0;
 };
 
-constexpr EngineMetric kEngineMetrics[] = {
+constexpr StatsMetric<EngineStats> kEngineMetrics[] = {
     {"bicached_running", "Canvases being decoded.", MetricType::Gauge, &EngineStats::running},
     {"bicached_queued", "Canvases waiting.", MetricType::Gauge, &EngineStats::queued},
     {"bicached_slab_tokens_used", "Positions of the K/V pool in use.", MetricType::Gauge,
@@ -59,37 +60,40 @@ constexpr EngineMetric kEngineMetrics[] = {
      MetricType::Counter, &EngineStats::cancelled},
     {"bicached_failed_steps_total", "Forwards that failed.", MetricType::Counter,
      &EngineStats::failed_steps},
-    {"bicached_cache_entries", "Stored prefixes.", MetricType::Gauge, &EngineStats::cache_entries},
-    {"bicached_cache_bytes", "Bytes of stored prefixes.", MetricType::Gauge,
-     &EngineStats::cache_bytes},
-    {"bicached_cache_budget_bytes", "Bytes they may take.", MetricType::Gauge,
-     &EngineStats::cache_budget_bytes},
-    {"bicached_cache_hits_total",
-     "Canvases that found their prefix stored, however deep they used it.", MetricType::Counter,
-     &EngineStats::cache_hits},
-    {"bicached_cache_misses_total", "Canvases that found none, or had none to share.",
-     MetricType::Counter, &EngineStats::cache_misses},
-    {"bicached_cache_entries_made_total", "Prefixes stored.", MetricType::Counter,
-     &EngineStats::cache_made},
-    {"bicached_cache_evictions_total", "Prefixes dropped to make room.", MetricType::Counter,
-     &EngineStats::cache_evictions},
-    {"bicached_cached_tokens_total", "Prompt tokens taken from the cache.", MetricType::Counter,
-     &EngineStats::cached_tokens},
-    {"bicached_saved_row_layers_total", "Rows times layers that the cache made unnecessary.",
-     MetricType::Counter, &EngineStats::saved_row_layers},
-    {"bicached_probes_total", "Requests probed to the end.", MetricType::Counter,
-     &EngineStats::probes},
-    {"bicached_probe_checks_total", "Decisions of probes compared with the request's.",
-     MetricType::Counter, &EngineStats::probe_checks},
-    {"bicached_probe_disagreements_total", "Those that would have been others.",
-     MetricType::Counter, &EngineStats::probe_disagreements},
-    {"bicached_probe_row_layers_total", "Rows times layers run for probes alone.",
-     MetricType::Counter, &EngineStats::probe_row_layers},
     {"bicached_busy_seconds_total", "Time in forwards.", MetricType::Counter, &EngineStats::busy_us,
      1e-6},
 };
 
-MetricFamily family_of(const EngineMetric& about, const EngineStats& stats) {
+constexpr StatsMetric<CacheStats> kCacheMetrics[] = {
+    {"bicached_cache_entries", "Stored prefixes.", MetricType::Gauge, &CacheStats::entries},
+    {"bicached_cache_bytes", "Bytes of stored prefixes.", MetricType::Gauge, &CacheStats::bytes},
+    {"bicached_cache_budget_bytes", "Bytes they may take.", MetricType::Gauge,
+     &CacheStats::budget_bytes},
+    {"bicached_cache_hits_total",
+     "Canvases that found their prefix stored, however deep they used it.", MetricType::Counter,
+     &CacheStats::hits},
+    {"bicached_cache_misses_total", "Canvases that found none, or had none to share.",
+     MetricType::Counter, &CacheStats::misses},
+    {"bicached_cache_entries_made_total", "Prefixes stored.", MetricType::Counter,
+     &CacheStats::made},
+    {"bicached_cache_evictions_total", "Prefixes dropped to make room.", MetricType::Counter,
+     &CacheStats::evictions},
+    {"bicached_cached_tokens_total", "Prompt tokens taken from the cache.", MetricType::Counter,
+     &CacheStats::cached_tokens},
+    {"bicached_saved_row_layers_total", "Rows times layers that the cache made unnecessary.",
+     MetricType::Counter, &CacheStats::saved_row_layers},
+    {"bicached_probes_total", "Requests probed to the end.", MetricType::Counter,
+     &CacheStats::probes},
+    {"bicached_probe_checks_total", "Decisions of probes compared with the request's.",
+     MetricType::Counter, &CacheStats::probe_checks},
+    {"bicached_probe_disagreements_total", "Probed requests that would have decided another token.",
+     MetricType::Counter, &CacheStats::probe_disagreements},
+    {"bicached_probe_row_layers_total", "Rows times layers run for probes alone.",
+     MetricType::Counter, &CacheStats::probe_row_layers},
+};
+
+template <class Stats>
+MetricFamily family_of(const StatsMetric<Stats>& about, const Stats& stats) {
   MetricFamily family;
   family.name = about.name;
   family.help = about.help;
@@ -145,10 +149,13 @@ void Metrics::finish_request(const RequestTotals& totals, double seconds) {
   impl_->end_to_end.Observe(seconds);
 }
 
-std::string Metrics::text(const EngineStats* engine) const {
+std::string Metrics::text(const EngineStats* engine, const CacheStats* cache) const {
   std::vector<MetricFamily> families = impl_->registry.Collect();
   if (engine) {
-    for (const EngineMetric& about : kEngineMetrics) families.push_back(family_of(about, *engine));
+    for (const auto& about : kEngineMetrics) families.push_back(family_of(about, *engine));
+  }
+  if (cache) {
+    for (const auto& about : kCacheMetrics) families.push_back(family_of(about, *cache));
   }
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -27,7 +27,7 @@ class Metrics {
   void count_response(const std::string& route, int status);
   void finish_request(const RequestTotals& totals, double seconds);
   /// The text of /metrics. `engine` may be null: not loaded yet.
-  std::string text(const EngineStats* engine) const;
+  std::string text(const EngineStats* engine, const CacheStats* cache) const;
 
  private:
   struct Impl;

@@ -80,17 +80,19 @@ OrderedJson ResponseWriter::usage(const std::vector<Choice>& choices) const {
 }
 
 OrderedJson ResponseWriter::diffusion(const std::vector<Choice>& choices) const {
-  int64_t forwards = 0, refreshes = 0;
+  int64_t forwards = 0, refreshes = 0, row_layers = 0;
   const GenerationStats* reuse = &choices.front().stats();  // of the choice that reused most
   for (const Choice& choice : choices) {
     const GenerationStats& stats = choice.stats();
     forwards += stats.num_forwards;
     refreshes += stats.num_refreshes;
+    row_layers += stats.row_layers;
     if (reuse->cache != "hit" && (stats.cache == "hit" || reuse->cache == "off")) reuse = &stats;
   }
   OrderedJson out;
   out["forwards"] = forwards;
   out["refreshes"] = refreshes;
+  out["row_layers"] = row_layers;
   out["tokens_per_forward"] = forwards == 0 ? 0.0
                                             : static_cast<double>(completion_tokens(choices)) /
                                                   static_cast<double>(forwards);

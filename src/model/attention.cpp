@@ -1,18 +1,18 @@
 #include "model/attention.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
+#include <c10/core/InferenceMode.h>
 
 #include <cmath>
-
-#include "model/cpu_features.h"
 
 namespace bicached {
 namespace {
 
-/// One call for all groups: sequences of any length whose keys lie anywhere in the pool.
+/// One call for all of them: sequences of any length whose keys lie anywhere in the pool.
 void attend_flash(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
                   const AttentionIndex& index, at::Tensor& out) {
   const auto result = at::_flash_attention_forward(
@@ -23,8 +23,9 @@ void attend_flash(const at::Tensor& queries, const at::Tensor& keys, const at::T
   out.copy_(std::get<0>(result).view(out.sizes()));
 }
 
-/// A group's queries, keys and values by plain products. The query heads of one KV head are further
-/// rows of it, so keys are never repeated. q: [n, H, D]; k, v: [T, Hkv, D]; returns [n, H, D].
+/// A sequence's queries, keys and values by plain products. The query heads of one KV head are
+/// further rows of it, so keys are never repeated. q: [n, H, D]; k, v: [T, Hkv, D]; returns [n, H,
+/// D].
 at::Tensor attend_by_products(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   const int64_t n = q.size(0), heads = q.size(1), size = q.size(2), kv_heads = k.size(1);
   const int64_t share = heads / kv_heads;
@@ -59,9 +60,7 @@ AttentionKernel choose_attention(const at::TensorOptions& options, int64_t head_
     return !float32 && head_size % 8 == 0 && head_size <= 256 ? AttentionKernel::kVariableLength
                                                               : AttentionKernel::kProducts;
   }
-  // Native bfloat16 is fastest in plain products; emulated, these are the slowest of all.
-  return !float32 && cpu_multiplies_bfloat16() ? AttentionKernel::kProducts
-                                               : AttentionKernel::kFused;
+  return AttentionKernel::kFused;
 }
 
 void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
@@ -69,14 +68,25 @@ void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor&
   if (kernel == AttentionKernel::kVariableLength) {
     return attend_flash(queries, keys, values, index, out);
   }
-  for (const PlannedGroup& group : index.groups) {
-    const at::Tensor q = queries.narrow(0, group.first_row, group.num_rows);
-    const at::Tensor k = keys.narrow(0, group.key_begin, group.num_keys);
-    const at::Tensor v = values.narrow(0, group.key_begin, group.num_keys);
+  const auto attend_one = [&](const AttentionSequence& sequence) {
+    const at::Tensor q = queries.narrow(0, sequence.first_row, sequence.num_rows);
+    const at::Tensor k = keys.narrow(0, sequence.key_begin, sequence.num_keys);
+    const at::Tensor v = values.narrow(0, sequence.key_begin, sequence.num_keys);
     const at::Tensor result =
         kernel == AttentionKernel::kFused ? attend_fused(q, k, v) : attend_by_products(q, k, v);
-    out.narrow(0, group.first_row, group.num_rows).view(q.sizes()).copy_(result);
+    out.narrow(0, sequence.first_row, sequence.num_rows).view(q.sizes()).copy_(result);
+  };
+  const auto count = static_cast<int64_t>(index.sequences.size());
+  if (!out.is_cpu() || count < at::get_num_threads()) {
+    for (const AttentionSequence& sequence : index.sequences) attend_one(sequence);
+    return;
   }
+  // A thread for each sequence rather than all for one: threads are woken once, not at every
+  // operation.
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    const c10::InferenceMode mode;  // of this thread
+    for (int64_t i = begin; i < end; ++i) attend_one(index.sequences[static_cast<size_t>(i)]);
+  });
 }
 
 }  // namespace bicached

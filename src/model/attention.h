@@ -9,10 +9,10 @@
 
 namespace bicached {
 
-/// The attention sequences of a layer: group g owns rows [first_row, first_row + num_rows) of the
+/// The attention sequences of a layer: each owns rows [first_row, first_row + num_rows) of the
 /// packed queries and sees keys [key_begin, key_begin + num_keys) of the pool.
 struct AttentionIndex {
-  std::vector<PlannedGroup> groups;
+  std::vector<AttentionSequence> sequences;
   // For the GPU kernel, int32 on the device.
   at::Tensor query_starts;  // [B + 1]
   at::Tensor key_starts;    // [B + 1], the last is not used
@@ -23,9 +23,9 @@ struct AttentionIndex {
 
 /// How a layer's attention is computed.
 enum class AttentionKernel {
-  kVariableLength,  // all groups in one flash attention over the pool; CUDA, bfloat16
-  kFused,           // torch's fused attention, a group at a time
-  kProducts,        // product, softmax, product, a group at a time
+  kVariableLength,  // all sequences in one flash attention over the pool; CUDA, bfloat16
+  kFused,           // torch's fused attention, a sequence at a time
+  kProducts,        // product, softmax, product, a sequence at a time
 };
 
 /// The fastest kernel that is exact enough for tensors of this device and dtype.

@@ -45,7 +45,13 @@ void check_group(int index, const RowGroup& group, const ModelConfig& model, int
 
 void append_group(LayerSegment& segment, int index, const RowGroup& group, int64_t slab_begin) {
   const int rows = group.num_rows();
-  segment.groups.push_back({index, segment.num_rows, rows, slab_begin, group.key_end});
+  segment.groups.push_back({index, segment.num_rows, rows});
+  AttentionSequence* last = segment.sequences.empty() ? nullptr : &segment.sequences.back();
+  if (last && last->key_begin == slab_begin && last->num_keys == group.key_end) {
+    last->num_rows += rows;
+  } else {
+    segment.sequences.push_back({segment.num_rows, rows, slab_begin, group.key_end});
+  }
   for (int i = 0; i < rows; ++i) {
     segment.positions.push_back(group.row_at(i));
     segment.slots.push_back(slab_begin + group.row_at(i));
@@ -87,13 +93,13 @@ void plan_wanted(const Forward& forward, ForwardPlan& plan) {
            plan.wanted_rows.begin();
   };
   for (const int64_t row : rows) plan.logit_index.push_back(index_of(row));
-  for (PlannedGroup planned : last.groups) {
-    const int64_t first = index_of(planned.first_row);
-    const int64_t end = index_of(planned.first_row + planned.num_rows);
+  for (AttentionSequence sequence : last.sequences) {
+    const int64_t first = index_of(sequence.first_row);
+    const int64_t end = index_of(sequence.first_row + sequence.num_rows);
     if (first == end) continue;
-    planned.first_row = first;
-    planned.num_rows = end - first;
-    plan.wanted.push_back(planned);
+    sequence.first_row = first;
+    sequence.num_rows = end - first;
+    plan.wanted.push_back(sequence);
   }
 }
 
@@ -119,17 +125,10 @@ ForwardPlan plan_forward(const Forward& forward, const ModelConfig& model,
     LayerSegment segment;
     segment.first_layer = *cut;
     segment.end_layer = std::next(cut) == cuts.end() ? model.num_layers : *std::next(cut);
-    const auto append_where = [&](auto&& condition) {
-      for (size_t i = 0; i < forward.groups.size(); ++i) {
-        const RowGroup& group = forward.groups[i];
-        if (leave_layer(group, model.num_layers) <= *cut || !condition(group)) continue;
-        append_group(segment, static_cast<int>(i), group, slabs.range(group.slab).begin);
-      }
-    };
-    // Order of entry, so that rows that stay keep their order and those that enter come last.
-    for (const int entered : cuts) {
-      if (entered > *cut) break;
-      append_where([&](const RowGroup& group) { return group.enter_layer == entered; });
+    for (size_t i = 0; i < forward.groups.size(); ++i) {
+      const RowGroup& group = forward.groups[i];
+      if (group.enter_layer > *cut || leave_layer(group, model.num_layers) <= *cut) continue;
+      append_group(segment, static_cast<int>(i), group, slabs.range(group.slab).begin);
     }
     plan.segments.push_back(std::move(segment));
   }

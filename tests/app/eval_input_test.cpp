@@ -157,34 +157,17 @@ TEST(EvalPolicies, EntriesHaveAllDepthsThatAreCompared) {
   settings.state_dir = "somewhere";
   const CacheSettings fixed =
       eval_cache_settings(settings, parse_eval_policies("off,fixed:0,fixed:3,full", 12), 12);
-  EXPECT_THAT(fixed.more_depths, ElementsAre(3, 12));
-  EXPECT_EQ(fixed.policy, "fixed");
+  EXPECT_THAT(fixed.more_depths, ElementsAre(0, 3, 12));
   EXPECT_EQ(fixed.state_dir, "somewhere");
   EXPECT_TRUE(fixed.state_is_read_only);
-  EXPECT_EQ(eval_cache_settings(settings, parse_eval_policies("off", 12), 12).policy, "off");
   const CacheSettings measured =
-      eval_cache_settings(settings, parse_eval_policies("fixed:3,measured", 12), 12);
-  EXPECT_EQ(measured.policy, "measured");
+      eval_cache_settings(settings, parse_eval_policies("fixed:5,measured", 12), 12);
+  EXPECT_THAT(measured.more_depths, ElementsAre(5, 1, 3, 4, 6, 9, 12));
 }
 
 TEST(EvalPolicies, TableNeedsATable) {
   EXPECT_THAT(error_of([] { eval_cache_settings({}, parse_eval_policies("table", 12), 12); }),
               HasSubstr("--depth-table"));
-}
-
-TEST(EvalPolicies, RefreshIsNotForOff) {
-  const EvalRefresh refresh{4, 8, 5};
-  const CacheParams off = eval_cache_params({"off", "off", {}}, refresh);
-  EXPECT_EQ(off.policy, "off");
-  EXPECT_EQ(off.refresh_interval, std::nullopt);
-  EXPECT_EQ(off.refresh_commits, std::nullopt);
-  EXPECT_EQ(off.refresh_depth, std::nullopt);
-  const CacheParams fixed = eval_cache_params({"fixed:2", "fixed", 2}, refresh);
-  EXPECT_EQ(fixed.policy, "fixed");
-  EXPECT_EQ(fixed.depth, 2);
-  EXPECT_EQ(fixed.refresh_interval, 4);
-  EXPECT_EQ(fixed.refresh_commits, 8);
-  EXPECT_EQ(fixed.refresh_depth, 5);
 }
 
 TEST(FlagValues, NamesAreSplitAtCommas) {

@@ -112,13 +112,17 @@ def test_decisions_probe_every_conversation_and_fill_the_state(tmp_path, data):
     done, found = profile(data, out, "--by", "decisions", "--state-dir", state)
     assert found["probes"] == 12
     assert "12 probes" in done.stdout and "depth" in done.stdout
+    def probed(kind):
+        return sum(plan["agreed"] + plan["differed"] for plan in kind["plans"])
+
     for kind in found["kinds"]:
-        assert 0 <= kind["depth"] <= 12
-        assert [step["value"] for step in kind["depths"]] == sorted(step["value"] for step in kind["depths"])
-    assert sum(kind["depths"][0]["probed"] for kind in found["kinds"]) == 12
+        depths = [plan["depth"] for plan in kind["plans"] if "depth" in plan]
+        assert depths == sorted(depths) and depths[-1] == 12
+        assert all(0 < plan["estimated_disagreement"] < 1 for plan in kind["plans"])
+    assert sum(map(probed, found["kinds"])) == 12
     assert list(state.iterdir())
     _, more = profile(data, out, "--by", "decisions", "--state-dir", state, "--limit", "3")
-    assert sum(kind["depths"][0]["probed"] for kind in more["kinds"]) == 15
+    assert sum(map(probed, more["kinds"])) == 15
 
 
 def test_a_pinned_system_prompt_is_there_before_the_first_request(tmp_path):

@@ -100,12 +100,12 @@ void check_refresh(TorchDenoiser& model, const std::vector<TokenId>& ids, double
     plan.reuse.refresh_depth = depth;
     Forward forward;
     int block_group = 0;
-    for (const RowSpan& span : plan_rows(plan)) {
-      RowGroup group = rows(slab, ids, span.begin, span.end);
-      group.key_end = plan.length;
-      if (span.enter_layer == 0) block_group = static_cast<int>(forward.groups.size());
-      if (span.enter_layer > 0) group.tokens.clear();
-      group.enter_layer = span.enter_layer;
+    for (const RowGroup& planned : plan_rows(plan)) {
+      RowGroup group = rows(slab, ids, planned.begin, planned.end);
+      group.key_end = planned.key_end;
+      if (planned.enter_layer == 0) block_group = static_cast<int>(forward.groups.size());
+      if (planned.enter_layer > 0) group.tokens.clear();
+      group.enter_layer = planned.enter_layer;
       group.enter_from = own;
       forward.groups.push_back(group);
     }

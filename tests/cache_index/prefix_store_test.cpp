@@ -20,6 +20,10 @@ StoredPrefix prefix_of(const PrefixStore& store, const std::string& salt, const 
   return prefix;
 }
 
+StoredPrefix* find(PrefixStore& store, const std::string& salt, const Ids& ids) {
+  return store.find(store.key_of(salt, ids), salt, ids);
+}
+
 Hash128 same_for_all(const std::string&, const std::string&, std::span<const TokenId>) {
   return {1, 2};
 }
@@ -27,17 +31,17 @@ Hash128 same_for_all(const std::string&, const std::string&, std::span<const Tok
 TEST(PrefixStore, TwoTenantsNeverShareAnEntry) {
   PrefixStore store(1000, "model");
   store.insert(prefix_of(store, "tenant a", {1, 2, 3}, 1));
-  EXPECT_NE(store.find("tenant a", Ids{1, 2, 3}), nullptr);
-  EXPECT_EQ(store.find("tenant b", Ids{1, 2, 3}), nullptr);
-  EXPECT_EQ(store.find("", Ids{1, 2, 3}), nullptr);
+  EXPECT_NE(find(store, "tenant a", Ids{1, 2, 3}), nullptr);
+  EXPECT_EQ(find(store, "tenant b", Ids{1, 2, 3}), nullptr);
+  EXPECT_EQ(find(store, "", Ids{1, 2, 3}), nullptr);
 }
 
 TEST(PrefixStore, EqualHashWithOtherIdsIsAMiss) {
   PrefixStore store(1000, "model", same_for_all);
   store.insert(prefix_of(store, "", {1, 2, 3}, 1));
-  EXPECT_NE(store.find("", Ids{1, 2, 3}), nullptr);
-  EXPECT_EQ(store.find("", Ids{1, 2, 4}), nullptr);
-  EXPECT_EQ(store.find("salt", Ids{1, 2, 3}), nullptr);
+  EXPECT_NE(find(store, "", Ids{1, 2, 3}), nullptr);
+  EXPECT_EQ(find(store, "", Ids{1, 2, 4}), nullptr);
+  EXPECT_EQ(find(store, "salt", Ids{1, 2, 3}), nullptr);
   EXPECT_TRUE(store.has_key(store.key_of("", Ids{1, 2, 4}))) << "taken by other ids";
 }
 
@@ -82,12 +86,12 @@ TEST(PrefixStore, ADoomedEntryIsNotFoundAgain) {
   StoredPrefix& stored = store.insert(prefix_of(store, "", {1}, 1));
   store.acquire(stored);
   store.doom(stored);
-  EXPECT_EQ(store.find("", Ids{1}), nullptr);
+  EXPECT_EQ(find(store, "", Ids{1}), nullptr);
   store.check_integrity();
   StoredPrefix& other = store.insert(prefix_of(store, "", {1}, 2));
-  EXPECT_EQ(store.find("", Ids{1}), &other) << "its key is free";
+  EXPECT_EQ(find(store, "", Ids{1}), &other) << "its key is free";
   store.erase(1);
-  EXPECT_EQ(store.find("", Ids{1}), &other);
+  EXPECT_EQ(find(store, "", Ids{1}), &other);
   store.check_integrity();
   store.erase(2);
   EXPECT_EQ(store.bytes(), 0);

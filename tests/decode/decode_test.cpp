@@ -12,7 +12,21 @@
 namespace bicached {
 namespace {
 
+/// Rows [begin, end) that enter at a layer.
+struct RowSpan {
+  int begin, end, enter_layer;
+  bool operator==(const RowSpan&) const = default;
+};
 using Spans = std::vector<RowSpan>;
+
+Spans spans_of(const PlanState& state) {
+  Spans spans;
+  for (const RowGroup& group : plan_rows(state)) {
+    EXPECT_EQ(group.key_end, state.length);
+    spans.push_back({group.begin, group.end, group.enter_layer});
+  }
+  return spans;
+}
 
 PlanState state_of(int prefix_len, int depth) {
   PlanState state;
@@ -25,39 +39,43 @@ PlanState state_of(int prefix_len, int depth) {
   return state;
 }
 
+Reuse reuse_of(int prefix_len, int depth, int refresh_depth, int interval, int commits) {
+  return {{IntraCache::kNone, interval, commits, refresh_depth}, prefix_len, depth};
+}
+
 TEST(Planner, WithoutACacheRunsEveryRow) {
-  EXPECT_EQ(plan_rows(state_of(0, 0)), (Spans{{0, 100, 0}}));
+  EXPECT_EQ(spans_of(state_of(0, 0)), (Spans{{0, 100, 0}}));
 }
 
 TEST(Planner, RefreshLetsThePrefixEnterAtTheDepth) {
   PlanState state = state_of(40, 3);
   state.refresh_due = true;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {40, 100, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 40, 3}, {40, 100, 0}}));
   state.refresh_due = false;
-  EXPECT_EQ(plan_rows(state), (Spans{{40, 100, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{40, 100, 0}}));
 }
 
 TEST(Planner, DepthZeroRefreshIsAFullForward) {
   PlanState state = state_of(40, 0);
   state.refresh_due = true;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 100, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 100, 0}}));
 }
 
 TEST(Planner, FullDepthLeavesNothingToRefresh) {
   PlanState state = state_of(40, 8);
   state.refresh_due = true;
-  EXPECT_EQ(plan_rows(state), (Spans{{40, 100, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{40, 100, 0}}));
 }
 
 TEST(Planner, InsideABlockRunsWhatTheIntraCacheLeaves) {
   PlanState state = state_of(0, 0);
   state.at_block_start = false;
   state.reuse.intra_cache = IntraCache::kPrefix;
-  EXPECT_EQ(plan_rows(state), (Spans{{60, 100, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{60, 100, 0}}));
   state.reuse.intra_cache = IntraCache::kDual;
-  EXPECT_EQ(plan_rows(state), (Spans{{60, 70, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{60, 70, 0}}));
   state.logits_shift = 1;
-  EXPECT_EQ(plan_rows(state), (Spans{{59, 70, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{59, 70, 0}}));
 }
 
 TEST(Planner, RefreshInsideADualBlockKeepsTheRestFrozen) {
@@ -65,29 +83,29 @@ TEST(Planner, RefreshInsideADualBlockKeepsTheRestFrozen) {
   state.at_block_start = false;
   state.refresh_due = true;
   state.reuse.intra_cache = IntraCache::kDual;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {60, 70, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 40, 3}, {60, 70, 0}}));
 }
 
 TEST(Planner, ARefreshEntersAtTheGreaterOfBothDepths) {
   PlanState state = state_of(40, 3);
   state.refresh_due = true;
   state.reuse.refresh_depth = 5;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {40, 100, 0}})) << "the first forward is none";
+  EXPECT_EQ(spans_of(state), (Spans{{0, 40, 3}, {40, 100, 0}})) << "the first forward is none";
   state.at_first_forward = false;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 5}, {40, 100, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 40, 5}, {40, 100, 0}}));
   state.reuse.refresh_depth = 2;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {40, 100, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 40, 3}, {40, 100, 0}}));
 }
 
 TEST(Planner, AdaptiveRunsTheBlockAloneBetweenRefreshes) {
   PlanState state = state_of(40, 3);
   state.reuse.intra_cache = IntraCache::kAdaptive;
   state.refresh_due = true;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 3}, {40, 100, 0}})) << "the first forward runs all";
+  EXPECT_EQ(spans_of(state), (Spans{{0, 40, 3}, {40, 100, 0}})) << "the first forward runs all";
   state.at_first_forward = state.refresh_due = false;
-  EXPECT_EQ(plan_rows(state), (Spans{{60, 70, 0}})) << "at the start of a block too";
+  EXPECT_EQ(spans_of(state), (Spans{{60, 70, 0}})) << "at the start of a block too";
   state.logits_shift = 1;
-  EXPECT_EQ(plan_rows(state), (Spans{{59, 70, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{59, 70, 0}}));
 }
 
 TEST(Planner, AdaptiveRefreshEntersOutsideTheBlockWhereTokensAreTheSame) {
@@ -97,15 +115,15 @@ TEST(Planner, AdaptiveRefreshEntersOutsideTheBlockWhereTokensAreTheSame) {
   state.reuse.refresh_depth = 5;
   state.at_first_forward = state.at_block_start = false;
   state.refresh_due = true;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 50, 5}, {50, 70, 0}, {70, 100, 5}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 50, 5}, {50, 70, 0}, {70, 100, 5}}));
   state.logits_shift = 1;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 49, 5}, {49, 70, 0}, {70, 100, 5}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 49, 5}, {49, 70, 0}, {70, 100, 5}}));
   state.reuse.depth = 6;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 6}, {40, 49, 5}, {49, 70, 0}, {70, 100, 5}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 40, 6}, {40, 49, 5}, {49, 70, 0}, {70, 100, 5}}));
   state.reuse.refresh_depth = 0;
-  EXPECT_EQ(plan_rows(state), (Spans{{0, 40, 6}, {40, 100, 0}}));
+  EXPECT_EQ(spans_of(state), (Spans{{0, 40, 6}, {40, 100, 0}}));
   state.reuse.refresh_depth = 8;
-  EXPECT_EQ(plan_rows(state), (Spans{{49, 70, 0}})) << "nothing outside runs again";
+  EXPECT_EQ(spans_of(state), (Spans{{49, 70, 0}})) << "nothing outside runs again";
 }
 
 TEST(Noise, IsUniformAndAFunctionOfItsArguments) {
@@ -291,10 +309,10 @@ TEST_F(CanvasDecoderTest, DiscardingTheFirstForwardCostsOneABlock) {
 }
 
 TEST_F(CanvasDecoderTest, RefreshesByCommitsOrForwardsWhicheverComesFirst) {
-  CanvasDecoder by_commits(request, model, {2, 1, 1, 100, 3});
+  CanvasDecoder by_commits(request, model, reuse_of(2, 1, 1, 100, 3));
   decode(by_commits);
   EXPECT_EQ(by_commits.stats().num_refreshes, 4);
-  CanvasDecoder by_forwards(request, model, {2, 1, 1, 2, 3});
+  CanvasDecoder by_forwards(request, model, reuse_of(2, 1, 1, 2, 3));
   decode(by_forwards);
   EXPECT_EQ(by_forwards.stats().num_refreshes, 6);
 }
@@ -302,14 +320,14 @@ TEST_F(CanvasDecoderTest, RefreshesByCommitsOrForwardsWhicheverComesFirst) {
 TEST_F(CanvasDecoderTest, EndTokensMakeNoRefreshDue) {
   request.decode.eos_early_stop = false;
   for (int position = 3 + 6; position < 3 + 12; ++position) token_at[position] = 1;
-  CanvasDecoder decoder(request, model, {2, 1, 1, 100, 2});
+  CanvasDecoder decoder(request, model, reuse_of(2, 1, 1, 100, 2));
   EXPECT_EQ(decode(decoder), 12);
   EXPECT_EQ(decoder.stats().num_refreshes, 4) << "the first, and after 2, 4 and 6 text tokens";
 }
 
 TEST_F(CanvasDecoderTest, RefreshesEnterWhereTheFirstForwardLeftItsStates) {
   prefix = {40, 41};
-  const Reuse reuse{2, 1, 3, 100, 6};
+  const Reuse reuse = reuse_of(2, 1, 3, 100, 6);
   EXPECT_EQ(reuse.own_states(15, model.num_layers), 2);
   CanvasDecoder decoder(request, model, reuse);
   EXPECT_EQ(decode(decoder), 12);
@@ -327,7 +345,7 @@ TEST_F(CanvasDecoderTest, RefreshesEnterWhereTheFirstForwardLeftItsStates) {
 }
 
 TEST_F(CanvasDecoderTest, ARefreshDepthOfAllLayersRunsThePrefixOnce) {
-  const Reuse reuse{2, 0, 4, 100, 1};
+  const Reuse reuse = reuse_of(2, 0, 4, 100, 1);
   EXPECT_EQ(reuse.own_states(15, model.num_layers), 0);
   CanvasDecoder decoder(request, model, reuse);
   EXPECT_EQ(decode(decoder), 12);
@@ -339,6 +357,7 @@ TEST_F(CanvasDecoderTest, AdaptiveRunsAllOnlyAfterText) {
   for (int position = 3 + 6; position < 3 + 12; ++position) token_at[position] = 1;
   Reuse reuse;
   reuse.intra_cache = IntraCache::kAdaptive;
+  reuse.refresh_interval = 16;
   CanvasDecoder decoder(request, model, reuse);
   EXPECT_EQ(decode(decoder), 12);
   EXPECT_EQ(decoder.stats().num_refreshes, 7) << "the first, and after each of 6 text tokens";

@@ -9,9 +9,6 @@ import pytest
 
 from conftest import ROOT, Server
 
-LISTS = {"shop", "shop+", "staff", "staff+", "trains", "trains+"}
-DEEP = {"words", "record", "sums"}
-
 
 def questions():
     lines = (ROOT / "models" / "demo" / "eval" / "eval.jsonl").read_text().splitlines()
@@ -52,47 +49,54 @@ def server():
     running.terminate()
 
 
-def test_lists_stay_shallow(server):
-    groups = groups_of(LISTS, 14)
-    batch = [q for group in groups for q in group]
-    answers = ask_all(server, batch)
-    depths = [a["diffusion"]["depth"] for a in answers]
-    assert max(depths) <= 5, "decisions about lists change from layer 6 on"
-    assert max(depths) > 0, "nothing was reused at all"
-    right = [a["choices"][0]["message"]["content"] == q["answer"] for a, q in zip(answers, batch)]
-    assert sum(right) / len(right) > 0.9
-    report = httpx.get(server.url + "/v1/cache").json()
-    probes = [p for entry in report["entries"] for p in entry["probes"]]
-    assert probes and max(p["depth"] for p in probes) <= 5
+@pytest.fixture
+def learner():
+    """A server that may spend as much on probes as on answers, so that what it learns is seen soon."""
+    running = Server("--probe-budget", "1")
+    yield running
+    running.terminate()
 
 
-def test_word_rules_orders_and_sums_go_deep(server):
-    batch = [q for group in groups_of(DEEP, 14) for q in group]
-    answers = ask_all(server, batch)
-    depths = [a["diffusion"]["depth"] for a in answers]
-    assert depths[0] == 0
-    assert sum(depth == 12 for depth in depths[-40:]) > 20, depths
+def text(answer):
+    return answer["choices"][0]["message"]["content"]
 
 
-def test_recovers_when_the_questions_of_a_prefix_change(server):
-    lists = groups_of({"shop", "shop+"}, 8)
-    system = lists[0][0]["messages"][0]
+def test_a_prefix_goes_as_deep_as_its_own_probes_agree(learner):
+    """Sums stand every depth, price lists do not; and what sums found is nothing to the lists."""
+    (sums,), (lists,) = groups_of({"sums"}, 1), groups_of({"shop", "shop+"}, 1)
+    sums, lists = ([q for q in group if q["family"] != "chat"] for group in (sums, lists))
+    depths = [a["diffusion"]["depth"] for a in ask_all(learner, sums * 10)]
+    assert depths[0] == 0 and max(depths) == 12
+    first = [ask(learner, q["messages"]) for q in lists]
+    assert {a["diffusion"]["depth"] for a in first} == {0}
+    later = ask_all(learner, lists * 12)
+    assert max(a["diffusion"]["depth"] for a in later) <= 6
+    right = [text(a) == q["answer"] for a, q in zip(later, lists * 12)]
+    without = [text(ask(learner, q["messages"], deterministic=True)) == q["answer"] for q in lists]
+    assert sum(right) / len(right) >= sum(without) / len(without) - 0.05
+
+
+def test_questions_that_change_are_noticed(learner):
+    (lists,) = groups_of({"shop", "shop+"}, 1)
+    system = lists[0]["messages"][0]
     talk = [q["messages"][-1] for q in questions() if q["family"] == "chat" and len(q["messages"]) == 2]
-    look_ups = [q["messages"][-1] for q in lists[0] if q["family"] != "chat"]
+    look_ups = [q for q in lists if q["family"] != "chat"]
+    for message in talk[:60]:
+        answer = ask(learner, [system, message])
+    for _ in range(40 // len(look_ups) + 1):
+        for question in look_ups:
+            ask(learner, question["messages"])
+    for question in look_ups:
+        answer = ask(learner, question["messages"])
+        assert text(answer) == text(ask(learner, question["messages"], deterministic=True)), answer["diffusion"]
 
-    def answer(message, **fields):
-        return ask(server, [system, message], **fields)
 
-    small = [answer(message) for message in talk[:30]]
-    assert small[-1]["diffusion"]["depth"] == 12, "small talk stands every depth"
-
-    def text(reply):
-        return reply["choices"][0]["message"]["content"]
-
-    for i in range(20):
-        answer(look_ups[i % len(look_ups)])
-    for message in look_ups:
-        assert text(answer(message)) == text(answer(message, cache={"policy": "off"}))
+def test_another_applications_traffic_makes_nothing_deep(server):
+    """60 requests of one application, then a new one: with its own evidence missing, nothing is reused."""
+    (sums,), (lists,) = groups_of({"sums"}, 1), groups_of({"shop", "shop+"}, 1)
+    ask_all(server, sums * 6)
+    for answer in ask_all(server, [q for q in lists if q["family"] != "chat"] * 2):
+        assert answer["diffusion"]["depth"] == 0
 
 
 def test_what_the_user_sees(server):

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 
@@ -80,9 +81,9 @@ TEST_F(PrefixCacheTest, TheSecondUseMakesTheEntryAndTakesItUp) {
   EXPECT_EQ(second.depth, 2);
   EXPECT_EQ(second.prefix_len, 40);
   EXPECT_EQ(second.cached_tokens, 40);
-  EXPECT_EQ(engine->stats().cache_made, 1);
-  EXPECT_EQ(engine->stats().cache_hits, 1);
-  EXPECT_EQ(engine->stats().cache_misses, 1);
+  EXPECT_EQ(engine->cache_stats().made, 1);
+  EXPECT_EQ(engine->cache_stats().hits, 1);
+  EXPECT_EQ(engine->cache_stats().misses, 1);
 }
 
 TEST_F(PrefixCacheTest, AnswersAreThoseOfNoCacheAsLongAsTheDepthIsSafe) {
@@ -188,7 +189,7 @@ TEST_F(PrefixCacheTest, TwoHundredPrefixesStayInABudgetOfTwenty) {
   for (int round = 0; round < 3; ++round) {
     for (int i = 0; i < 200; ++i) {
       ask(request_of(prefix_of(i), "a" + std::to_string(round)));
-      ASSERT_LE(engine->stats().cache_bytes, cache.cache_bytes);
+      ASSERT_LE(engine->cache_stats().bytes, cache.cache_bytes);
     }
   }
   const CacheReport report = engine->cache_report();
@@ -266,7 +267,7 @@ TEST_F(PrefixCacheTest, EntriesKeepToTheRowBudget) {
     ResponseStream stream = engine->submit(std::move(job));
     while (auto update = stream.next()) EXPECT_NE(update->finish, FinishReason::kError);
   }
-  EXPECT_EQ(engine->stats().cache_made, 12);
+  EXPECT_EQ(engine->cache_stats().made, 12);
   EXPECT_LE(control->max_rows_seen, 300 + 117) << "and one canvas, which always goes on";
 }
 
@@ -300,6 +301,7 @@ TEST_F(PrefixCacheTest, TheRefreshDepthOfARequestHoldsWithNothingShared) {
 }
 
 TEST_F(PrefixCacheTest, RefreshesEnterFromTheRequestsOwnStates) {
+  cache.start.plan = {IntraCache::kAdaptive, 16, 1, 0};
   start();
   ask(request_of(prefix_of(1), "a"));
   GenerateRequest request = request_of(prefix_of(1), "b");
@@ -345,98 +347,118 @@ TEST_F(PrefixCacheTest, PoliciesThatAreNotPossibleHereAreRefused) {
   }
 }
 
+/// With a budget that lets every request be probed, so that what is learned is seen soon.
 class MeasuredTest : public PrefixCacheTest {
  protected:
-  MeasuredTest() { cache.policy = "measured"; }
-  /// Depth of the last of `count` requests.
-  int depth_after(int count) {
-    int depth = 0;
-    for (int i = 0; i < count; ++i) {
-      depth = ask(request_of(prefix_of(1), "question " + std::to_string(++num_asked_))).stats.depth;
-    }
-    return depth;
+  MeasuredTest() {
+    cache.policy = "measured";
+    cache.probe_budget = 1;
   }
-  /// Of those that have ended, none of them running.
-  int64_t num_probes() {
-    while (engine->cache_report().probes_running > 0) continue;
-    return engine->cache_report().probes;
+  /// Depth of the last of `count` requests of a prefix, or of the one before if that is deeper: one
+  /// of them may have been probed.
+  int depth_after(int count, int prefix = 1, const std::string& salt = "") {
+    int before = 0, depth = 0;
+    for (int i = 0; i < count; ++i) {
+      GenerateRequest request =
+          request_of(prefix_of(prefix), "question " + std::to_string(++num_asked_));
+      request.cache.salt = salt;
+      before = std::exchange(depth, ask(request).stats.depth);
+    }
+    return std::max(before, depth);
   }
   int num_asked_ = 0;
 };
 
 TEST_F(MeasuredTest, GoesAsDeepAsDecisionsStay) {
   start();
-  EXPECT_EQ(depth_after(2), 0) << "nothing is known yet";
+  EXPECT_EQ(depth_after(16), 0) << "16 probes at least have to agree";
   int deepest = 0;
-  for (int i = 0; i < 40; ++i) deepest = std::max(deepest, depth_after(1));
+  for (int i = 0; i < 80; ++i) deepest = std::max(deepest, depth_after(1));
   EXPECT_EQ(deepest, 4);
-  EXPECT_GT(engine->stats().probes, 5);
-  EXPECT_EQ(engine->stats().probe_disagreements, 0);
+  EXPECT_GT(engine->cache_stats().probes, 15);
+  EXPECT_EQ(engine->cache_stats().probe_disagreements, 0);
 }
 
 TEST_F(MeasuredTest, StaysShallowWhereTheyDoNot) {
   control->safe_depth = 2;
   start();
-  for (int i = 0; i < 60; ++i) EXPECT_LE(depth_after(1), 2);
-  EXPECT_GT(engine->stats().probe_disagreements, 0);
+  int deepest = 0;
+  for (int i = 0; i < 300; ++i) deepest = std::max(deepest, depth_after(1));
+  EXPECT_EQ(deepest, 2);
+  EXPECT_GT(engine->cache_stats().probe_disagreements, 0);
+}
+
+TEST_F(MeasuredTest, WhatOthersFoundMakesNothingSafe) {
+  start();
+  EXPECT_EQ(depth_after(120), 4);
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(depth_after(1, 2), 0) << "another prefix";
+    EXPECT_EQ(depth_after(1, 1, "tenant"), 0) << "another salt";
+  }
+  control->safe_depth = 0;
+  depth_after(120, 2);
+  depth_after(120, 1, "tenant");
+  EXPECT_GT(engine->cache_stats().probe_disagreements, 0);
+  const CacheReport report = engine->cache_report();
+  for (const EntryReport& entry : report.entries) {
+    for (const PlanReport& probe : entry.probes) {
+      const bool is_first = entry.salt.empty() && probe.steps.back().agreed > 0;
+      EXPECT_EQ(probe.steps.back().is_safe, is_first) << "its own outcomes, and no others";
+    }
+  }
+}
+
+TEST_F(MeasuredTest, ADifferenceLowersTheDepthAtOnce) {
+  start();
+  ASSERT_EQ(depth_after(120), 4);
+  control->safe_depth = 0;
+  const int64_t before = engine->cache_stats().probe_disagreements;
+  for (int i = 0; i < 400 && engine->cache_stats().probe_disagreements == before; ++i) {
+    depth_after(1);
+  }
+  ASSERT_GT(engine->cache_stats().probe_disagreements, before) << "what is in use is watched";
+  EXPECT_LT(depth_after(1), 4);
+  depth_after(100);
+  EXPECT_EQ(depth_after(1), 0);
+}
+
+TEST_F(MeasuredTest, ProbesStayWithinTheBudget) {
+  cache.probe_budget = 0.05;
+  control->safe_depth = 0;  // nothing is ever saved
+  start();
+  for (int i = 0; i < 400; ++i) {
+    depth_after(1);
+    const auto probes = static_cast<double>(engine->cache_stats().probe_row_layers);
+    const auto all = static_cast<double>(engine->stats().row_layers);
+    ASSERT_LE(probes, cache.probe_budget * (all - probes)) << i;
+  }
+  EXPECT_GT(engine->cache_stats().probes, 0);
+}
+
+TEST_F(MeasuredTest, PrefixesThatAreUsedSeldomAreNotProbed) {
+  start();
+  for (int i = 0; i < 40; ++i) depth_after(10, i);
+  for (const EntryReport& entry : engine->cache_report().entries) {
+    for (const PlanReport& probe : entry.probes) {
+      for (const PlanReport::Step& step : probe.steps) EXPECT_EQ(step.agreed + step.differed, 0);
+    }
+  }
 }
 
 TEST_F(MeasuredTest, AnEntryIsAsDeepAsItsRequestsWant) {
   control->safe_depth = 2;
   start();
-  depth_after(60);
-  const auto depths = [&] { return engine->cache_report().entries.at(0).depths; };
-  EXPECT_EQ(depths(), (std::vector<int>{1, 2, 3, 4})) << "probes need them";
-  // Where the next probe is near they are made whole at once.
-  for (const int64_t probes = num_probes(); num_probes() == probes;) depth_after(1);
+  depth_after(300);
   engine->clear_cache();
-  depth_after(2);
-  EXPECT_EQ(depths(), std::vector<int>{1});
+  EXPECT_EQ(depth_after(2), 2);
+  EXPECT_EQ(engine->cache_report().entries.at(0).depths, (std::vector<int>{1, 2}));
   EXPECT_EQ(engine->cache_report().bytes, control->entry_bytes);
-  const int64_t before = num_probes();
-  for (int i = 0; i < 200 && num_probes() == before; ++i) depth_after(1);
-  EXPECT_EQ(depths(), (std::vector<int>{1, 2, 3, 4})) << "made anew for the next probe";
-  EXPECT_EQ(control->num_entries, 1);
-}
-
-TEST_F(MeasuredTest, WhereNothingIsReusedNothingIsMadeButForProbes) {
-  control->safe_depth = 0;
-  start();
-  depth_after(60);
-  for (const int64_t before = num_probes(); num_probes() == before;) depth_after(1);
-  engine->clear_cache();  // the next one is far
-  const int64_t made = engine->cache_report().made, before = num_probes();
-  int num_asked = 0;
-  for (; num_probes() == before; ++num_asked) {
-    ASSERT_LT(num_asked, 200);
-    EXPECT_EQ(engine->cache_report().made, made);
-    depth_after(1);
-  }
-  EXPECT_GT(num_asked, 2);
-  EXPECT_EQ(engine->cache_report().made, made + 1);
-}
-
-TEST_F(MeasuredTest, APrefixWithoutAnEntryIsProbedAgainWhateverFollowsIt) {
-  control->safe_depth = 0;
-  start();
-  const auto ask_one = [&] {
-    const std::string question = " question " + std::to_string(++num_asked_);
-    GenerateRequest request = request_of(prefix_of(1), question);
-    request.prefix_boundaries.push_back(40 + static_cast<int>(question.size()));
-    ask(request);
-  };
-  for (int i = 0; i < 60; ++i) ask_one();
-  num_probes();
-  engine->clear_cache();
-  const int64_t before = num_probes();
-  for (int i = 0; i < 400 && num_probes() == before; ++i) ask_one();
-  EXPECT_GT(num_probes(), before);
 }
 
 TEST_F(MeasuredTest, ProbesChangeNoAnswer) {
   control->safe_depth = 0;  // whatever comes from an entry is wrong
   start();
-  for (int i = 0; i < 30; ++i) {
+  for (int i = 0; i < 60; ++i) {
     GenerateRequest request = request_of(prefix_of(1), "question " + std::to_string(i));
     std::string with, without;
     ask(request, &with);
@@ -444,14 +466,16 @@ TEST_F(MeasuredTest, ProbesChangeNoAnswer) {
     ask(request, &without);
     EXPECT_EQ(with, without) << i;
   }
+  EXPECT_GT(engine->cache_stats().probes, 0);
 }
 
-TEST_F(MeasuredTest, RecoversWhenTheQuestionsChange) {
+TEST_F(MeasuredTest, AProbeThatFailsCostsItsRequestNothing) {
   start();
-  depth_after(30);
-  control->safe_depth = 0;
   depth_after(20);
-  EXPECT_EQ(depth_after(1), 0);
+  // Whatever a forward with a shadow in it does wrong: it is tried again without.
+  control->fail_forwards = 1;
+  EXPECT_NE(try_to_ask(request_of(prefix_of(1), "unlucky")).finish, FinishReason::kError);
+  EXPECT_EQ(engine->cache_report().probes_running, 0);
 }
 
 TEST_F(MeasuredTest, ProbesGiveWayToRequests) {
@@ -460,16 +484,26 @@ TEST_F(MeasuredTest, ProbesGiveWayToRequests) {
   probed.gen_length = 200;
   probed.decode.steps = 200;
   start(2 * static_cast<int64_t>(probed.prompt_ids.size() + 200) + 20);
-  ask(request_of(prefix_of(1), "first"));
-  control->forward_ms = 2;
   control->end_one_in = 0;
-  std::vector<GenerateRequest> job{probed};
-  ResponseStream slow = engine->submit(std::move(job));
-  while (!slow.next()->tokens.size()) continue;
-  EXPECT_EQ(engine->cache_report().probes_running, 1);
-  ask(request_of("other ", "question"));
-  EXPECT_FALSE(slow.is_done());
-  EXPECT_EQ(engine->cache_report().probes_running, 0);
+  for (int i = 0; i < 20; ++i) ask(probed);
+  control->forward_ms = 2;
+  for (int i = 0; i < 20; ++i) {
+    std::vector<GenerateRequest> job{probed};
+    ResponseStream slow = engine->submit(std::move(job));
+    while (!slow.next()->tokens.size()) continue;
+    if (engine->cache_report().probes_running == 0) {
+      while (slow.next()) continue;
+      continue;
+    }
+    GenerateRequest other = request_of("other ", "question");
+    other.cache.policy = "off";
+    ask(other);
+    EXPECT_FALSE(slow.is_done());
+    while (slow.next()) continue;
+    EXPECT_EQ(engine->cache_report().probes_running, 0);
+    return;
+  }
+  FAIL() << "nothing was probed";
 }
 
 TEST_F(MeasuredTest, OutcomesSurviveARestart) {
@@ -477,13 +511,50 @@ TEST_F(MeasuredTest, OutcomesSurviveARestart) {
   std::filesystem::remove_all(folder);
   cache.state_dir = folder.string();
   start();
-  depth_after(40);
+  ASSERT_EQ(depth_after(120), 4);
   engine->stop(std::chrono::milliseconds(1000));
   start();
-  const int second = depth_after(2);
-  EXPECT_EQ(std::max(second, depth_after(1)), 4) << "known from before; one may be probed";
+  EXPECT_EQ(depth_after(2), 4) << "known from before";
+  engine->clear_cache();
+  EXPECT_EQ(depth_after(2), 4) << "only entries and prompts are gone";
+  engine->clear_cache(/*forget_probes=*/true);
+  EXPECT_EQ(depth_after(2), 0);
+  engine->stop(std::chrono::milliseconds(1000));
+  start();
+  EXPECT_EQ(depth_after(2), 0) << "the file has forgotten too";
   engine.reset();
   std::filesystem::remove_all(folder);
+}
+
+TEST_F(MeasuredTest, ABrokenStateFileIsKeptAsideAndCostsOnlyWhatItHeld) {
+  const auto folder = std::filesystem::temp_directory_path() / "bicached_broken_state_test";
+  for (const char* text : {"", "{", "[]", R"({"format": "bicached probes 1"})", "\x00\xff"}) {
+    std::filesystem::remove_all(folder);
+    std::filesystem::create_directories(folder);
+    cache.state_dir = folder.string();
+    const auto file = folder / "probes-fake.json";
+    std::ofstream(file) << text;
+    start();
+    EXPECT_FALSE(std::filesystem::exists(file)) << text;
+    EXPECT_TRUE(std::filesystem::exists(file.string() + ".broken")) << text;
+    EXPECT_EQ(depth_after(1), 0);
+    engine.reset();
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST_F(MeasuredTest, TheStartOfTheModelIsTakenUnlessARequestNamesItsOwn) {
+  cache.start.plan = {IntraCache::kAdaptive, 16, 1, 3};
+  start();
+  EXPECT_EQ(ask(request_of(prefix_of(1), "a")).stats.refresh_depth, 3);
+  GenerateRequest request = request_of(prefix_of(1), "b");
+  request.decode.intra_cache = IntraCache::kDual;
+  EXPECT_EQ(ask(request).stats.refresh_depth, 0);
+  request.decode.intra_cache.reset();
+  request.cache.deterministic = true;
+  const GenerationStats stats = ask(request).stats;
+  EXPECT_EQ(stats.cache, "off");
+  EXPECT_EQ(stats.num_refreshes, 0);
 }
 
 }  // namespace

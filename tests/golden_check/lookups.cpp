@@ -2,7 +2,7 @@
 // published store's; ours is another one (DESIGN 6).
 #include <map>
 
-#include "bicached/depth_policy.h"
+#include "cache_index/depth/depth_table.h"
 #include "golden_check/golden_case.h"
 #include "golden_check/report.h"
 

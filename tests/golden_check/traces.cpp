@@ -98,8 +98,8 @@ std::vector<std::vector<int>> groups_of(const json& step, int num_layers) {
 
 std::vector<std::vector<int>> groups_of(const PlannedForward& planned) {
   std::vector<std::vector<int>> groups;
-  for (const RowSpan& span : planned.spans) {
-    groups.push_back({span.begin, span.end, span.enter_layer});
+  for (const RowGroup& group : planned.groups) {
+    groups.push_back({group.begin, group.end, group.enter_layer});
   }
   return groups;
 }

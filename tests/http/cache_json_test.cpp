@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <climits>
 #include <nlohmann/json.hpp>
 
 #include "http/fake_text.h"
@@ -11,22 +12,13 @@
 namespace bicached {
 namespace {
 
-LadderStep step(int value, Tally own, Tally model) {
-  LadderStep out;
-  out.value = value;
-  out.own = own;
-  out.model = model;
-  return out;
-}
-
 CacheReport report() {
-  ProbeReport probe;
-  probe.min_ratio_percent = 50;
-  probe.gen_length = 64;
-  probe.depth = 2;
-  probe.refresh_depth = 6;
-  probe.depths = {step(2, {0, 3}, {1, 10}), step(3, {2, 3}, {5.12345, 10})};
-  probe.refresh_depths = {step(6, {0, 3}, {0, 10})};
+  PlanReport shared{"threshold/32/64", {}};
+  shared.steps.push_back({std::nullopt, 2, 3, 0, 0.125, true});
+  shared.steps.push_back({std::nullopt, 3, 1, 2.12345, 0.5, false});
+  PlanReport model = shared;
+  model.steps.push_back(
+      {InsidePlan{IntraCache::kDual, 16, INT_MAX, 0}, std::nullopt, 9, 1, 0.1, false});
   EntryReport entry;
   entry.id = "0a";
   entry.salt = "tenant";
@@ -39,7 +31,7 @@ CacheReport report() {
   entry.saved_row_layers = 960;
   entry.age_s = 1.23456;
   entry.depths = {1, 2, 3};
-  entry.probes = {probe};
+  entry.probes = {shared};
   CacheReport out;
   out.policy = "measured";
   out.budget_bytes = 8192;
@@ -47,8 +39,7 @@ CacheReport report() {
   out.hits = 7;
   out.misses = 2;
   out.entries = {entry};
-  probe.min_ratio_percent.reset();
-  out.model_probes = {probe};
+  out.model_probes = {model};
   return out;
 }
 
@@ -68,24 +59,20 @@ TEST(CacheJson, TellsEverythingOfTheReport) {
   EXPECT_EQ(entry.at("depths"), (std::vector<int>{1, 2, 3}));
 }
 
-TEST(CacheJson, AnEntryCountsItsOwnProbesAndTheModelAll) {
+TEST(CacheJson, PlansAreOfAPrefixOrInsideARequest) {
   const auto json = cache_json(report());
   const auto& own = json.at("entries").at(0).at("probes").at(0);
-  const auto& model = json.at("model_probes").at(0);
-  EXPECT_EQ(own.at("min_ratio_percent"), 50);
-  EXPECT_FALSE(model.contains("min_ratio_percent"));
-  for (const auto& probe : {own, model}) {
-    EXPECT_EQ(probe.at("gen_length"), 64);
-    EXPECT_EQ(probe.at("depth"), 2);
-    EXPECT_EQ(probe.at("refresh_depth"), 6);
-    EXPECT_EQ(probe.at("depths").at(1).at("value"), 3);
-    EXPECT_GT(probe.at("depths").at(1).at("estimated_disagreement"), 0.05);
-  }
-  EXPECT_EQ(own.at("depths").at(1).at("probed"), 3);
-  EXPECT_EQ(own.at("depths").at(1).at("disagreed"), 2);
-  EXPECT_EQ(model.at("depths").at(1).at("probed"), 10);
-  EXPECT_EQ(model.at("depths").at(1).at("disagreed"), 5.123);
-  EXPECT_EQ(model.at("refresh_depths").at(0).at("probed"), 10);
+  EXPECT_EQ(own.at("kind"), "threshold/32/64");
+  ASSERT_EQ(own.at("plans").size(), 2u);
+  EXPECT_EQ(own.at("plans").at(0), nlohmann::ordered_json::parse(R"({"depth": 2, "agreed": 3.0,
+      "differed": 0.0, "estimated_disagreement": 0.125, "safe": true})"));
+  EXPECT_EQ(own.at("plans").at(1).at("differed"), 2.123);
+  EXPECT_EQ(own.at("plans").at(1).at("safe"), false);
+  const auto& inside = json.at("model_probes").at(0).at("plans").at(2);
+  EXPECT_FALSE(inside.contains("depth"));
+  EXPECT_EQ(inside.at("inside"),
+            nlohmann::ordered_json::parse(R"({"intra_cache": "dual", "refresh_interval": 16,
+      "refresh_commits": null, "refresh_depth": 0})"));
 }
 
 TEST(CacheMetrics, DepthsOfHitsAreCounted) {
@@ -94,10 +81,10 @@ TEST(CacheMetrics, DepthsOfHitsAreCounted) {
   totals.cache_depths = {4, 7};
   metrics.finish_request(totals, 0.1);
   metrics.finish_request(RequestTotals{}, 0.1);  // a miss
-  EngineStats stats;
-  stats.cache_hits = 2;
+  CacheStats stats;
+  stats.hits = 2;
   stats.probe_checks = 11;
-  const std::string text = metrics.text(&stats);
+  const std::string text = metrics.text(nullptr, &stats);
   for (const char* line :
        {"bicached_cache_depth_bucket{le=\"4\"} 1", "bicached_cache_hits_total 2",
         "bicached_cache_depth_bucket{le=\"8\"} 2", "bicached_cache_misses_total 0",

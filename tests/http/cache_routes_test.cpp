@@ -35,6 +35,35 @@ TEST_F(CacheRoutesTest, AnEmptyCacheIsReported) {
   EXPECT_EQ(drop().json(), (nlohmann::json{{"dropped", 0}}));
 }
 
+TEST_F(CacheRoutesTest, ADeleteForgetsProbesOnlyWhenAsked) {
+  start();
+  const auto drop_with = [&](const char* query) {
+    return exchange(make_request("DELETE", std::string("/v1/cache") + query));
+  };
+  EXPECT_EQ(drop_with("?forget=probes").status, 200);
+  for (const char* query : {"?forget=all", "?forget", "?x=probes", "?forget=probes&y=1"}) {
+    const Response response = drop_with(query);
+    EXPECT_EQ(response.status, 400) << query;
+    EXPECT_NE(response.body.find("forget=probes"), std::string::npos) << response.body;
+  }
+}
+
+TEST_F(CacheRoutesTest, DeterministicRequestsReuseNothing) {
+  start_with_cache();
+  for (const char* question : {"one", "two"}) ask(question);
+  const nlohmann::json answer = ask("three", {{"deterministic", true}});
+  EXPECT_EQ(answer.at("diffusion").at("cache"), "off");
+  for (const auto& [field, value] : std::map<std::string, nlohmann::json>{
+           {"cache", {{"policy", "full"}}}, {"intra_cache", "dual"}}) {
+    const Response response =
+        post("/v1/chat/completions", {{"messages", {{{"role", "user"}, {"content", "x"}}}},
+                                      {"deterministic", true},
+                                      {field, value}});
+    EXPECT_EQ(response.status, 400) << field;
+    EXPECT_EQ(response.error_param().substr(0, field.size()), field);
+  }
+}
+
 TEST_F(CacheRoutesTest, TheMethodsOfAPathAreNamed) {
   start();
   const Response response = post("/v1/cache", nlohmann::json::object());

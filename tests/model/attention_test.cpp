@@ -34,17 +34,17 @@ TEST_P(Attention, OfGroupsAnywhereInThePoolIsTheDefinition) {
     // Queries as the forward has them: the leading heads of wider rows.
     const at::Tensor queries = at::randn({12, heads + 2 * kv_heads, size}).narrow(1, 0, heads);
     AttentionIndex index;
-    index.groups = {{0, 0, 5, 30, 20}, {1, 5, 1, 2, 1}, {2, 6, 6, 2, 17}};
+    index.sequences = {{0, 5, 30, 20}, {5, 1, 2, 1}, {6, 6, 2, 17}};
     at::Tensor out = at::empty({12, heads * size});
     attend(queries, keys, values, index, GetParam(), out);
-    for (const PlannedGroup& group : index.groups) {
+    for (const AttentionSequence& group : index.sequences) {
       const at::Tensor expected = reference(queries.narrow(0, group.first_row, group.num_rows),
                                             keys.narrow(0, group.key_begin, group.num_keys),
                                             values.narrow(0, group.key_begin, group.num_keys));
       EXPECT_TRUE(
           at::allclose(out.narrow(0, group.first_row, group.num_rows).view(expected.sizes()),
                        expected, 1e-5, 1e-5))
-          << "group " << group.group << ", " << kv_heads << " KV heads";
+          << "rows from " << group.first_row << ", " << kv_heads << " KV heads";
     }
   }
 }

@@ -4,14 +4,18 @@
 namespace bicached {
 namespace {
 
+std::vector<int> no_depths(const DepthPolicyParams&, int) { return {}; }
+
 constexpr DepthPolicyInfo kPolicies[] = {
-    {"off", "No reuse of keys and values between requests.", make_off_policy},
-    {"fixed", "A given number of layers.", make_fixed_policy},
-    {"full", "All layers: shows what the cache of an autoregressive server would do.",
-     make_full_policy},
+    {"off", "No reuse of keys and values between requests.", false, false, make_off_policy,
+     no_depths},
+    {"fixed", "A given number of layers.", true, false, make_fixed_policy, fixed_depths},
+    {"full", "All layers: shows what the cache of an autoregressive server would do.", true, false,
+     make_full_policy, full_depths},
     {"table", "By the prefix's share of the canvas, from an offline profile (arXiv 2606.07571).",
-     make_table_policy},
-    {"measured", "By the outcome of probes on live traffic.", make_measured_policy},
+     true, false, make_table_policy, table_depths},
+    {"measured", "By the outcome of probes of this prefix.", true, true, make_measured_policy,
+     measured_depths},
 };
 
 }  // namespace
@@ -24,11 +28,10 @@ std::vector<std::string> depth_policy_names() {
   return names;
 }
 
-std::unique_ptr<DepthPolicy> make_depth_policy(const std::string& name,
-                                               const DepthPolicyParams& params) {
+const DepthPolicyInfo& find_depth_policy(const std::string& name) {
   std::string known;
   for (const DepthPolicyInfo& policy : kPolicies) {
-    if (name == policy.name) return policy.make(params);
+    if (name == policy.name) return policy;
     known += (known.empty() ? "" : ", ") + std::string(policy.name);
   }
   throw Error(ErrorCode::kInvalidRequest,

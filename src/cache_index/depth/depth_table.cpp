@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/json_file.h"
-#include "bicached/depth_policy.h"
 #include "bicached/error.h"
+#include "cache_index/depth/depth_table.h"
 
 namespace bicached {
 namespace {
@@ -44,11 +44,15 @@ int DepthTable::depth_at(int ratio) const {
   return depth;
 }
 
-DepthTable DepthTable::load(const std::string& path) {
+DepthTable DepthTable::load(const std::string& path, int num_layers) {
   const nlohmann::json json = read_json_file(path, ErrorCode::kInvalidSettings);
   if (!json.is_object()) refuse(path, "must be an object with num_layers and steps");
   DepthTable table;
   table.num_layers = read_integer(json, "num_layers", 1, 4096, path, "");
+  if (table.num_layers != num_layers) {
+    refuse(path, "made for a model of " + std::to_string(table.num_layers) +
+                     " layers; this one has " + std::to_string(num_layers));
+  }
   if (const auto model = json.find("model"); model != json.end() && model->is_string()) {
     table.model = model->get<std::string>();
   }

@@ -22,4 +22,8 @@ std::unique_ptr<DepthPolicy> make_fixed_policy(const DepthPolicyParams& params) 
   return std::make_unique<FixedPolicy>(params.depth);
 }
 
+std::vector<int> fixed_depths(const DepthPolicyParams& params, int num_layers) {
+  return {std::clamp(params.depth, 0, num_layers)};
+}
+
 }  // namespace bicached

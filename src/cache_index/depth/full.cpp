@@ -18,4 +18,6 @@ std::unique_ptr<DepthPolicy> make_full_policy(const DepthPolicyParams&) {
   return std::make_unique<FullPolicy>();
 }
 
+std::vector<int> full_depths(const DepthPolicyParams&, int num_layers) { return {num_layers}; }
+
 }  // namespace bicached

@@ -1,25 +1,33 @@
+#include <algorithm>
+
 #include "cache_index/depth/depth_policies.h"
 
 namespace bicached {
 namespace {
 
-/// Ours: the greatest depth at which requests like this one would have decided the same tokens, by
-/// the outcome of probes (DESIGN 6). Knows nothing at first, and then reuses nothing.
+/// Ours: the depth at which probes of this very prefix decided the same tokens (DESIGN 6). Knows
+/// nothing at first, and then reuses nothing.
 class MeasuredPolicy final : public DepthPolicy {
  public:
-  explicit MeasuredPolicy(double max_disagreement) : max_disagreement_(max_disagreement) {}
   int choose(const PrefixUse& use) const override {
-    return use.prefix_len == 0 ? 0 : measured_depth(use.probes, max_disagreement_);
+    return use.prefix_len == 0 ? 0 : use.proven_depth;
   }
-
- private:
-  const double max_disagreement_;
 };
 
 }  // namespace
 
-std::unique_ptr<DepthPolicy> make_measured_policy(const DepthPolicyParams& params) {
-  return std::make_unique<MeasuredPolicy>(params.max_disagreement);
+std::unique_ptr<DepthPolicy> make_measured_policy(const DepthPolicyParams&) {
+  return std::make_unique<MeasuredPolicy>();
+}
+
+/// Eighths of the layers: closer together where it goes wrong first and less is at stake.
+std::vector<int> measured_depths(const DepthPolicyParams&, int num_layers) {
+  std::vector<int> depths;
+  for (const int eighths : {1, 2, 3, 4, 6, 8}) {
+    const int depth = num_layers * eighths / 8;
+    if (depth > 0 && (depths.empty() || depth > depths.back())) depths.push_back(depth);
+  }
+  return depths;
 }
 
 }  // namespace bicached

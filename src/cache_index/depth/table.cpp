@@ -2,6 +2,7 @@
 
 #include "bicached/error.h"
 #include "cache_index/depth/depth_policies.h"
+#include "cache_index/depth/depth_table.h"
 
 namespace bicached {
 namespace {
@@ -30,6 +31,13 @@ std::unique_ptr<DepthPolicy> make_table_policy(const DepthPolicyParams& params) 
                 "cache.policy");
   }
   return std::make_unique<TablePolicy>(*params.table);
+}
+
+std::vector<int> table_depths(const DepthPolicyParams& params, int) {
+  std::vector<int> depths;
+  if (!params.table) return depths;
+  for (const DepthTable::Step& step : params.table->steps) depths.push_back(step.depth);
+  return depths;
 }
 
 }  // namespace bicached

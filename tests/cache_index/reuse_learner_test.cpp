@@ -1,0 +1,209 @@
+#include "cache_index/reuse_learner.h"
+
+#include <gtest/gtest.h>
+
+#include <climits>
+#include <random>
+
+#include "bicached/error.h"
+#include "cache_index/outcomes.h"
+
+namespace bicached {
+namespace {
+
+TEST(Outcomes, SixteenProbesProveAPlanToThreePercent) {
+  Outcomes outcomes(3);
+  EXPECT_EQ(outcomes.safe_step(0.03), -1);
+  EXPECT_NEAR(outcomes.missing(2, 0.03), 0.5 / 0.03 - 1, 1e-9);
+  for (int i = 0; i < 15; ++i) outcomes.record(1, true);
+  EXPECT_EQ(outcomes.safe_step(0.03), -1);
+  outcomes.record(1, true);
+  EXPECT_EQ(outcomes.safe_step(0.03), 1) << "and what is more careful";
+  EXPECT_GT(outcomes.missing(2, 0.03), 15) << "nothing is known of a bolder one";
+}
+
+TEST(Outcomes, ADifferenceSpeaksAgainstBolderPlansOnly) {
+  Outcomes outcomes(3);
+  for (int i = 0; i < 30; ++i) outcomes.record(2, true);
+  EXPECT_EQ(outcomes.safe_step(0.03), 2);
+  outcomes.record(1, false);
+  EXPECT_EQ(outcomes.safe_step(0.03), 0);
+  EXPECT_TRUE(outcomes.is_open(0));
+  EXPECT_FALSE(outcomes.is_open(1));
+  EXPECT_FALSE(outcomes.is_open(2));
+  for (int i = 0; i < 500; ++i) outcomes.record(0, true);
+  EXPECT_TRUE(outcomes.is_open(1)) << "it is tried again in the end";
+}
+
+TEST(Outcomes, DoubtHalvesWhatAgreed) {
+  Outcomes outcomes(1);
+  for (int i = 0; i < 24; ++i) outcomes.record(0, true);
+  EXPECT_EQ(outcomes.safe_step(0.03), 0);
+  outcomes.doubt();
+  EXPECT_EQ(outcomes.safe_step(0.03), -1);
+}
+
+TEST(InsidePlans, GoFromCarefulToBoldWithTheStartAmongThem) {
+  const InsidePlan start{IntraCache::kAdaptive, 16, 1, 5};
+  const std::vector<InsidePlan> plans = inside_plans(12, start);
+  ASSERT_EQ(plans.size(), 6u);
+  EXPECT_EQ(plans.front(), InsidePlan{});
+  EXPECT_EQ(plans[4], start);
+  EXPECT_EQ(plans.back().intra_cache, IntraCache::kDual);
+  EXPECT_EQ(inside_plans(12, {}).size(), 5u);
+  EXPECT_EQ(inside_plans(1, {}).size(), 3u) << "no two are alike";
+}
+
+TEST(RequestKind, RoundsUp) {
+  GenerateRequest request;
+  request.decode.algorithm = "threshold";
+  request.gen_length = 65;
+  request.decode.block_length = 20;
+  EXPECT_EQ(request_kind(request), "threshold/32/128");
+}
+
+class ReuseLearnerTest : public testing::Test {
+ protected:
+  ReuseLearnerTest() {
+    settings.num_layers = 12;
+    settings.depths = {1, 3, 4, 6, 9, 12};
+    settings.max_disagreement = 0.03;
+    settings.probe_budget = 0.03;
+  }
+
+  static ReuseLearner::Subject subject_of(uint64_t prefix) {
+    return {{prefix, prefix}, "threshold/32/64", 300, 200, 32, false};
+  }
+
+  /// A request of this prefix, which stands reuse down to `safe_depth` and every plan inside.
+  /// Returns the depth it runs at.
+  int ask(ReuseLearner& learner, uint64_t prefix, int safe_depth) {
+    const ReuseLearner::Subject subject = subject_of(prefix);
+    learner.count_use(subject);
+    const auto trial = learner.next_trial(subject);
+    int depth = learner.depth(subject.prefix, subject.kind);
+    GenerationStats stats;
+    stats.num_forwards = stats.num_text_forwards = 2;
+    stats.num_blocks = 1;
+    const int64_t whole = 2 * 300 * 12;
+    if (trial) {
+      learner.begin(*trial);
+      const int tried = trial->is_shared ? learner.depth_step(trial->step) : 0;
+      const auto cost = static_cast<int64_t>(trial->cost);
+      probes += cost;
+      num_shared_probes += trial->is_shared ? 1 : 0;
+      learner.end(*trial, tried <= safe_depth, cost);
+      depth = 0;
+    }
+    const int64_t saved = 2 * 200 * depth;
+    stats.row_layers = whole - saved;
+    work += stats.row_layers;
+    all_saved += saved;
+    learner.finish(subject.kind, stats, saved);
+    return depth;
+  }
+
+  ReuseLearner::Settings settings;
+  int64_t probes = 0, work = 0, all_saved = 0;
+  int num_shared_probes = 0;
+};
+
+TEST_F(ReuseLearnerTest, FindsTheDepthOfEachPrefixByItsOwnOutcomes) {
+  ReuseLearner learner(settings);
+  const std::vector<int> safe = {12, 5, 12, 0, 3, 12};
+  std::mt19937 random(1);
+  for (int i = 0; i < 6000; ++i) {
+    const size_t prefix = random() % safe.size();
+    const int depth = ask(learner, prefix, safe[prefix]);
+    ASSERT_LE(depth, safe[prefix]) << "request " << i;
+  }
+  const std::vector<int> expected = {12, 4, 12, 0, 3, 12};
+  for (size_t i = 0; i < safe.size(); ++i) {
+    EXPECT_EQ(learner.depth({i, i}, "threshold/32/64"), expected[i]) << i;
+  }
+}
+
+TEST_F(ReuseLearnerTest, KeepsToTheBudgetWhateverTheTraffic) {
+  for (const int num_prefixes : {1, 4, 40, 400}) {
+    for (const int safe_depth : {0, 4, 12}) {
+      ReuseLearner learner(settings);
+      probes = work = all_saved = 0;
+      std::mt19937 random(7);
+      for (int i = 0; i < 4000; ++i) {
+        ask(learner, random() % static_cast<unsigned>(num_prefixes), safe_depth);
+        ASSERT_LE(static_cast<double>(probes),
+                  0.03 * static_cast<double>(work) + static_cast<double>(all_saved) / 3)
+            << i << ", " << num_prefixes << " prefixes, safe " << safe_depth;
+      }
+    }
+  }
+}
+
+TEST_F(ReuseLearnerTest, LeavesPrefixesAloneThatNeverPay) {
+  ReuseLearner learner(settings);
+  for (int i = 0; i < 4000; ++i) ask(learner, static_cast<uint64_t>(i / 12), 12);
+  EXPECT_EQ(num_shared_probes, 0);
+  for (int i = 0; i < 4000 / 12; ++i) {
+    const auto prefix = static_cast<uint64_t>(i);
+    ASSERT_EQ(learner.depth({prefix, prefix}, "threshold/32/64"), 0);
+  }
+}
+
+TEST_F(ReuseLearnerTest, WatchesWhatIsInUse) {
+  ReuseLearner learner(settings);
+  for (int i = 0; i < 2000; ++i) ask(learner, 1, 12);
+  ASSERT_EQ(learner.depth({1, 1}, "threshold/32/64"), 12);
+  int num_wrong = 0;
+  for (int i = 0; i < 400; ++i) num_wrong += ask(learner, 1, 0) > 0 ? 1 : 0;
+  EXPECT_EQ(learner.depth({1, 1}, "threshold/32/64"), 0);
+  EXPECT_LE(num_wrong, 250);
+}
+
+TEST_F(ReuseLearnerTest, APublishedStartIsTheLeastThatIsReused) {
+  const InsidePlan dual{IntraCache::kDual, 16, INT_MAX, 0};
+  settings.start.plan = dual;
+  const std::string kind = "threshold/32/64";
+  for (const bool is_published : {false, true}) {
+    settings.start.is_published = is_published;
+    ReuseLearner learner(settings);
+    EXPECT_EQ(learner.inside(kind), dual);
+    for (int i = 0; i < 20; ++i) {
+      const ReuseLearner::Trial trial{subject_of(1), false, 4};
+      learner.begin(trial);
+      learner.end(trial, false, 0);
+    }
+    EXPECT_EQ(learner.inside(kind) == dual, is_published);
+  }
+}
+
+TEST_F(ReuseLearnerTest, TheFileHoldsWhatWasLearned) {
+  ReuseLearner learner(settings);
+  for (int i = 0; i < 2000; ++i) ask(learner, 1, 12);
+  ReuseLearner other(settings);
+  other.from_json(learner.to_json(), "file");
+  EXPECT_EQ(other.depth({1, 1}, "threshold/32/64"), 12);
+  EXPECT_EQ(other.to_json(), learner.to_json());
+  settings.depths = {1, 2};
+  ReuseLearner another_ladder(settings);
+  another_ladder.from_json(learner.to_json(), "file");
+  EXPECT_EQ(another_ladder.depth({1, 1}, "threshold/32/64"), 0);
+}
+
+TEST_F(ReuseLearnerTest, FilesThatAreNoneOfOursAreRefusedAndOddRecordsLeftOut) {
+  for (const char* text : {"", "[]", "{}", R"({"format": "bicached probes 1"})", "{\"format\":"}) {
+    EXPECT_THROW(ReuseLearner(settings).from_json(text, "file"), Error) << text;
+  }
+  const std::string head = R"({"format": "bicached probes 2", "depths": [1,3,4,6,9,12], )";
+  for (const char* rest :
+       {R"("prefixes": 7, "kinds": {}})", R"("prefixes": [7, {}, {"prefix": "x"}]})",
+        R"("kinds": [{"kind": 3, "inside": [[-1e300, 1e300]], "requests": "many"}]})",
+        R"("prefixes": [{"prefix": "00000000000000010000000000000001", "kind": "threshold/32/64",
+            "depths": [[-5, 0], [1e300, 0], ["a"], [], 3, [0, 0]]}]})"}) {
+    ReuseLearner learner(settings);
+    learner.from_json(head + rest, "file");
+    EXPECT_LE(learner.depth({1, 1}, "threshold/32/64"), 3) << rest;
+  }
+}
+
+}  // namespace
+}  // namespace bicached
