@@ -49,15 +49,14 @@ CacheSettings eval_cache_settings(CacheSettings settings, const std::vector<Eval
   std::optional<DepthTable> table;
   if (!settings.depth_table.empty()) table = DepthTable::load(settings.depth_table, num_layers);
   for (const EvalPolicy& policy : policies) {
-    const DepthPolicyParams params{policy.depth.value_or(0), table ? &*table : nullptr};
-    const DepthPolicyInfo& info = find_depth_policy(policy.name);
     try {
-      info.make(params);
+      const std::vector<int> depths =
+          find_depth_policy(policy.name, table.has_value())
+              .depths(num_layers, policy.depth.value_or(0), table ? &*table : nullptr);
+      settings.more_depths.insert(settings.more_depths.end(), depths.begin(), depths.end());
     } catch (const Error& error) {
       throw Error(ErrorCode::kInvalidSettings, std::string(kFlag) + ": " + error.what(), kFlag);
     }
-    const std::vector<int> depths = info.depths(params, num_layers);
-    settings.more_depths.insert(settings.more_depths.end(), depths.begin(), depths.end());
   }
   // Every request names its policy.
   settings.policy = policies.front().name;

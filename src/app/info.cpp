@@ -6,6 +6,7 @@
 #include "app/model_folder.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
+#include "config/reuse_start.h"
 
 namespace bicached {
 namespace {
@@ -22,7 +23,8 @@ std::string bytes_text(int64_t bytes) {
   return buffer;
 }
 
-Json describe(const ModelInfo& model, const TextTools& text, const InfoOptions& options) {
+Json describe(const ModelInfo& model, const ReuseStart& start, const TextTools& text,
+              const InfoOptions& options) {
   const int64_t canvases = parse_count("--canvases", options.canvases);
   const int64_t tokens = options.canvas_tokens.empty()
                              ? model.max_length
@@ -43,6 +45,8 @@ Json describe(const ModelInfo& model, const TextTools& text, const InfoOptions& 
           {"end_tokens", model.end_tokens},
           {"device", model.device},
           {"dtype", model.dtype},
+          {"reuse_start", describe_plan(start.plan)},
+          {"reuse_start_reason", start.reason},
           {"weight_bytes", model.weight_bytes},
           {"kv_bytes_per_token", model.kv_bytes_per_token},
           {"memory",
@@ -73,6 +77,8 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
   print_line("chat template", text.chat_template ? "yes" : "none: only raw prompts");
   print_line("longest canvas", std::to_string(model.max_length) + " tokens");
   print_line("runs on", model.device + " in " + model.dtype);
+  print_line("starts with", json["reuse_start"].get<std::string>() + ": " +
+                                json["reuse_start_reason"].get<std::string>());
   print_line("weights", bytes_text(model.weight_bytes));
   print_line("K/V", bytes_text(model.kv_bytes_per_token) + " a token");
   print_line("memory", bytes_text(memory["total_bytes"].get<int64_t>()) + " = weights + " +
@@ -88,7 +94,8 @@ int run_info(const Settings& settings, const InfoOptions& options) {
   check_model_folder(settings.model.path);
   const ModelInfo model = inspect_model(settings.model);
   const TextTools text = load_text_tools(settings.model.path, model);
-  const Json json = describe(model, text, options);
+  const ReuseStart start = load_reuse_start(settings.model.path, model);
+  const Json json = describe(model, start, text, options);
   if (options.json) {
     std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {

@@ -118,7 +118,7 @@ std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject
                      : work(subject, course, inside_step(step), 0);
   };
   const double proof = Outcomes(1).missing(0, settings_.max_disagreement);
-  if (ladder->uses < proof) return std::nullopt;
+  if (ladder->uses < proof * ladder->patience) return std::nullopt;
   // A request that is probed runs the careful plan itself, beside the one that is tried.
   const double lost = work_at(careful) - work_at(now);
   for (int step = outcomes.num_steps() - 1; step > now; --step) {
@@ -183,22 +183,24 @@ void ReuseLearner::count_use(const Subject& subject) {
 
 void ReuseLearner::begin(const Trial& trial) {
   allowance_ -= trial.cost;
-  Ladder& ladder = trial.is_shared ? ladder_of({trial.subject.prefix, trial.subject.kind})
-                                   : kind_of(trial.subject.kind).inside;
-  ladder.uses_since_probe = 0;
+  tried_ladder(trial).uses_since_probe = 0;
 }
 
 void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t spent) {
   allowance_ += trial.cost - static_cast<double>(spent);
-  if (!agrees) return;
+  Ladder& ladder = tried_ladder(trial);
+  if (!agrees) {
+    ladder.patience *= 2;
+    ladder.uses = 0;
+    return;
+  }
   ++version_;
-  Kind& kind = kind_of(trial.subject.kind);
-  if (!trial.is_shared) return kind.inside.outcomes.record(trial.step, *agrees);
-  kind.shared.record(trial.step, *agrees);
-  Outcomes& outcomes = ladder_of({trial.subject.prefix, trial.subject.kind}).outcomes;
-  outcomes.record(trial.step, *agrees);
+  ladder.patience = 1;
+  ladder.outcomes.record(trial.step, *agrees);
+  if (!trial.is_shared) return;
+  kind_of(trial.subject.kind).shared.record(trial.step, *agrees);
   // Questions about a prefix may have become others.
-  if (!*agrees) outcomes.doubt();
+  if (!*agrees) ladder.outcomes.doubt();
 }
 
 void ReuseLearner::finish(const std::string& kind, const GenerationStats& stats, int64_t saved) {
@@ -222,6 +224,11 @@ ReuseLearner::Kind& ReuseLearner::kind_of(const std::string& name) {
     it->second.inside.outcomes.assume(start_step_, kStartProbes);
   }
   return it->second;
+}
+
+ReuseLearner::Ladder& ReuseLearner::tried_ladder(const Trial& trial) {
+  return trial.is_shared ? ladder_of({trial.subject.prefix, trial.subject.kind})
+                         : kind_of(trial.subject.kind).inside;
 }
 
 const ReuseLearner::Ladder* ReuseLearner::find(const Key& key) const {

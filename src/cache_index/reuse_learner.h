@@ -106,6 +106,7 @@ class ReuseLearner {
     Outcomes outcomes;
     double uses = 0;
     double uses_since_probe = 0;
+    double patience = 1;  // times the uses that are needed; grows while probes find nothing out
   };
   struct Kind {
     Kind(size_t num_plans, size_t num_depths)
@@ -124,6 +125,7 @@ class ReuseLearner {
   int inside_now(const Kind& kind) const;
   Kind& kind_of(const std::string& kind);
   Ladder& ladder_of(const Key& key);
+  Ladder& tried_ladder(const Trial& trial);
   const Ladder* find(const Key& key) const;
   double work(const Subject& subject, const Course& course, const InsidePlan& plan,
               int depth) const;

@@ -62,8 +62,7 @@ struct CacheUse {
   };
 
   // From arrival on.
-  const DepthPolicyInfo* policy = nullptr;
-  std::shared_ptr<const DepthPolicy> depth_policy;
+  const DepthPolicy* policy = nullptr;
   std::vector<Candidate> candidates;  // ascending
   std::string kind;
 

@@ -57,9 +57,9 @@ void check_layers(const char* name, int layers, int num_layers) {
 
 /// Depths at which an entry can be entered: what the server's policy can choose, and what else is
 /// wanted. Every one costs a hidden state a token.
-std::vector<int> entry_depths(const DepthPolicyInfo& policy, const CacheSettings& settings,
+std::vector<int> entry_depths(const DepthPolicy& policy, const CacheSettings& settings,
                               const DepthTable* table, int num_layers) {
-  std::vector<int> depths = policy.depths({settings.depth, table}, num_layers);
+  std::vector<int> depths = policy.depths(num_layers, settings.depth, table);
   depths.insert(depths.end(), settings.more_depths.begin(), settings.more_depths.end());
   std::erase_if(depths, [&](int depth) { return depth < 1 || depth > num_layers; });
   std::ranges::sort(depths);
@@ -71,8 +71,8 @@ ReuseLearner::Settings learner_settings(const CacheSettings& settings,
                                         const std::vector<int>& depths, int num_layers) {
   ReuseLearner::Settings out;
   out.num_layers = num_layers;
-  for (const DepthPolicyInfo& policy : depth_policy_table()) {
-    if (policy.learns) out.depths = policy.depths({}, num_layers);
+  for (const DepthPolicy& policy : depth_policy_table()) {
+    if (policy.learns) out.depths = policy.depths(num_layers, 0, nullptr);
   }
   std::erase_if(out.depths, [&](int depth) { return !std::ranges::binary_search(depths, depth); });
   out.start = settings.start;
@@ -89,36 +89,31 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
       settings_(settings),
       info_(denoiser.info()),
       table_(load_table(settings, info_.num_layers)),
-      policy_(find_depth_policy(settings.deterministic ? "off" : settings.policy)),
+      policy_(find_policy(settings.deterministic ? "off" : settings.policy)),
       depths_(entry_depths(policy_, settings, table_ ? &*table_ : nullptr, info_.num_layers)),
       tree_(kTreeTokens),
       store_(settings.cache_bytes, info_.fingerprint),
       learner_(learner_settings(settings, depths_, info_.num_layers)) {
   check_layers("cache_depth", settings_.depth, info_.num_layers);
   check_layers("refresh_depth", settings_.refresh_depth, info_.num_layers);
-  make_policy(policy_, std::nullopt);  // throws where it is not possible
   load_state();
   update_gauges();
 }
 
-std::shared_ptr<const DepthPolicy> PrefixCache::make_policy(const DepthPolicyInfo& policy,
-                                                            std::optional<int> depth) const {
-  return policy.make({depth.value_or(settings_.depth), table_ ? &*table_ : nullptr});
+const DepthPolicy& PrefixCache::find_policy(const std::string& name) const {
+  return find_depth_policy(name, table_.has_value());
 }
 
 void PrefixCache::check(const GenerateRequest& request) const {
-  if (request.cache.policy.empty()) return;
-  make_policy(find_depth_policy(request.cache.policy), request.cache.depth);
+  if (!request.cache.policy.empty()) find_policy(request.cache.policy);
 }
 
 // --- Which prefix ------------------------------------------------------------------------------
 
 void PrefixCache::arrive(const GenerateRequest& request, CacheUse& use) {
-  const std::string& asked = request.cache.policy;
-  use.policy = request.cache.deterministic ? &find_depth_policy("off")
-               : asked.empty()             ? &policy_
-                                           : &find_depth_policy(asked);
-  use.depth_policy = make_policy(*use.policy, request.cache.depth);
+  use.policy = request.cache.deterministic    ? &find_policy("off")
+               : request.cache.policy.empty() ? &policy_
+                                              : &find_policy(request.cache.policy);
   use.kind = request_kind(request);
   if (!use.policy->reuses) return;
   find_candidates(request, use);
@@ -215,9 +210,11 @@ ReuseLearner::Subject PrefixCache::subject_of(const GenerateRequest& request, co
 /// What the policy says, down to a depth that entries keep.
 int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& use,
                               const CacheUse::Candidate& prefix) const {
-  PrefixUse about{prefix.length, total_len(request), info_.num_layers, 0};
+  PrefixUse about{prefix.length, total_len(request), info_.num_layers};
   if (use.policy->learns) about.proven_depth = learner_.depth(prefix.key, use.kind);
-  const auto above = std::ranges::upper_bound(depths_, use.depth_policy->choose(about));
+  about.fixed_depth = request.cache.depth.value_or(settings_.depth);
+  about.table = table_ ? &*table_ : nullptr;
+  const auto above = std::ranges::upper_bound(depths_, use.policy->choose(about));
   return above == depths_.begin() ? 0 : *std::prev(above);
 }
 

@@ -71,8 +71,7 @@ class PrefixCache {
  private:
   friend class PrefixHold;
 
-  std::shared_ptr<const DepthPolicy> make_policy(const DepthPolicyInfo& policy,
-                                                 std::optional<int> depth) const;
+  const DepthPolicy& find_policy(const std::string& name) const;
   void find_candidates(const GenerateRequest& request, CacheUse& use);
   StoredPrefix* stored(const GenerateRequest& request, const CacheUse::Candidate& candidate);
   const CacheUse::Candidate* choose_prefix(const GenerateRequest& request, const CacheUse& use);
@@ -102,7 +101,7 @@ class PrefixCache {
   const ModelInfo info_;
   CacheStats stats_;
   std::optional<DepthTable> table_;
-  const DepthPolicyInfo& policy_;
+  const DepthPolicy& policy_;
   std::vector<int> depths_;  // at which entries can be entered, ascending
   PrefixTree tree_;
   PrefixStore store_;

@@ -133,7 +133,7 @@ void read_deterministic(Fields& fields, CommonFields& out) {
   CacheParams& cache = out.request.cache;
   cache.deterministic = fields.boolean("deterministic").value_or(false);
   if (!cache.deterministic) return;
-  const bool reuses = !cache.policy.empty() && find_depth_policy(cache.policy).reuses;
+  const bool reuses = !cache.policy.empty() && find_depth_policy(cache.policy, true).reuses;
   const bool reuses_own = out.asks_for_intra_cache && out.request.decode.intra_cache &&
                           *out.request.decode.intra_cache != IntraCache::kNone;
   if (!reuses && !reuses_own) return;

@@ -135,13 +135,13 @@ def test_a_pinned_system_prompt_is_there_before_the_first_request(tmp_path):
 
         def ask():
             body = json.dumps({"messages": PRICES}).encode()
-            return json.load(urllib.request.urlopen(url + "/v1/chat/completions", body, timeout=60))
+            return json.load(urllib.request.urlopen(url + "/v1/chat/completions", body, timeout=600))
 
         ask()
         second = ask()
         assert second["diffusion"]["cache"] == "hit" and second["diffusion"]["depth"] == 4
         assert second["choices"][0]["message"]["content"] == "The blue lamp costs 19 coins."
-        [entry] = json.load(urllib.request.urlopen(url + "/v1/cache", timeout=60))["entries"]
+        [entry] = json.load(urllib.request.urlopen(url + "/v1/cache", timeout=600))["entries"]
         assert entry["pinned"] and entry["tokens"] == second["usage"]["prompt_tokens_details"]["cached_tokens"]
     finally:
         server.kill()

@@ -15,33 +15,22 @@ namespace {
 /// Every policy of the table keeps these promises.
 class DepthPolicyContract : public testing::TestWithParam<std::string> {};
 
-TEST_P(DepthPolicyContract, StaysInRangeAndIsZeroWhenNothingIsShared) {
-  const DepthTable table{"m", 12, {{0, 1}, {50, 7}, {99, 12}}};
+TEST_P(DepthPolicyContract, StaysInRangeAndNamesTheDepthsThatItChooses) {
+  const DepthTable table{"m", 12, {{1, 1}, {50, 7}, {99, 12}}};
+  const DepthPolicy& policy = find_depth_policy(GetParam(), true);
   for (const int fixed : {0, 3, 12, 4000}) {
-    const auto policy = find_depth_policy(GetParam()).make({fixed, &table});
-    for (const int prefix_len : {0, 1, 50, 99, 100}) {
+    std::vector<int> depths = policy.depths(12, fixed, &table);
+    EXPECT_EQ(policy.reuses, !depths.empty());
+    depths.push_back(0);
+    for (const int prefix_len : {1, 50, 99, 100}) {
       for (const int proven : {0, 6, 12}) {
-        const int depth = policy->choose({prefix_len, 100, 12, proven});
+        const int depth = policy.choose({prefix_len, 100, 12, proven, fixed, &table});
         EXPECT_GE(depth, 0);
-        EXPECT_LE(depth, prefix_len == 0 ? 0 : 12);
+        EXPECT_LE(depth, 12);
+        EXPECT_TRUE(std::ranges::count(depths, depth)) << depth;
       }
     }
   }
-}
-
-TEST_P(DepthPolicyContract, NamesTheDepthsThatItChooses) {
-  const DepthTable table{"m", 12, {{1, 1}, {50, 7}, {99, 12}}};
-  const DepthPolicyInfo& info = find_depth_policy(GetParam());
-  const DepthPolicyParams params{3, &table};
-  const std::vector<int> depths = info.depths(params, 12);
-  EXPECT_TRUE(std::ranges::is_sorted(depths));
-  for (const int prefix_len : {1, 50, 99}) {
-    for (const int proven : depths) {
-      const int depth = info.make(params)->choose({prefix_len, 100, 12, info.learns ? proven : 0});
-      EXPECT_TRUE(std::ranges::count(depths, depth)) << depth;
-    }
-  }
-  EXPECT_EQ(info.reuses, !depths.empty());
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DepthPolicyContract, testing::ValuesIn(depth_policy_names()));
@@ -49,7 +38,7 @@ INSTANTIATE_TEST_SUITE_P(All, DepthPolicyContract, testing::ValuesIn(depth_polic
 TEST(DepthPolicy, UnknownNamesAndAMissingTableAreRefused) {
   for (const char* name : {"nope", "table", ""}) {
     try {
-      find_depth_policy(name).make({});
+      find_depth_policy(name, false);
       FAIL() << name;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::kInvalidRequest);

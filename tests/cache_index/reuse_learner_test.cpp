@@ -149,6 +149,26 @@ TEST_F(ReuseLearnerTest, LeavesPrefixesAloneThatNeverPay) {
   }
 }
 
+TEST_F(ReuseLearnerTest, ProbesThatFindNothingOutBecomeRare) {
+  ReuseLearner learner(settings);
+  int num_probed = 0;
+  for (int i = 0; i < 3000; ++i) {
+    const ReuseLearner::Subject subject = subject_of(1);
+    learner.count_use(subject);
+    if (const auto trial = learner.next_trial(subject)) {
+      ++num_probed;
+      learner.begin(*trial);
+      learner.end(*trial, std::nullopt, static_cast<int64_t>(trial->cost));
+    }
+    GenerationStats stats;
+    stats.num_forwards = stats.num_text_forwards = 2;
+    stats.row_layers = 7200;
+    learner.finish(subject.kind, stats, 0);
+  }
+  EXPECT_GT(num_probed, 2);
+  EXPECT_LT(num_probed, 20);
+}
+
 TEST_F(ReuseLearnerTest, WatchesWhatIsInUse) {
   ReuseLearner learner(settings);
   for (int i = 0; i < 2000; ++i) ask(learner, 1, 12);

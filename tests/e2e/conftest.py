@@ -15,7 +15,7 @@ import openai
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-START_LIMIT_S = 60
+START_LIMIT_S = 300
 
 
 def find_binary():
@@ -71,7 +71,7 @@ class Server:
 
     def client(self, **options):
         options.setdefault("max_retries", 0)
-        return openai.OpenAI(base_url=self.url + "/v1", api_key="unused", timeout=120, **options)
+        return openai.OpenAI(base_url=self.url + "/v1", api_key="unused", timeout=600, **options)
 
     def metric(self, name):
         text = httpx.get(self.url + "/metrics").text
@@ -87,7 +87,7 @@ class Server:
     def stop(self):
         self.terminate()
         try:
-            return self.process.wait(timeout=60)
+            return self.process.wait(timeout=300)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

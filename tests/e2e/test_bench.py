@@ -41,7 +41,7 @@ GROUPS = [
 
 def bench(*arguments):
     return subprocess.run(
-        [sys.executable, BENCH, *map(str, arguments)], capture_output=True, text=True, timeout=60
+        [sys.executable, BENCH, *map(str, arguments)], capture_output=True, text=True, timeout=600
     )
 
 
@@ -207,11 +207,10 @@ def test_interrupted_it_prints_what_was_measured(server):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     finished = server.metric("bicached_forwards_total")
-    limit = time.monotonic() + 20
-    while server.metric("bicached_forwards_total") < finished + 20 and time.monotonic() < limit:
+    while server.metric("bicached_forwards_total") < finished + 20 and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate()
     assert process.returncode == 130, errors
     assert "0 failed, 0 refused when interrupted" in output
     assert "Traceback" not in errors

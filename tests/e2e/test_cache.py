@@ -31,7 +31,7 @@ def groups_of(families, count):
 
 def ask(server, messages, **fields):
     body = {"messages": messages, "max_tokens": 64, **fields}
-    answer = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=120)
+    answer = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=600)
     answer.raise_for_status()
     return answer.json()
 

@@ -128,7 +128,7 @@ def test_fields_of_this_server(client):
 
 def test_denoise_events(server):
     body = {"messages": MESSAGES, "stream": True, "diffusion_stream": True}
-    text = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=60).text
+    text = httpx.post(server.url + "/v1/chat/completions", json=body, timeout=600).text
     assert "event: denoise\ndata: {" in text
     assert text.endswith("data: [DONE]\n\n")
 

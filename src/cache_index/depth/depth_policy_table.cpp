@@ -2,37 +2,29 @@
 #include "cache_index/depth/depth_policies.h"
 
 namespace bicached {
-namespace {
 
-std::vector<int> no_depths(const DepthPolicyParams&, int) { return {}; }
-
-constexpr DepthPolicyInfo kPolicies[] = {
-    {"off", "No reuse of keys and values between requests.", false, false, make_off_policy,
-     no_depths},
-    {"fixed", "A given number of layers.", true, false, make_fixed_policy, fixed_depths},
-    {"full", "All layers: shows what the cache of an autoregressive server would do.", true, false,
-     make_full_policy, full_depths},
-    {"table", "By the prefix's share of the canvas, from an offline profile (arXiv 2606.07571).",
-     true, false, make_table_policy, table_depths},
-    {"measured", "By the outcome of probes of this prefix.", true, true, make_measured_policy,
-     measured_depths},
-};
-
-}  // namespace
-
-std::span<const DepthPolicyInfo> depth_policy_table() { return kPolicies; }
+std::span<const DepthPolicy> depth_policy_table() {
+  static const DepthPolicy table[] = {kOffPolicy, kFixedPolicy, kFullPolicy, kTablePolicy,
+                                      kMeasuredPolicy};
+  return table;
+}
 
 std::vector<std::string> depth_policy_names() {
   std::vector<std::string> names;
-  for (const DepthPolicyInfo& policy : kPolicies) names.emplace_back(policy.name);
+  for (const DepthPolicy& policy : depth_policy_table()) names.emplace_back(policy.name);
   return names;
 }
 
-const DepthPolicyInfo& find_depth_policy(const std::string& name) {
+const DepthPolicy& find_depth_policy(const std::string& name, bool has_table) {
   std::string known;
-  for (const DepthPolicyInfo& policy : kPolicies) {
-    if (name == policy.name) return policy;
+  for (const DepthPolicy& policy : depth_policy_table()) {
     known += (known.empty() ? "" : ", ") + std::string(policy.name);
+    if (name != policy.name) continue;
+    if (has_table || !policy.needs_table) return policy;
+    throw Error(ErrorCode::kInvalidRequest,
+                "cache.policy is \"" + name +
+                    "\", but this server has no depth table; it is started with --depth-table FILE",
+                "cache.policy");
   }
   throw Error(ErrorCode::kInvalidRequest,
               "cache.policy is \"" + name.substr(0, 64) + "\"; allowed is one of " + known,

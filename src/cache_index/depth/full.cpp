@@ -1,23 +1,15 @@
 #include "cache_index/depth/depth_policies.h"
 
 namespace bicached {
-namespace {
 
-/// What the cache of an autoregressive server does. Here to show why that is wrong for a model
-/// whose attention looks both ways.
-class FullPolicy final : public DepthPolicy {
- public:
-  int choose(const PrefixUse& use) const override {
-    return use.prefix_len == 0 ? 0 : use.num_layers;
-  }
-};
-
-}  // namespace
-
-std::unique_ptr<DepthPolicy> make_full_policy(const DepthPolicyParams&) {
-  return std::make_unique<FullPolicy>();
-}
-
-std::vector<int> full_depths(const DepthPolicyParams&, int num_layers) { return {num_layers}; }
+/// Here to show why that is wrong for a model whose attention looks both ways.
+const DepthPolicy kFullPolicy{
+    "full",
+    "All layers: shows what the cache of an autoregressive server would do.",
+    true,
+    false,
+    false,
+    [](const PrefixUse& use) { return use.num_layers; },
+    [](int num_layers, int, const DepthTable*) { return std::vector{num_layers}; }};
 
 }  // namespace bicached

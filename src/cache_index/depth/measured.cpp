@@ -1,33 +1,25 @@
-#include <algorithm>
-
 #include "cache_index/depth/depth_policies.h"
 
 namespace bicached {
 namespace {
 
-/// Ours: the depth at which probes of this very prefix decided the same tokens (DESIGN 6). Knows
-/// nothing at first, and then reuses nothing.
-class MeasuredPolicy final : public DepthPolicy {
- public:
-  int choose(const PrefixUse& use) const override {
-    return use.prefix_len == 0 ? 0 : use.proven_depth;
+/// Eighths of the layers: closer together where it goes wrong first and less is at stake. Six at
+/// the most, since an entry keeps a hidden state for each.
+std::vector<int> depths(int num_layers, int, const DepthTable*) {
+  std::vector<int> ladder;
+  for (const int eighths : {1, 2, 3, 4, 6, 8}) {
+    const int depth = num_layers * eighths / 8;
+    if (depth > 0 && (ladder.empty() || depth > ladder.back())) ladder.push_back(depth);
   }
-};
+  return ladder;
+}
 
 }  // namespace
 
-std::unique_ptr<DepthPolicy> make_measured_policy(const DepthPolicyParams&) {
-  return std::make_unique<MeasuredPolicy>();
-}
-
-/// Eighths of the layers: closer together where it goes wrong first and less is at stake.
-std::vector<int> measured_depths(const DepthPolicyParams&, int num_layers) {
-  std::vector<int> depths;
-  for (const int eighths : {1, 2, 3, 4, 6, 8}) {
-    const int depth = num_layers * eighths / 8;
-    if (depth > 0 && (depths.empty() || depth > depths.back())) depths.push_back(depth);
-  }
-  return depths;
-}
+/// Ours (DESIGN 6). Knows nothing at first, and then reuses nothing.
+const DepthPolicy kMeasuredPolicy{"measured", "By the outcome of probes of this prefix.",
+                                  true,       true,
+                                  false,      [](const PrefixUse& use) { return use.proven_depth; },
+                                  depths};
 
 }  // namespace bicached

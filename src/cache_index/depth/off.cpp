@@ -1,17 +1,13 @@
 #include "cache_index/depth/depth_policies.h"
 
 namespace bicached {
-namespace {
 
-class OffPolicy final : public DepthPolicy {
- public:
-  int choose(const PrefixUse&) const override { return 0; }
-};
-
-}  // namespace
-
-std::unique_ptr<DepthPolicy> make_off_policy(const DepthPolicyParams&) {
-  return std::make_unique<OffPolicy>();
-}
+const DepthPolicy kOffPolicy{"off",
+                             "No reuse of keys and values between requests.",
+                             false,
+                             false,
+                             false,
+                             [](const PrefixUse&) { return 0; },
+                             [](int, int, const DepthTable*) { return std::vector<int>(); }};
 
 }  // namespace bicached
