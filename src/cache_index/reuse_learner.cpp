@@ -15,8 +15,7 @@ constexpr double kShareOfSaved = 1.0 / 3;
 constexpr double kAllowanceRequests = 1024, kClaimRequests = 128;
 /// The weight of a finished request in the means of its kind.
 constexpr double kCourseWeight = 1.0 / 32;
-/// A model folder that names its start speaks for so many probes of it: bicached profile makes some
-/// hundred.
+/// A model's start counts as so many probes of it that agreed: bicached profile makes some hundred.
 constexpr double kStartProbes = 100;
 /// Of what a plan in use brings into the allowance, so much goes into probing it again.
 constexpr double kWatchShare = 1.0 / 8;
@@ -63,20 +62,28 @@ ReuseLearner::ReuseLearner(Settings settings)
 
 // --- How deep is safe --------------------------------------------------------------------------
 
-int ReuseLearner::inside_now(const Kind& kind) const {
-  const int safe = std::max(0, kind.inside.outcomes.safe_step(settings_.max_disagreement));
+/// The start, or what all requests of the kind have left of it.
+int ReuseLearner::start_now(const std::string& name) const {
+  const auto kind = kinds_.find(name);
   // What is published of a checkpoint was measured on more questions than probes will ever see.
-  return settings_.start.is_published ? std::max(safe, start_step_) : safe;
+  if (kind == kinds_.end() || settings_.start.is_published) return start_step_;
+  return std::clamp(kind->second.all.inside.outcomes.safe_step(settings_.max_disagreement), 0,
+                    start_step_);
 }
 
-const InsidePlan& ReuseLearner::inside(const std::string& kind) const {
-  const auto it = kinds_.find(kind);
-  return inside_step(it == kinds_.end() ? start_step_ : inside_now(it->second));
+int ReuseLearner::inside_now(const Key& key) const {
+  const Ladders* own = find(key);
+  const int proven = own ? own->inside.outcomes.safe_step(settings_.max_disagreement) : 0;
+  return std::max(proven, start_now(key.second));
+}
+
+const InsidePlan& ReuseLearner::inside(const Hash128& prefix, const std::string& kind) const {
+  return inside_step(inside_now({prefix, kind}));
 }
 
 int ReuseLearner::depth(const Hash128& prefix, const std::string& kind) const {
-  const Ladder* ladder = find({prefix, kind});
-  const int step = ladder ? ladder->outcomes.safe_step(settings_.max_disagreement) : -1;
+  const Ladders* own = find({prefix, kind});
+  const int step = own ? own->shared.outcomes.safe_step(settings_.max_disagreement) : -1;
   return step < 0 ? 0 : depth_step(step);
 }
 
@@ -104,35 +111,38 @@ double ReuseLearner::work(const Subject& subject, const Course& course, const In
 std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject,
                                                           bool is_shared) const {
   const auto kind = kinds_.find(subject.kind);
-  if (kind == kinds_.end() || kind->second.course.num == 0) return std::nullopt;
+  const Ladders* own = find({subject.prefix, subject.kind});
+  if (!own || kind == kinds_.end() || kind->second.course.num == 0) return std::nullopt;
   if (is_shared ? subject.prefix_len == 0 : subject.inside_is_given) return std::nullopt;
-  const Course& course = kind->second.course;
-  const int inside = inside_now(kind->second);
-  const Ladder* ladder = is_shared ? find({subject.prefix, subject.kind}) : &kind->second.inside;
-  if (!ladder) return std::nullopt;
-  const Outcomes& outcomes = ladder->outcomes;
+  const Ladder& ladder = is_shared ? own->shared : own->inside;
+  const Outcomes& outcomes = ladder.outcomes;
+  const int inside = inside_now({subject.prefix, subject.kind});
   const int careful = is_shared ? -1 : 0;
   const int now = is_shared ? outcomes.safe_step(settings_.max_disagreement) : inside;
   const auto work_at = [&](int step) {
-    return is_shared ? work(subject, course, inside_step(inside), step < 0 ? 0 : depth_step(step))
-                     : work(subject, course, inside_step(step), 0);
+    const int plan = is_shared ? inside : step;
+    const int depth = is_shared && step >= 0 ? depth_step(step) : 0;
+    return work(subject, kind->second.course, inside_step(plan), depth);
   };
-  const double proof = Outcomes(1).missing(0, settings_.max_disagreement);
-  if (ladder->uses < proof * ladder->patience) return std::nullopt;
   // A request that is probed runs the careful plan itself, beside the one that is tried.
   const double lost = work_at(careful) - work_at(now);
-  for (int step = outcomes.num_steps() - 1; step > now; --step) {
+  const double proof = Outcomes(1).missing(0, settings_.max_disagreement);
+  const auto has_uses = [&](const Ladder& l) { return l.uses >= proof * l.patience; };
+  for (int step = outcomes.num_steps() - 1; step > now && has_uses(ladder); --step) {
     const double gain = work_at(now) - work_at(step);
     if (gain <= 0 || !outcomes.is_open(step)) continue;
     Trial trial{subject, is_shared, step, work_at(step) + lost};
     trial.total_cost = trial.cost * outcomes.missing(step, settings_.max_disagreement);
-    trial.score = ladder->uses * gain / trial.total_cost;
+    trial.score = ladder.uses * gain / trial.total_cost;
     if (trial.score >= 1) return trial;
   }
+  // A start is watched over all prefixes, what a prefix has proven by its own uses.
+  const bool is_start = !is_shared && now == start_now(subject.kind);
+  const Ladder& watched = is_start ? kind->second.all.inside : ladder;
   Trial watch{subject, is_shared, now, work_at(careful)};
   const double brings = settings_.probe_budget * work_at(now) + kShareOfSaved * lost;
-  const bool is_due = ladder->uses_since_probe * brings * kWatchShare >= watch.cost;
-  return now > careful && is_due ? std::optional(watch) : std::nullopt;
+  const bool is_due = watched.uses_since_probe * brings * kWatchShare >= watch.cost;
+  return now > careful && has_uses(watched) && is_due ? std::optional(watch) : std::nullopt;
 }
 
 std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subject) {
@@ -146,7 +156,7 @@ std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subje
   // One proof after the other: what the best one still takes is not spent on others.
   const bool goes_on = claim_.is_shared == best->is_shared &&
                        claim_.subject.kind == best->subject.kind &&
-                       (!best->is_shared || claim_.subject.prefix == best->subject.prefix);
+                       claim_.subject.prefix == best->subject.prefix;
   const bool is_first = goes_on || best->score > claim_.score;
   if (is_first) claim_ = *best;
   return allowance_ >= best->cost + (is_first ? 0 : claim_.total_cost) ? best : std::nullopt;
@@ -167,40 +177,42 @@ std::optional<ReuseLearner::Trial> ReuseLearner::survey(const Subject& subject) 
     }
   };
   if (kind == kinds_.end()) return std::nullopt;
-  if (subject.prefix_len > 0) look(kind->second.shared, true, 0);
-  look(kind->second.inside.outcomes, false, 1);
+  if (subject.prefix_len > 0) look(kind->second.all.shared.outcomes, true, 0);
+  look(kind->second.all.inside.outcomes, false, 1);
   return trial;
 }
 
 void ReuseLearner::count_use(const Subject& subject) {
-  const auto count = [](Ladder& ladder) {
-    ++ladder.uses;
-    ++ladder.uses_since_probe;
-  };
-  count(kind_of(subject.kind).inside);
-  if (subject.prefix_len > 0) count(ladder_of({subject.prefix, subject.kind}));
+  for (Ladders* ladders :
+       {&kind_of(subject.kind).all, &ladders_of({subject.prefix, subject.kind})}) {
+    for (const bool is_shared : {false, true}) {
+      ++ladders->of(is_shared).uses;
+      ++ladders->of(is_shared).uses_since_probe;
+    }
+  }
 }
 
 void ReuseLearner::begin(const Trial& trial) {
   allowance_ -= trial.cost;
-  tried_ladder(trial).uses_since_probe = 0;
+  const Subject& subject = trial.subject;
+  ladders_of({subject.prefix, subject.kind}).of(trial.is_shared).uses_since_probe = 0;
+  kind_of(subject.kind).all.of(trial.is_shared).uses_since_probe = 0;
 }
 
 void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t spent) {
   allowance_ += trial.cost - static_cast<double>(spent);
-  Ladder& ladder = tried_ladder(trial);
+  Ladder& own = ladders_of({trial.subject.prefix, trial.subject.kind}).of(trial.is_shared);
   if (!agrees) {
-    ladder.patience *= 2;
-    ladder.uses = 0;
+    own.patience *= 2;
+    own.uses = 0;
     return;
   }
   ++version_;
-  ladder.patience = 1;
-  ladder.outcomes.record(trial.step, *agrees);
-  if (!trial.is_shared) return;
-  kind_of(trial.subject.kind).shared.record(trial.step, *agrees);
+  own.patience = 1;
+  own.outcomes.record(trial.step, *agrees);
   // Questions about a prefix may have become others.
-  if (!*agrees) ladder.outcomes.doubt();
+  if (!*agrees) own.outcomes.doubt();
+  kind_of(trial.subject.kind).all.of(trial.is_shared).outcomes.record(trial.step, *agrees);
 }
 
 void ReuseLearner::finish(const std::string& kind, const GenerationStats& stats, int64_t saved) {
@@ -219,35 +231,29 @@ void ReuseLearner::finish(const std::string& kind, const GenerationStats& stats,
 // --- Records -----------------------------------------------------------------------------------
 
 ReuseLearner::Kind& ReuseLearner::kind_of(const std::string& name) {
-  const auto [it, is_new] = kinds_.try_emplace(name, plans_.size(), settings_.depths.size());
-  if (is_new && start_step_ > 0) {
-    it->second.inside.outcomes.assume(start_step_, kStartProbes);
-  }
+  const auto [it, is_new] =
+      kinds_.try_emplace(name, Kind{{}, Ladders(plans_.size(), settings_.depths.size())});
+  if (is_new) it->second.all.inside.outcomes.assume(start_step_, kStartProbes);
   return it->second;
 }
 
-ReuseLearner::Ladder& ReuseLearner::tried_ladder(const Trial& trial) {
-  return trial.is_shared ? ladder_of({trial.subject.prefix, trial.subject.kind})
-                         : kind_of(trial.subject.kind).inside;
-}
-
-const ReuseLearner::Ladder* ReuseLearner::find(const Key& key) const {
+const ReuseLearner::Ladders* ReuseLearner::find(const Key& key) const {
   const auto it = by_key_.find(key);
-  return it == by_key_.end() ? nullptr : &it->second->ladder;
+  return it == by_key_.end() ? nullptr : &it->second->own;
 }
 
-ReuseLearner::Ladder& ReuseLearner::ladder_of(const Key& key) {
+ReuseLearner::Ladders& ReuseLearner::ladders_of(const Key& key) {
   if (const auto it = by_key_.find(key); it != by_key_.end()) {
     prefixes_.splice(prefixes_.begin(), prefixes_, it->second);
-    return it->second->ladder;
+    return it->second->own;
   }
-  prefixes_.push_front({key, Ladder(settings_.depths.size())});
+  prefixes_.push_front({key, Ladders(plans_.size(), settings_.depths.size())});
   by_key_[key] = prefixes_.begin();
   if (prefixes_.size() > kMaxPrefixes) {
     by_key_.erase(prefixes_.back().key);
     prefixes_.pop_back();
   }
-  return prefixes_.front().ladder;
+  return prefixes_.front().own;
 }
 
 }  // namespace bicached

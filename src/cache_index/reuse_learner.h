@@ -26,9 +26,10 @@ std::vector<InsidePlan> inside_plans(int num_layers, const InsidePlan& start);
 /// Learns which plan decides the same tokens as recomputing everything, from probes, within a
 /// budget. Numbers only; engine thread only.
 ///
-/// A plan has two parts, each a ladder of its own. The part *inside* the request is learned by kind
-/// of request. The depth at which a *shared* prefix is reused is learned for that very prefix (and
-/// kind): nothing that others found makes a depth safe, and salts are part of a prefix.
+/// A plan has two parts, each a ladder of its own: what is reused *inside* the request, and the
+/// depth at which a *shared* prefix is reused. Both are learned for a prefix (salts are part of it)
+/// and kind of request: nothing that others found makes a plan safe. It can make the model's start
+/// more careful: that one is watched over all requests of a kind.
 ///
 /// **The budget** is an allowance in row-layers. Work done adds the share `probe_budget` to it,
 /// work that reuse of prefixes saved adds a third; probes and the entries made for them take from
@@ -46,7 +47,7 @@ class ReuseLearner {
   };
   /// A request with the prefix it could share.
   struct Subject {
-    Hash128 prefix;  // with its salt; any where prefix_len is 0
+    Hash128 prefix;  // with its salt; 0 where nothing is shared
     std::string kind;
     int length = 0;      // T
     int prefix_len = 0;  // P; 0: nothing is shared
@@ -65,7 +66,7 @@ class ReuseLearner {
 
   explicit ReuseLearner(Settings settings);
 
-  const InsidePlan& inside(const std::string& kind) const;
+  const InsidePlan& inside(const Hash128& prefix, const std::string& kind) const;
   const InsidePlan& inside_step(int step) const { return plans_[static_cast<size_t>(step)]; }
   /// Layers, 0 without proof.
   int depth(const Hash128& prefix, const std::string& kind) const;
@@ -108,30 +109,33 @@ class ReuseLearner {
     double uses_since_probe = 0;
     double patience = 1;  // times the uses that are needed; grows while probes find nothing out
   };
+  /// Both ladders.
+  struct Ladders {
+    Ladders(size_t num_plans, size_t num_depths) : inside(num_plans), shared(num_depths) {}
+    Ladder& of(bool is_shared) { return is_shared ? shared : inside; }
+    Ladder inside, shared;
+  };
   struct Kind {
-    Kind(size_t num_plans, size_t num_depths)
-        : inside(num_plans), shared(static_cast<int>(num_depths)) {}
     Course course;
-    Ladder inside;
-    Outcomes shared;  // over all prefixes: to be looked at, not to go by
+    Ladders all;  // over all prefixes: to watch the start by, and to be looked at
   };
   using Key = std::pair<Hash128, std::string>;
   struct Prefix {
     Key key;
-    Ladder ladder;
+    Ladders own;
   };
   using Prefixes = std::list<Prefix>;  // the one used last first
 
-  int inside_now(const Kind& kind) const;
+  int start_now(const std::string& kind) const;
+  int inside_now(const Key& key) const;
   Kind& kind_of(const std::string& kind);
-  Ladder& ladder_of(const Key& key);
-  Ladder& tried_ladder(const Trial& trial);
-  const Ladder* find(const Key& key) const;
+  Ladders& ladders_of(const Key& key);
+  const Ladders* find(const Key& key) const;
   double work(const Subject& subject, const Course& course, const InsidePlan& plan,
               int depth) const;
   std::optional<Trial> consider(const Subject& subject, bool is_shared) const;
   std::optional<Trial> survey(const Subject& subject) const;
-  PlanReport describe(const std::string& kind, const Outcomes& outcomes, bool is_shared) const;
+  PlanReport describe(const std::string& kind, const Ladders& ladders) const;
 
   Settings settings_;
   std::vector<InsidePlan> plans_;

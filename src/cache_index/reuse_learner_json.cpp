@@ -61,24 +61,40 @@ double read_number(const Json& record, const char* name) {
   return value > 0 && value < 1e15 ? value : 0;
 }
 
+template <class Ladders>
+Json write_ladders(const Ladders& ladders) {
+  return {{"uses", ladders.inside.uses},
+          {"shared_uses", ladders.shared.uses},
+          {"inside", write_outcomes(ladders.inside.outcomes)},
+          {"shared", write_outcomes(ladders.shared.outcomes)}};
+}
+
+template <class Ladders>
+void read_ladders(const Json& record, Ladders& ladders) {
+  const auto found = record.find("ladders");
+  if (found == record.end() || !found->is_object()) return;
+  ladders.inside.uses = read_number(*found, "uses");
+  ladders.shared.uses = read_number(*found, "shared_uses");
+  read_outcomes(*found, "inside", ladders.inside.outcomes);
+  read_outcomes(*found, "shared", ladders.shared.outcomes);
+}
+
 }  // namespace
 
-PlanReport ReuseLearner::describe(const std::string& kind, const Outcomes& outcomes,
-                                  bool is_shared) const {
+PlanReport ReuseLearner::describe(const std::string& kind, const Ladders& ladders) const {
   PlanReport report{kind, {}};
-  const int safe = outcomes.safe_step(settings_.max_disagreement);
-  for (int step = is_shared ? 0 : 1; step < outcomes.num_steps(); ++step) {
+  const auto add = [&](const Outcomes& outcomes, int step) -> PlanReport::Step& {
     PlanReport::Step& out = report.steps.emplace_back();
-    if (is_shared) {
-      out.depth = depth_step(step);
-    } else {
-      out.inside = inside_step(step);
-    }
     out.agreed = outcomes.at(step).agreed;
     out.differed = outcomes.at(step).differed;
     out.estimate = outcomes.estimate(step);
-    out.is_safe = step <= safe;
-  }
+    out.is_safe = step <= outcomes.safe_step(settings_.max_disagreement);
+    return out;
+  };
+  const Outcomes &inside = ladders.inside.outcomes, &shared = ladders.shared.outcomes;
+  for (int step = 1; step < inside.num_steps(); ++step)
+    add(inside, step).inside = plans_[static_cast<size_t>(step)];
+  for (int step = 0; step < shared.num_steps(); ++step) add(shared, step).depth = depth_step(step);
   return report;
 }
 
@@ -86,19 +102,14 @@ std::vector<PlanReport> ReuseLearner::report(const Hash128& prefix) const {
   std::vector<PlanReport> reports;
   for (auto it = by_key_.lower_bound({prefix, ""});
        it != by_key_.end() && it->first.first == prefix; ++it) {
-    reports.push_back(describe(it->first.second, it->second->ladder.outcomes, true));
+    reports.push_back(describe(it->first.second, it->second->own));
   }
   return reports;
 }
 
 std::vector<PlanReport> ReuseLearner::report_model() const {
   std::vector<PlanReport> reports;
-  for (const auto& [name, kind] : kinds_) {
-    PlanReport inside = describe(name, kind.inside.outcomes, false);
-    const PlanReport shared = describe(name, kind.shared, true);
-    inside.steps.insert(inside.steps.end(), shared.steps.begin(), shared.steps.end());
-    reports.push_back(std::move(inside));
-  }
+  for (const auto& [name, kind] : kinds_) reports.push_back(describe(name, kind.all));
   return reports;
 }
 
@@ -114,15 +125,12 @@ std::string ReuseLearner::to_json() const {
                              {"forwards", kind.course.forwards},
                              {"blocks", kind.course.blocks},
                              {"text_forwards", kind.course.text_forwards},
-                             {"uses", kind.inside.uses},
-                             {"inside", write_outcomes(kind.inside.outcomes)},
-                             {"shared", write_outcomes(kind.shared)}});
+                             {"ladders", write_ladders(kind.all)}});
   }
   for (const Prefix& prefix : prefixes_) {
     file["prefixes"].push_back({{"prefix", prefix.key.first.hex()},
                                 {"kind", prefix.key.second},
-                                {"uses", prefix.ladder.uses},
-                                {"depths", write_outcomes(prefix.ladder.outcomes)}});
+                                {"ladders", write_ladders(prefix.own)}});
   }
   return file.dump();
 }
@@ -144,18 +152,14 @@ void ReuseLearner::from_json(const std::string& text, const std::string& path) {
     Kind& kind = kind_of(read_text(record, "kind"));
     kind.course = {read_number(record, "requests"), read_number(record, "forwards"),
                    read_number(record, "blocks"), read_number(record, "text_forwards")};
-    kind.inside.uses = read_number(record, "uses");
-    read_outcomes(record, "inside", kind.inside.outcomes);
-    read_outcomes(record, "shared", kind.shared);
+    read_ladders(record, kind.all);
   }
   // The one used last stands first.
   const Json prefixes = records("prefixes");
   for (auto record = prefixes.rbegin(); record != prefixes.rend(); ++record) {
     Hash128 prefix;
     if (!record->is_object() || !parse_hex(read_text(*record, "prefix"), prefix)) continue;
-    Ladder& ladder = ladder_of({prefix, read_text(*record, "kind")});
-    ladder.uses = read_number(*record, "uses");
-    read_outcomes(*record, "depths", ladder.outcomes);
+    read_ladders(*record, ladders_of({prefix, read_text(*record, "kind")}));
   }
 }
 

@@ -355,10 +355,9 @@ void Engine::Impl::publish(Sequence& sequence) {
   }
   update.index = sequence.index;
   update.stats = decoder.stats();
-  update.stats.cache = !sequence.cache.policy->reuses ? "off"
-                       : sequence.cache.held          ? "hit"
-                                                      : "miss";
-  update.stats.cached_tokens = sequence.cache.reuse.depth > 0 ? sequence.cache.reuse.prefix_len : 0;
+  const bool hit = sequence.cache.reuse.depth > 0;
+  update.stats.cache = !sequence.cache.policy->reuses ? "off" : hit ? "hit" : "miss";
+  update.stats.cached_tokens = hit ? sequence.cache.reuse.prefix_len : 0;
   update.stats.queued_us = micros(sequence.admitted - sequence.submitted);
   update.stats.first_token_us = sequence.first_token_us;
   sequence.stream->updates.try_push(std::move(update));

@@ -111,7 +111,8 @@ void PrefixCache::check(const GenerateRequest& request) const {
 // --- Which prefix ------------------------------------------------------------------------------
 
 void PrefixCache::arrive(const GenerateRequest& request, CacheUse& use) {
-  use.policy = request.cache.deterministic    ? &find_policy("off")
+  const bool deterministic = request.cache.deterministic || settings_.deterministic;
+  use.policy = deterministic                  ? &find_policy("off")
                : request.cache.policy.empty() ? &policy_
                                               : &find_policy(request.cache.policy);
   use.kind = request_kind(request);
@@ -226,11 +227,12 @@ bool PrefixCache::inside_is_given(const GenerateRequest& request) const {
          settings_.refresh_commits != kPlansOwn || settings_.refresh_depth != kPlansOwn;
 }
 
-InsidePlan PrefixCache::choose_inside(const GenerateRequest& request, const CacheUse& use) const {
+InsidePlan PrefixCache::choose_inside(const GenerateRequest& request, const CacheUse& use,
+                                      const CacheUse::Candidate* prefix) const {
   if (request.cache.deterministic || settings_.deterministic) return {};
   InsidePlan plan;
   if (use.policy->learns) {
-    plan = learner_.inside(use.kind);
+    plan = learner_.inside(prefix ? prefix->key : Hash128{}, use.kind);
   } else if (use.policy->reuses) {
     plan = settings_.start.plan;
   }
@@ -251,15 +253,18 @@ InsidePlan PrefixCache::choose_inside(const GenerateRequest& request, const Cach
 }
 
 Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
-  use.reuse = {choose_inside(request, use)};
   use.offered = nullptr;
   use.trial.reset();
-  if (!use.policy->reuses) return Readiness::kReady;
+  if (!use.policy->reuses) {
+    use.reuse = {choose_inside(request, use, nullptr)};
+    return Readiness::kReady;
+  }
   const std::vector<PathStep> path = tree_.find(request.cache.salt, request.prompt_ids);
   for (CacheUse::Candidate& candidate : use.candidates) {
     candidate.uses = uses_at(path, candidate.length);  // others may have come meanwhile
   }
   const CacheUse::Candidate* prefix = choose_prefix(request, use);
+  use.reuse = {choose_inside(request, use, prefix)};
   if (use.policy->learns) use.trial = learner_.next_trial(subject_of(request, use, prefix));
   // Also where nothing is shared yet, the beginning may be reused from one forward to the next.
   if (!use.candidates.empty()) use.reuse.prefix_len = use.candidates.back().length;
@@ -284,22 +289,21 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
     use.trial.reset();
     return depth > 0 ? Readiness::kWaitsForEntry : Readiness::kReady;
   }
-  use.offered = entry;
-  use.reuse.depth = depth;
   if (tried > entry->spec.max_depth) use.trial.reset();
+  if (depth > 0 || use.trial) use.offered = entry;
+  use.reuse.depth = depth;
   return Readiness::kReady;
 }
 
 void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId slab) {
   if (!use.policy->reuses) return;
-  ++(use.offered ? stats_.hits : stats_.misses);
-  if (use.offered) {
-    ++use.offered->hits;
-    use.held = std::make_unique<PrefixHold>(*this, *std::exchange(use.offered, nullptr));
-  }
+  StoredPrefix* stored = std::exchange(use.offered, nullptr);
+  if (stored) use.held = std::make_unique<PrefixHold>(*this, *stored);
   if (use.trial && !start_probe(request, use)) use.trial.reset();
+  ++(use.reuse.depth > 0 ? stats_.hits : stats_.misses);
   if (use.reuse.depth > 0) {
-    denoiser_.load_entry(use.held->entry(), slab, use.reuse.depth);
+    ++stored->hits;
+    denoiser_.load_entry(stored->entry, slab, use.reuse.depth);
     stats_.cached_tokens += use.reuse.prefix_len;
   }
   if (use.reuse.own_states(total_len(request), info_.num_layers) > 0) {
@@ -366,7 +370,7 @@ void PrefixCache::finish(CacheUse& use, const GenerationStats& stats, bool is_co
     stats_.probe_checks += use.shadow->num_checks();
     stats_.probe_row_layers += spent;
     // Had it not been probed, the request would have run less.
-    const bool was_careful = learner_.inside(use.kind) == InsidePlan{};
+    const bool was_careful = learner_.inside(trial.subject.prefix, use.kind) == InsidePlan{};
     if (!trial.is_shared && !was_careful) spent += stats.row_layers;
   }
   stats_.probes += agrees ? 1 : 0;
@@ -405,7 +409,7 @@ std::unique_ptr<OwnStates> PrefixCache::own_states(const Reuse& reuse, int lengt
   return std::make_unique<OwnStates>(denoiser_, store_, *entry, denoiser_.entry_bytes(spec));
 }
 
-/// Within the budget; others may go for it. Nothing: there is no room.
+/// Within the budget; others may go for it. Nothing: there is no room, or it can't be made.
 std::optional<EntryId> PrefixCache::create_entry(const EntrySpec& spec) {
   const auto victims = store_.room_for(denoiser_.entry_bytes(spec));
   if (!victims) return std::nullopt;
@@ -415,8 +419,9 @@ std::optional<EntryId> PrefixCache::create_entry(const EntrySpec& spec) {
   }
   try {
     return denoiser_.create_entry(spec);
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kOutOfMemory) throw;
+  } catch (const std::exception& error) {
+    // What an entry would have spared is computed instead.
+    log_warn(std::string("an entry can't be made: ") + error.what());
     drop_unused();
     return std::nullopt;
   }

@@ -81,7 +81,8 @@ class PrefixCache {
                    const CacheUse::Candidate& prefix) const;
   ReuseLearner::Subject subject_of(const GenerateRequest& request, const CacheUse& use,
                                    const CacheUse::Candidate* prefix) const;
-  InsidePlan choose_inside(const GenerateRequest& request, const CacheUse& use) const;
+  InsidePlan choose_inside(const GenerateRequest& request, const CacheUse& use,
+                           const CacheUse::Candidate* prefix) const;
   bool inside_is_given(const GenerateRequest& request) const;
   bool start_probe(const GenerateRequest& request, CacheUse& use);
   std::unique_ptr<OwnStates> own_states(const Reuse& reuse, int length);

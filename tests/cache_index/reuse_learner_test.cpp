@@ -179,6 +179,18 @@ TEST_F(ReuseLearnerTest, WatchesWhatIsInUse) {
   EXPECT_LE(num_wrong, 250);
 }
 
+TEST_F(ReuseLearnerTest, APlanInsideIsBolderThanTheStartOnlyForThePrefixThatProvedIt) {
+  ReuseLearner learner(settings);
+  const std::string kind = "threshold/32/64";
+  for (int i = 0; i < 20; ++i) {
+    const ReuseLearner::Trial trial{subject_of(1), false, 2};
+    learner.begin(trial);
+    learner.end(trial, true, 0);
+  }
+  EXPECT_EQ(learner.inside({1, 1}, kind), learner.inside_step(2));
+  EXPECT_EQ(learner.inside({2, 2}, kind), InsidePlan{});
+}
+
 TEST_F(ReuseLearnerTest, APublishedStartIsTheLeastThatIsReused) {
   const InsidePlan dual{IntraCache::kDual, 16, INT_MAX, 0};
   settings.start.plan = dual;
@@ -186,13 +198,13 @@ TEST_F(ReuseLearnerTest, APublishedStartIsTheLeastThatIsReused) {
   for (const bool is_published : {false, true}) {
     settings.start.is_published = is_published;
     ReuseLearner learner(settings);
-    EXPECT_EQ(learner.inside(kind), dual);
+    EXPECT_EQ(learner.inside({7, 7}, kind), dual);
     for (int i = 0; i < 20; ++i) {
       const ReuseLearner::Trial trial{subject_of(1), false, 4};
       learner.begin(trial);
       learner.end(trial, false, 0);
     }
-    EXPECT_EQ(learner.inside(kind) == dual, is_published);
+    EXPECT_EQ(learner.inside({7, 7}, kind) == dual, is_published);
   }
 }
 
@@ -218,7 +230,7 @@ TEST_F(ReuseLearnerTest, FilesThatAreNoneOfOursAreRefusedAndOddRecordsLeftOut) {
        {R"("prefixes": 7, "kinds": {}})", R"("prefixes": [7, {}, {"prefix": "x"}]})",
         R"("kinds": [{"kind": 3, "inside": [[-1e300, 1e300]], "requests": "many"}]})",
         R"("prefixes": [{"prefix": "00000000000000010000000000000001", "kind": "threshold/32/64",
-            "depths": [[-5, 0], [1e300, 0], ["a"], [], 3, [0, 0]]}]})"}) {
+            "ladders": {"uses": -1, "shared": [[-5, 0], [1e300, 0], ["a"], [], 3, [0, 0]]}}]})"}) {
     ReuseLearner learner(settings);
     learner.from_json(head + rest, "file");
     EXPECT_LE(learner.depth({1, 1}, "threshold/32/64"), 3) << rest;

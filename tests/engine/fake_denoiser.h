@@ -30,9 +30,10 @@ class FakeDenoiser final : public Denoiser {
     std::atomic<int> forward_ms{0};  // a forward takes at least this long
     std::atomic<int> num_forwards{0};
     std::atomic<int> num_open_slabs{0};
-    std::atomic<int> end_one_in{24};                // how often a token is the end; 0: never
-    std::atomic<int> fail_forwards{0};              // so many next forwards throw
-    std::atomic<int> fail_fills{0}, fail_loads{0};  // so many next entries can't be filled, loaded
+    std::atomic<int> end_one_in{24};    // how often a token is the end; 0: never
+    std::atomic<int> fail_forwards{0};  // so many next forwards throw
+    // So many next entries can't be made, filled, loaded.
+    std::atomic<int> fail_creates{0}, fail_fills{0}, fail_loads{0};
     std::atomic<int> max_rows_seen{0};
     std::atomic<int> max_canvases_seen{0};
     std::atomic<TokenId> poison{-1};  // a forward over a canvas with this token throws
@@ -104,6 +105,7 @@ class FakeDenoiser final : public Denoiser {
     return spec.prefix_len * (spec.max_depth + boundaries * control_->boundary_bytes);
   }
   EntryId create_entry(const EntrySpec& spec) override {
+    fail_if_told(control_->fail_creates);
     entries_[next_id_] = {spec, {}};
     ++control_->num_entries_made;
     count_entries();

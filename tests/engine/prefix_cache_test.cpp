@@ -257,6 +257,20 @@ TEST_F(PrefixCacheTest, AnEntryThatCantBeFilledOrLoadedCostsOnlyItselfOrItsReque
   EXPECT_EQ(control->num_open_slabs, 0);
 }
 
+TEST_F(PrefixCacheTest, EntriesThatCantBeMadeCostNoRequestAndNoRoom) {
+  start(4096);
+  const std::string pinned = prefix_of(99);
+  engine->pin_prefix({pinned.begin(), pinned.end()});
+  ask(request_of(pinned, "a"));
+  engine->clear_cache();
+  control->fail_creates = 50;  // the pinned one is tried again before every forward
+  for (int i = 0; i < 40; ++i) ask(request_of(prefix_of(i / 2), std::to_string(i)));
+  control->fail_creates = 0;
+  EXPECT_EQ(cache_state(request_of(pinned, "b")), "hit") << "and comes back when it can";
+  engine->stop(std::chrono::milliseconds(1000));
+  EXPECT_EQ(control->num_open_slabs, 0);
+}
+
 TEST_F(PrefixCacheTest, EntriesKeepToTheRowBudget) {
   settings.max_rows_per_forward = 300;
   start();
