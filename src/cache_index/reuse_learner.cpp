@@ -132,7 +132,11 @@ std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject
     const double gain = work_at(now) - work_at(step);
     if (gain <= 0 || !outcomes.is_open(step)) continue;
     Trial trial{subject, is_shared, step, work_at(step) + lost};
-    trial.total_cost = trial.cost * outcomes.missing(step, settings_.max_disagreement);
+    if (is_shared && subject.stored_depth < depth_step(step)) {
+      trial.entry_cost = static_cast<double>(subject.prefix_len) * depth_step(step);
+    }
+    trial.total_cost =
+        trial.entry_cost + trial.cost * outcomes.missing(step, settings_.max_disagreement);
     trial.score = ladder.uses * gain / trial.total_cost;
     if (trial.score >= 1) return trial;
   }
@@ -159,7 +163,8 @@ std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subje
                        claim_.subject.prefix == best->subject.prefix;
   const bool is_first = goes_on || best->score > claim_.score;
   if (is_first) claim_ = *best;
-  return allowance_ >= best->cost + (is_first ? 0 : claim_.total_cost) ? best : std::nullopt;
+  const double needed = best->entry_cost + best->cost + (is_first ? 0 : claim_.total_cost);
+  return allowance_ >= needed ? best : std::nullopt;
 }
 
 /// Every plan as often as the others.

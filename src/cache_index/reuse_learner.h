@@ -52,6 +52,7 @@ class ReuseLearner {
     int length = 0;      // T
     int prefix_len = 0;  // P; 0: nothing is shared
     int block_length = 0;
+    int stored_depth = 0;          // layers of the prefix that are stored
     bool inside_is_given = false;  // that part is the client's or the operator's: not learned
   };
   /// A probe: of a step of the one ladder or the other.
@@ -60,6 +61,7 @@ class ReuseLearner {
     bool is_shared = false;
     int step = 0;
     double cost = 0;        // row-layers expected
+    double entry_cost = 0;  // of the entry that has to be made first
     double total_cost = 0;  // of all probes that a proof still takes
     double score = 0;       // how often it would pay for them; 0: a plan in use is watched
   };

@@ -195,9 +195,11 @@ const CacheUse::Candidate* PrefixCache::choose_prefix(const GenerateRequest& req
 }
 
 ReuseLearner::Subject PrefixCache::subject_of(const GenerateRequest& request, const CacheUse& use,
-                                              const CacheUse::Candidate* prefix) const {
+                                              const CacheUse::Candidate* prefix) {
   ReuseLearner::Subject subject;
   if (prefix) subject.prefix = prefix->key;
+  const StoredPrefix* entry = prefix ? stored(request, *prefix) : nullptr;
+  if (entry) subject.stored_depth = entry->spec.max_depth;
   subject.kind = use.kind;
   subject.length = total_len(request);
   subject.prefix_len = prefix ? prefix->length : 0;

@@ -80,7 +80,7 @@ class PrefixCache {
   int choose_depth(const GenerateRequest& request, const CacheUse& use,
                    const CacheUse::Candidate& prefix) const;
   ReuseLearner::Subject subject_of(const GenerateRequest& request, const CacheUse& use,
-                                   const CacheUse::Candidate* prefix) const;
+                                   const CacheUse::Candidate* prefix);
   InsidePlan choose_inside(const GenerateRequest& request, const CacheUse& use,
                            const CacheUse::Candidate* prefix) const;
   bool inside_is_given(const GenerateRequest& request) const;

@@ -72,7 +72,7 @@ class ReuseLearnerTest : public testing::Test {
   }
 
   static ReuseLearner::Subject subject_of(uint64_t prefix) {
-    return {{prefix, prefix}, "threshold/32/64", 300, 200, 32, false};
+    return {{prefix, prefix}, "threshold/32/64", 300, 200, 32, 12, false};
   }
 
   /// A request of this prefix, which stands reuse down to `safe_depth` and every plan inside.
