@@ -212,7 +212,6 @@ void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t s
     own.uses = 0;
     return;
   }
-  ++version_;
   own.patience = 1;
   own.outcomes.record(trial.step, *agrees);
   // Questions about a prefix may have become others.
@@ -223,6 +222,7 @@ void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t s
 void ReuseLearner::finish(const std::string& kind, const GenerationStats& stats, int64_t saved) {
   Course& course = kind_of(kind).course;
   ++course.num;
+  ++version_;
   const double weight = std::max(1 / course.num, kCourseWeight);
   const auto move = [weight](double& mean, int value) { mean += weight * (value - mean); };
   move(course.forwards, stats.num_forwards);

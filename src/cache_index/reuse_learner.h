@@ -95,7 +95,7 @@ class ReuseLearner {
   /// and throws kInvalidSettings for a text that is none of ours.
   std::string to_json() const;
   void from_json(const std::string& text, const std::string& path);
-  /// Grows with every outcome.
+  /// Grows with every request that ends.
   int64_t version() const { return version_; }
 
  private:
