@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <bit>
-#include <climits>
 #include <cmath>
 #include <tuple>
+
+#include "config/reuse_start.h"
 
 namespace bicached {
 namespace {
@@ -41,14 +42,13 @@ std::string request_kind(const GenerateRequest& request) {
 }
 
 std::vector<InsidePlan> inside_plans(int num_layers, const InsidePlan& start) {
-  constexpr int kInterval = 16;  // arXiv 2606.07571
-  std::vector<InsidePlan> plans = {{}, start};
-  // After each text token, from a layer on below which text changes nothing; at each block's start
-  // (the dual cache, arXiv 2505.22618).
+  // After each text token, from a layer on below which text changes nothing; at each block's start.
+  std::vector<InsidePlan> plans = {default_plan(IntraCache::kNone), start,
+                                   default_plan(IntraCache::kDual)};
   for (const int eighths : {0, 2, 3}) {
-    plans.push_back({IntraCache::kAdaptive, kInterval, 1, num_layers * eighths / 8});
+    plans.push_back(default_plan(IntraCache::kAdaptive));
+    plans.back().refresh_depth = num_layers * eighths / 8;
   }
-  plans.push_back({IntraCache::kDual, kInterval, INT_MAX, 0});
   std::ranges::stable_sort(plans, {}, boldness);
   plans.erase(std::ranges::unique(plans).begin(), plans.end());
   return plans;
