@@ -13,17 +13,26 @@ constexpr double kHalfLife = 256;
 
 }  // namespace
 
-Hash128 PrefixStore::hash_prefix(const std::string& fingerprint, const std::string& salt,
-                                 std::span<const TokenId> ids) {
-  Hasher hasher;
-  hasher.add(fingerprint);
-  hasher.add(salt);
-  hasher.add({reinterpret_cast<const char*>(ids.data()), ids.size_bytes()});
-  return hasher.digest();
+Hash128 PrefixStore::key_of(const std::string& salt, std::span<const TokenId> ids) const {
+  const int length = static_cast<int>(ids.size());
+  return keys_of(salt, ids, std::span(&length, 1)).front();
 }
 
-PrefixStore::PrefixStore(int64_t budget_bytes, std::string fingerprint, Hash hash)
-    : budget_(budget_bytes), fingerprint_(std::move(fingerprint)), hash_(hash) {}
+std::vector<Hash128> PrefixStore::keys_of(const std::string& salt, std::span<const TokenId> ids,
+                                          std::span<const int> lengths) const {
+  Hasher hasher;
+  hasher.add(fingerprint_);
+  hasher.add(salt);
+  std::vector<Hash128> keys;
+  size_t done = 0;
+  for (const int length : lengths) {
+    for (; done < static_cast<size_t>(length); ++done) {
+      hasher.add({reinterpret_cast<const char*>(&ids[done]), sizeof(TokenId)});
+    }
+    keys.push_back(hasher.digest());
+  }
+  return keys;
+}
 
 StoredPrefix* PrefixStore::find(const Hash128& key, const std::string& salt,
                                 std::span<const TokenId> ids) {
@@ -80,13 +89,16 @@ void PrefixStore::acquire(StoredPrefix& prefix) {
   ++tick_;
 }
 
-void PrefixStore::release(StoredPrefix& prefix, int64_t saved) {
+void PrefixStore::release(StoredPrefix& prefix) {
   --prefix.num_users;
+  prefix.used = StoredPrefix::Clock::now();
+}
+
+void PrefixStore::count_saved(StoredPrefix& prefix, int64_t saved) {
   prefix.saved += saved;
   const double fading = std::exp2(-static_cast<double>(tick_ - prefix.last_tick) / kHalfLife);
   prefix.recent = prefix.recent * fading + static_cast<double>(saved);
   prefix.last_tick = tick_;
-  prefix.used = StoredPrefix::Clock::now();
 }
 
 void PrefixStore::reserve(int64_t bytes) {

@@ -43,17 +43,13 @@ struct StoredPrefix {
 /// cost to make again), among those that nobody holds and that are not pinned.
 class PrefixStore {
  public:
-  /// Tests pass a hash that collides.
-  using Hash = Hash128 (*)(const std::string& fingerprint, const std::string& salt,
-                           std::span<const TokenId> ids);
-  static Hash128 hash_prefix(const std::string& fingerprint, const std::string& salt,
-                             std::span<const TokenId> ids);
+  PrefixStore(int64_t budget_bytes, std::string fingerprint)
+      : budget_(budget_bytes), fingerprint_(std::move(fingerprint)) {}
 
-  PrefixStore(int64_t budget_bytes, std::string fingerprint, Hash hash = hash_prefix);
-
-  Hash128 key_of(const std::string& salt, std::span<const TokenId> ids) const {
-    return hash_(fingerprint_, salt, ids);
-  }
+  Hash128 key_of(const std::string& salt, std::span<const TokenId> ids) const;
+  /// The keys of the first `length` ids for each of these lengths, ascending.
+  std::vector<Hash128> keys_of(const std::string& salt, std::span<const TokenId> ids,
+                               std::span<const int> lengths) const;
   /// The entry of exactly these ids, made or being made; null: none. `key`: as `key_of` says.
   StoredPrefix* find(const Hash128& key, const std::string& salt, std::span<const TokenId> ids);
 
@@ -66,8 +62,9 @@ class PrefixStore {
   void erase(EntryId entry);
 
   void acquire(StoredPrefix& prefix);
-  /// `saved`: row-layers that this use did not run.
-  void release(StoredPrefix& prefix, int64_t saved);
+  void release(StoredPrefix& prefix);
+  /// Row-layers that a use of it did not run.
+  void count_saved(StoredPrefix& prefix, int64_t saved);
 
   /// States that are not shared count too: negative gives them back.
   void reserve(int64_t bytes);
@@ -92,7 +89,6 @@ class PrefixStore {
 
   const int64_t budget_;
   const std::string fingerprint_;
-  const Hash hash_;
   std::list<StoredPrefix> entries_;          // addresses stay
   std::map<Hash128, StoredPrefix*> by_key_;  // not those doomed
   int64_t bytes_ = 0;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <tuple>
 
 #include "config/reuse_start.h"
@@ -12,16 +11,19 @@ namespace {
 
 /// Of what reuse saved, so much may go into probes: the rest stays with whoever waits for answers.
 constexpr double kShareOfSaved = 1.0 / 3;
-/// Requests over which unused allowance fades, and the claim of a prefix that is not seen again.
-constexpr double kAllowanceRequests = 1024, kClaimRequests = 128;
-/// The weight of a finished request in the means of its kind.
-constexpr double kCourseWeight = 1.0 / 32;
+/// Requests over which unused allowance fades.
+constexpr double kAllowanceRequests = 1024;
+/// Requests that tell what one of the kind costs now, and over which the claim of a prefix fades
+/// that is not seen again.
+constexpr double kRecentRequests = 128;
 /// A model's start counts as so many probes of it that agreed: bicached profile makes some hundred.
 constexpr double kStartProbes = 100;
-/// Of what a plan in use brings into the allowance, so much goes into probing it again.
-constexpr double kWatchShare = 1.0 / 8;
+/// Of what a plan in use brings into the allowance, so much goes into probing it again: most of it
+/// as long as it is hardly proven, since a question in ten that goes wrong passes sixteen probes
+/// one time in five; and never less than the other.
+constexpr double kWatchShare = 1.0 / 2, kLeastWatchShare = 1.0 / 8;
 /// Prefixes remembered: some hundred bytes each.
-constexpr size_t kMaxPrefixes = 4096;
+constexpr size_t kMaxRecords = 4096;
 
 auto boldness(const InsidePlan& plan) {
   const int rank = plan.intra_cache == IntraCache::kNone       ? 0
@@ -54,25 +56,27 @@ std::vector<InsidePlan> inside_plans(int num_layers, const InsidePlan& start) {
   return plans;
 }
 
-ReuseLearner::ReuseLearner(Settings settings)
-    : settings_(std::move(settings)),
-      plans_(inside_plans(settings_.num_layers, settings_.start.plan)),
+ReuseLearner::ReuseLearner(const CacheSettings& settings, int num_layers, std::vector<int> depths)
+    : settings_(settings),
+      num_layers_(num_layers),
+      depths_(std::move(depths)),
+      plans_(inside_plans(num_layers, settings.start.plan)),
       start_step_(
-          static_cast<int>(std::ranges::find(plans_, settings_.start.plan) - plans_.begin())) {}
+          static_cast<int>(std::ranges::find(plans_, settings.start.plan) - plans_.begin())),
+      records_(kMaxRecords, {{}, Ladder(plans_.size()), Ladder(depths_.size())}) {}
 
 // --- How deep is safe --------------------------------------------------------------------------
 
 /// The start, or what all requests of the kind have left of it.
-int ReuseLearner::start_now(const std::string& name) const {
-  const auto kind = kinds_.find(name);
+int ReuseLearner::start_now(const std::string& kind) const {
+  const Record* all = records_.find({kEveryPrefix, kind});
   // What is published of a checkpoint was measured on more questions than probes will ever see.
-  if (kind == kinds_.end() || settings_.start.is_published) return start_step_;
-  return std::clamp(kind->second.all.inside.outcomes.safe_step(settings_.max_disagreement), 0,
-                    start_step_);
+  if (!all || settings_.start.is_published) return start_step_;
+  return std::clamp(all->inside.outcomes.safe_step(settings_.max_disagreement), 0, start_step_);
 }
 
 int ReuseLearner::inside_now(const Key& key) const {
-  const Ladders* own = find(key);
+  const Record* own = records_.find(key);
   const int proven = own ? own->inside.outcomes.safe_step(settings_.max_disagreement) : 0;
   return std::max(proven, start_now(key.second));
 }
@@ -82,7 +86,7 @@ const InsidePlan& ReuseLearner::inside(const Hash128& prefix, const std::string&
 }
 
 int ReuseLearner::depth(const Hash128& prefix, const std::string& kind) const {
-  const Ladders* own = find({prefix, kind});
+  const Record* own = records_.find({prefix, kind});
   const int step = own ? own->shared.outcomes.safe_step(settings_.max_disagreement) : -1;
   return step < 0 ? 0 : depth_step(step);
 }
@@ -92,7 +96,7 @@ int ReuseLearner::depth(const Hash128& prefix, const std::string& kind) const {
 /// Row-layers of such a request under a plan, if it goes as those before it.
 double ReuseLearner::work(const Subject& subject, const Course& course, const InsidePlan& plan,
                           int depth) const {
-  const double layers = settings_.num_layers, length = subject.length;
+  const double layers = num_layers_, length = subject.length;
   const double prefix = subject.prefix_len;
   const double block = std::min(subject.block_length, subject.length) * layers;
   const double first = length * layers - prefix * depth;
@@ -110,9 +114,9 @@ double ReuseLearner::work(const Subject& subject, const Course& course, const In
 /// The trial that helps this ladder most.
 std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject,
                                                           bool is_shared) const {
-  const auto kind = kinds_.find(subject.kind);
-  const Ladders* own = find({subject.prefix, subject.kind});
-  if (!own || kind == kinds_.end() || kind->second.course.num == 0) return std::nullopt;
+  const Record* own = records_.find({subject.prefix, subject.kind});
+  const Record* all = records_.find({kEveryPrefix, subject.kind});
+  if (!own || !all || own->course.num == 0) return std::nullopt;
   if (is_shared ? subject.prefix_len == 0 : subject.inside_is_given) return std::nullopt;
   const Ladder& ladder = is_shared ? own->shared : own->inside;
   const Outcomes& outcomes = ladder.outcomes;
@@ -122,7 +126,7 @@ std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject
   const auto work_at = [&](int step) {
     const int plan = is_shared ? inside : step;
     const int depth = is_shared && step >= 0 ? depth_step(step) : 0;
-    return work(subject, kind->second.course, inside_step(plan), depth);
+    return work(subject, own->course, inside_step(plan), depth);
   };
   // A request that is probed runs the careful plan itself, beside the one that is tried.
   const double lost = work_at(careful) - work_at(now);
@@ -142,10 +146,13 @@ std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject
   }
   // A start is watched over all prefixes, what a prefix has proven by its own uses.
   const bool is_start = !is_shared && now == start_now(subject.kind);
-  const Ladder& watched = is_start ? kind->second.all.inside : ladder;
+  const Ladder& watched = is_start ? all->inside : ladder;
   Trial watch{subject, is_shared, now, work_at(careful)};
   const double brings = settings_.probe_budget * work_at(now) + kShareOfSaved * lost;
-  const bool is_due = watched.uses_since_probe * brings * kWatchShare >= watch.cost;
+  const double doubt =
+      now > careful ? watched.outcomes.estimate(now) / settings_.max_disagreement : 0;
+  const double share = std::clamp(kWatchShare * doubt, kLeastWatchShare, kWatchShare);
+  const bool is_due = watched.uses_since_probe * brings * share >= watch.cost;
   return now > careful && has_uses(watched) && is_due ? std::optional(watch) : std::nullopt;
 }
 
@@ -154,8 +161,8 @@ std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subje
   std::optional<Trial> best = consider(subject, true);
   const std::optional<Trial> inside = consider(subject, false);
   if (inside && (!best || inside->score > best->score)) best = inside;
-  claim_.score *= 1 - 1 / kClaimRequests;
-  claim_.total_cost *= 1 - 1 / kClaimRequests;
+  claim_.score *= 1 - 1 / kRecentRequests;
+  claim_.total_cost *= 1 - 1 / kRecentRequests;
   if (!best) return std::nullopt;
   // One proof after the other: what the best one still takes is not spent on others.
   const bool goes_on = claim_.is_shared == best->is_shared &&
@@ -167,98 +174,72 @@ std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subje
   return allowance_ >= needed ? best : std::nullopt;
 }
 
-/// Every plan as often as the others.
-std::optional<ReuseLearner::Trial> ReuseLearner::survey(const Subject& subject) const {
-  const auto kind = kinds_.find(subject.kind);
-  Trial trial{subject};
-  double fewest = INFINITY;
-  const auto look = [&](const Outcomes& outcomes, bool is_shared, int first) {
-    for (int step = first; step < outcomes.num_steps(); ++step) {
-      const Tally& tally = outcomes.at(step);
-      if (tally.agreed + tally.differed >= fewest) continue;
-      fewest = tally.agreed + tally.differed;
-      trial.is_shared = is_shared;
-      trial.step = step;
-    }
-  };
-  if (kind == kinds_.end()) return std::nullopt;
-  if (subject.prefix_len > 0) look(kind->second.all.shared.outcomes, true, 0);
-  look(kind->second.all.inside.outcomes, false, 1);
-  return trial;
+/// Every plan in turn.
+ReuseLearner::Trial ReuseLearner::survey(const Subject& subject) {
+  const size_t num_inside = plans_.size() - 1;
+  const size_t num_shared = subject.prefix_len > 0 ? depths_.size() : 0;
+  const size_t turn = num_surveyed_++ % (num_inside + num_shared);
+  const bool is_shared = turn >= num_inside;
+  return {subject, is_shared, static_cast<int>(is_shared ? turn - num_inside : turn + 1)};
+}
+
+// --- What happens ------------------------------------------------------------------------------
+
+ReuseLearner::Record& ReuseLearner::touch(const Key& key) {
+  Record& record = records_.touch(key);
+  if (key.first == kEveryPrefix) record.inside.outcomes.assume(start_step_, kStartProbes);
+  return record;
+}
+
+std::array<ReuseLearner::Record*, 2> ReuseLearner::records_of(const Subject& subject) {
+  return {&touch({kEveryPrefix, subject.kind}), &touch({subject.prefix, subject.kind})};
 }
 
 void ReuseLearner::count_use(const Subject& subject) {
-  for (Ladders* ladders :
-       {&kind_of(subject.kind).all, &ladders_of({subject.prefix, subject.kind})}) {
-    for (const bool is_shared : {false, true}) {
-      ++ladders->of(is_shared).uses;
-      ++ladders->of(is_shared).uses_since_probe;
+  for (Record* record : records_of(subject)) {
+    for (Ladder* ladder : {&record->inside, &record->shared}) {
+      ++ladder->uses;
+      ++ladder->uses_since_probe;
     }
   }
 }
 
 void ReuseLearner::begin(const Trial& trial) {
   allowance_ -= trial.cost;
-  const Subject& subject = trial.subject;
-  ladders_of({subject.prefix, subject.kind}).of(trial.is_shared).uses_since_probe = 0;
-  kind_of(subject.kind).all.of(trial.is_shared).uses_since_probe = 0;
+  for (Record* record : records_of(trial.subject)) record->of(trial.is_shared).uses_since_probe = 0;
 }
 
 void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t spent) {
   allowance_ += trial.cost - static_cast<double>(spent);
-  Ladder& own = ladders_of({trial.subject.prefix, trial.subject.kind}).of(trial.is_shared);
-  if (!agrees) {
-    own.patience *= 2;
-    own.uses = 0;
-    return;
-  }
-  own.patience = 1;
-  own.outcomes.record(trial.step, *agrees);
+  const auto records = records_of(trial.subject);
+  Ladder& own = records.back()->of(trial.is_shared);
+  own.patience = agrees ? 1 : own.patience * 2;
+  if (!agrees) own.uses = 0;
+  if (!agrees) return;
+  for (Record* record : records) record->of(trial.is_shared).outcomes.record(trial.step, *agrees);
   // Questions about a prefix may have become others.
   if (!*agrees) own.outcomes.doubt();
-  kind_of(trial.subject.kind).all.of(trial.is_shared).outcomes.record(trial.step, *agrees);
 }
 
-void ReuseLearner::finish(const std::string& kind, const GenerationStats& stats, int64_t saved) {
-  Course& course = kind_of(kind).course;
-  ++course.num;
+void ReuseLearner::finish(const Subject& subject, const GenerationStats& stats, int64_t saved) {
   ++version_;
-  const double weight = std::max(1 / course.num, kCourseWeight);
-  const auto move = [weight](double& mean, int value) { mean += weight * (value - mean); };
-  move(course.forwards, stats.num_forwards);
-  move(course.blocks, stats.num_blocks);
-  move(course.text_forwards, stats.num_text_forwards);
+  for (Record* record : records_of(subject)) {
+    Course& course = record->course;
+    const double weight = std::max(1 / ++course.num, 1 / kRecentRequests);
+    const auto move = [weight](double& mean, int value) { mean += weight * (value - mean); };
+    move(course.forwards, stats.num_forwards);
+    move(course.blocks, stats.num_blocks);
+    move(course.text_forwards, stats.num_text_forwards);
+  }
   allowance_ *= 1 - 1 / kAllowanceRequests;
   allowance_ += settings_.probe_budget * static_cast<double>(stats.row_layers) +
                 kShareOfSaved * static_cast<double>(saved);
 }
 
-// --- Records -----------------------------------------------------------------------------------
-
-ReuseLearner::Kind& ReuseLearner::kind_of(const std::string& name) {
-  const auto [it, is_new] =
-      kinds_.try_emplace(name, Kind{{}, Ladders(plans_.size(), settings_.depths.size())});
-  if (is_new) it->second.all.inside.outcomes.assume(start_step_, kStartProbes);
-  return it->second;
-}
-
-const ReuseLearner::Ladders* ReuseLearner::find(const Key& key) const {
-  const auto it = by_key_.find(key);
-  return it == by_key_.end() ? nullptr : &it->second->own;
-}
-
-ReuseLearner::Ladders& ReuseLearner::ladders_of(const Key& key) {
-  if (const auto it = by_key_.find(key); it != by_key_.end()) {
-    prefixes_.splice(prefixes_.begin(), prefixes_, it->second);
-    return it->second->own;
-  }
-  prefixes_.push_front({key, Ladders(plans_.size(), settings_.depths.size())});
-  by_key_[key] = prefixes_.begin();
-  if (prefixes_.size() > kMaxPrefixes) {
-    by_key_.erase(prefixes_.back().key);
-    prefixes_.pop_back();
-  }
-  return prefixes_.front().own;
+void ReuseLearner::forget() {
+  records_.clear();
+  allowance_ = 0;
+  claim_ = {};
 }
 
 }  // namespace bicached

@@ -1,7 +1,7 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <list>
 #include <map>
 #include <optional>
 #include <string>
@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "base/lru_map.h"
 #include "bicached/cache_report.h"
 #include "bicached/request.h"
+#include "bicached/settings.h"
 #include "cache_index/outcomes.h"
 
 namespace bicached {
@@ -37,14 +39,6 @@ std::vector<InsidePlan> inside_plans(int num_layers, const InsidePlan& start);
 /// probes never cost more than this, whatever the traffic.
 class ReuseLearner {
  public:
-  struct Settings {
-    int num_layers = 0;
-    std::vector<int> depths;  // of the shared ladder: ascending, > 0
-    ReuseStart start;
-    double max_disagreement = 0;
-    double probe_budget = 0;
-    bool surveys = false;  // bicached profile: probes every request, all plans in turn
-  };
   /// A request with the prefix it could share.
   struct Subject {
     Hash128 prefix;  // with its salt; 0 where nothing is shared
@@ -66,13 +60,14 @@ class ReuseLearner {
     double score = 0;       // how often it would pay for them; 0: a plan in use is watched
   };
 
-  explicit ReuseLearner(Settings settings);
+  /// `depths`: of the shared ladder, ascending, > 0. `settings` outlives it.
+  ReuseLearner(const CacheSettings& settings, int num_layers, std::vector<int> depths);
 
   const InsidePlan& inside(const Hash128& prefix, const std::string& kind) const;
   const InsidePlan& inside_step(int step) const { return plans_[static_cast<size_t>(step)]; }
   /// Layers, 0 without proof.
   int depth(const Hash128& prefix, const std::string& kind) const;
-  int depth_step(int step) const { return settings_.depths[static_cast<size_t>(step)]; }
+  int depth_step(int step) const { return depths_[static_cast<size_t>(step)]; }
 
   /// A request arrives that could share this prefix.
   void count_use(const Subject& subject);
@@ -83,13 +78,15 @@ class ReuseLearner {
   /// Nothing: it found nothing out. `spent`: row-layers it cost.
   void end(const Trial& trial, std::optional<bool> agrees, int64_t spent);
   /// A request has ended; `saved`: row-layers it did not run thanks to the shared prefix.
-  void finish(const std::string& kind, const GenerationStats& stats, int64_t saved);
+  void finish(const Subject& subject, const GenerationStats& stats, int64_t saved);
   /// An entry was made for a probe.
   void spend(int64_t row_layers) { allowance_ -= static_cast<double>(row_layers); }
 
-  std::vector<PlanReport> report(const Hash128& prefix) const;
-  std::vector<PlanReport> report_model() const;
-  void forget() { *this = ReuseLearner(settings_); }
+  /// Stands for all prefixes together.
+  static constexpr Hash128 kEveryPrefix{~uint64_t{0}, ~uint64_t{0}};
+  /// Adds what is known of the prefixes that are named.
+  void report(std::map<Hash128, std::vector<PlanReport>>& prefixes) const;
+  void forget();
 
   /// What outlives a restart, JSON. `from_json` leaves out what does not fit this model's ladders
   /// and throws kInvalidSettings for a text that is none of ours.
@@ -99,7 +96,7 @@ class ReuseLearner {
   int64_t version() const { return version_; }
 
  private:
-  /// Means over finished requests of a kind.
+  /// Means over finished requests.
   struct Course {
     double num = 0;
     double forwards = 0, blocks = 0, text_forwards = 0;
@@ -111,43 +108,36 @@ class ReuseLearner {
     double uses_since_probe = 0;
     double patience = 1;  // times the uses that are needed; grows while probes find nothing out
   };
-  /// Both ladders.
-  struct Ladders {
-    Ladders(size_t num_plans, size_t num_depths) : inside(num_plans), shared(num_depths) {}
+  /// What is known of a kind of request with one prefix, or with every prefix.
+  struct Record {
     Ladder& of(bool is_shared) { return is_shared ? shared : inside; }
+    Course course;
     Ladder inside, shared;
   };
-  struct Kind {
-    Course course;
-    Ladders all;  // over all prefixes: to watch the start by, and to be looked at
-  };
   using Key = std::pair<Hash128, std::string>;
-  struct Prefix {
-    Key key;
-    Ladders own;
-  };
-  using Prefixes = std::list<Prefix>;  // the one used last first
 
   int start_now(const std::string& kind) const;
   int inside_now(const Key& key) const;
-  Kind& kind_of(const std::string& kind);
-  Ladders& ladders_of(const Key& key);
-  const Ladders* find(const Key& key) const;
+  Record& touch(const Key& key);
+  /// What an event about this prefix counts in.
+  std::array<Record*, 2> records_of(const Subject& subject);
   double work(const Subject& subject, const Course& course, const InsidePlan& plan,
               int depth) const;
   std::optional<Trial> consider(const Subject& subject, bool is_shared) const;
-  std::optional<Trial> survey(const Subject& subject) const;
-  PlanReport describe(const std::string& kind, const Ladders& ladders) const;
+  Trial survey(const Subject& subject);
+  PlanReport describe(const std::string& kind, const Record& record) const;
+  std::vector<std::string> describe_ladders() const;
 
-  Settings settings_;
-  std::vector<InsidePlan> plans_;
-  int start_step_ = 0;
-  std::map<std::string, Kind> kinds_;
-  Prefixes prefixes_;
-  std::map<Key, Prefixes::iterator> by_key_;
+  const CacheSettings& settings_;
+  const int num_layers_;
+  const std::vector<int> depths_;
+  const std::vector<InsidePlan> plans_;
+  const int start_step_;
+  LruMap<Key, Record> records_;
   double allowance_ = 0;
   Trial claim_;  // the proof that is paid for first
   int64_t version_ = 0;
+  size_t num_surveyed_ = 0;
 };
 
 }  // namespace bicached

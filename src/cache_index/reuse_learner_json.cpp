@@ -5,17 +5,16 @@
 #include "base/json_file.h"
 #include "bicached/error.h"
 #include "cache_index/reuse_learner.h"
+#include "config/reuse_start.h"
 
 namespace bicached {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kFormat = "bicached probes 2";
+constexpr const char* kFormat = "bicached probes 3";
 /// Twice what the most records take.
 constexpr JsonLimits kFileLimits{size_t{16} << 20, 8};
-/// More than requests can name.
-constexpr size_t kMaxKinds = 4096;
 
 bool parse_hex(const std::string& text, Hash128& hash) {
   unsigned long long high = 0, low = 0;
@@ -25,63 +24,44 @@ bool parse_hex(const std::string& text, Hash128& hash) {
   return true;
 }
 
-Json write_outcomes(const Outcomes& outcomes) {
-  Json steps = Json::array();
-  for (int step = 0; step < outcomes.num_steps(); ++step) {
-    steps.push_back({outcomes.at(step).agreed, outcomes.at(step).differed});
-  }
-  return steps;
-}
-
-/// Those of another ladder are of no use.
-void read_outcomes(const Json& record, const char* name, Outcomes& outcomes) {
-  const auto steps = record.find(name);
-  if (steps == record.end() || !steps->is_array() ||
-      static_cast<int>(steps->size()) != outcomes.num_steps()) {
-    return;
-  }
-  for (int step = 0; step < outcomes.num_steps(); ++step) {
-    const Json& pair = (*steps)[static_cast<size_t>(step)];
-    if (!pair.is_array() || pair.size() != 2 || !pair[0].is_number() || !pair[1].is_number()) {
-      continue;
-    }
-    outcomes.add(step, {pair[0].get<double>(), pair[1].get<double>()});
-  }
-}
-
 std::string read_text(const Json& record, const char* name) {
-  const auto it = record.find(name);
+  const auto it = record.is_object() ? record.find(name) : record.end();
   return it != record.end() && it->is_string() ? it->get<std::string>() : "";
 }
 
-/// Not negative; 0 for what is none.
-double read_number(const Json& record, const char* name) {
+/// So many numbers that are not negative; zeros where there is anything else.
+std::vector<double> read_numbers(const Json& record, const char* name, size_t size) {
+  std::vector<double> numbers(size, 0.0);
   const auto it = record.find(name);
-  const double value = it != record.end() && it->is_number() ? it->get<double>() : 0;
-  return value > 0 && value < 1e15 ? value : 0;
+  if (it == record.end() || !it->is_array() || it->size() != size) return numbers;
+  for (size_t i = 0; i < size; ++i) {
+    const Json& item = (*it)[i];
+    const double value = item.is_number() ? item.get<double>() : 0;
+    if (value > 0 && value < 1e15) numbers[i] = value;
+  }
+  return numbers;
 }
 
-template <class Ladders>
-Json write_ladders(const Ladders& ladders) {
-  return {{"uses", ladders.inside.uses},
-          {"shared_uses", ladders.shared.uses},
-          {"inside", write_outcomes(ladders.inside.outcomes)},
-          {"shared", write_outcomes(ladders.shared.outcomes)}};
+Json write_outcomes(const Outcomes& outcomes) {
+  Json numbers = Json::array();
+  for (int step = 0; step < outcomes.num_steps(); ++step) {
+    numbers.push_back(outcomes.at(step).agreed);
+    numbers.push_back(outcomes.at(step).differed);
+  }
+  return numbers;
 }
 
-template <class Ladders>
-void read_ladders(const Json& record, Ladders& ladders) {
-  const auto found = record.find("ladders");
-  if (found == record.end() || !found->is_object()) return;
-  ladders.inside.uses = read_number(*found, "uses");
-  ladders.shared.uses = read_number(*found, "shared_uses");
-  read_outcomes(*found, "inside", ladders.inside.outcomes);
-  read_outcomes(*found, "shared", ladders.shared.outcomes);
+void read_outcomes(const Json& record, const char* name, Outcomes& outcomes) {
+  const auto numbers = read_numbers(record, name, 2 * static_cast<size_t>(outcomes.num_steps()));
+  for (int step = 0; step < outcomes.num_steps(); ++step) {
+    const auto i = 2 * static_cast<size_t>(step);
+    outcomes.add(step, {numbers[i], numbers[i + 1]});
+  }
 }
 
 }  // namespace
 
-PlanReport ReuseLearner::describe(const std::string& kind, const Ladders& ladders) const {
+PlanReport ReuseLearner::describe(const std::string& kind, const Record& record) const {
   PlanReport report{kind, {}};
   const auto add = [&](const Outcomes& outcomes, int step) -> PlanReport::Step& {
     PlanReport::Step& out = report.steps.emplace_back();
@@ -91,75 +71,64 @@ PlanReport ReuseLearner::describe(const std::string& kind, const Ladders& ladder
     out.is_safe = step <= outcomes.safe_step(settings_.max_disagreement);
     return out;
   };
-  const Outcomes &inside = ladders.inside.outcomes, &shared = ladders.shared.outcomes;
+  const Outcomes &inside = record.inside.outcomes, &shared = record.shared.outcomes;
   for (int step = 1; step < inside.num_steps(); ++step)
-    add(inside, step).inside = plans_[static_cast<size_t>(step)];
+    add(inside, step).inside = inside_step(step);
   for (int step = 0; step < shared.num_steps(); ++step) add(shared, step).depth = depth_step(step);
   return report;
 }
 
-std::vector<PlanReport> ReuseLearner::report(const Hash128& prefix) const {
-  std::vector<PlanReport> reports;
-  for (auto it = by_key_.lower_bound({prefix, ""});
-       it != by_key_.end() && it->first.first == prefix; ++it) {
-    reports.push_back(describe(it->first.second, it->second->own));
+void ReuseLearner::report(std::map<Hash128, std::vector<PlanReport>>& prefixes) const {
+  for (const auto& [key, record] : records_) {
+    const auto it = prefixes.find(key.first);
+    if (it != prefixes.end()) it->second.push_back(describe(key.second, record));
   }
-  return reports;
 }
 
-std::vector<PlanReport> ReuseLearner::report_model() const {
-  std::vector<PlanReport> reports;
-  for (const auto& [name, kind] : kinds_) reports.push_back(describe(name, kind.all));
-  return reports;
+/// What steps mean: numbers of other ladders are of no use.
+std::vector<std::string> ReuseLearner::describe_ladders() const {
+  std::vector<std::string> names;
+  for (const InsidePlan& plan : plans_) names.push_back(describe_plan(plan));
+  for (const int depth : depths_) names.push_back("depth " + std::to_string(depth));
+  return names;
 }
 
 std::string ReuseLearner::to_json() const {
-  Json file = {{"format", kFormat},
-               {"depths", settings_.depths},
-               {"num_plans", plans_.size()},
-               {"kinds", Json::array()},
-               {"prefixes", Json::array()}};
-  for (const auto& [name, kind] : kinds_) {
-    file["kinds"].push_back({{"kind", name},
-                             {"requests", kind.course.num},
-                             {"forwards", kind.course.forwards},
-                             {"blocks", kind.course.blocks},
-                             {"text_forwards", kind.course.text_forwards},
-                             {"ladders", write_ladders(kind.all)}});
+  Json records = Json::array();
+  for (const auto& [key, record] : records_) {
+    const Course& course = record.course;
+    records.push_back(
+        {{"prefix", key.first.hex()},
+         {"kind", key.second},
+         {"course", {course.num, course.forwards, course.blocks, course.text_forwards}},
+         {"uses", {record.inside.uses, record.shared.uses}},
+         {"inside", write_outcomes(record.inside.outcomes)},
+         {"shared", write_outcomes(record.shared.outcomes)}});
   }
-  for (const Prefix& prefix : prefixes_) {
-    file["prefixes"].push_back({{"prefix", prefix.key.first.hex()},
-                                {"kind", prefix.key.second},
-                                {"ladders", write_ladders(prefix.own)}});
-  }
-  return file.dump();
+  return Json{{"format", kFormat}, {"ladders", describe_ladders()}, {"records", records}}.dump();
 }
 
 void ReuseLearner::from_json(const std::string& text, const std::string& path) {
   const Json file = parse_json_text(text, path, ErrorCode::kInvalidSettings, kFileLimits);
-  if (!file.is_object() || read_text(file, "format") != kFormat) {
+  if (read_text(file, "format") != kFormat) {
     throw Error(ErrorCode::kInvalidSettings,
                 path + ": no file of probe outcomes (\"format\": \"" + kFormat + "\")",
                 "state_dir");
   }
-  if (file.value("depths", Json()) != Json(settings_.depths)) return;
-  const auto records = [&](const char* name) {
-    const auto it = file.find(name);
-    return it != file.end() && it->is_array() ? *it : Json::array();
-  };
-  for (const Json& record : records("kinds")) {
-    if (!record.is_object() || kinds_.size() >= kMaxKinds) continue;
-    Kind& kind = kind_of(read_text(record, "kind"));
-    kind.course = {read_number(record, "requests"), read_number(record, "forwards"),
-                   read_number(record, "blocks"), read_number(record, "text_forwards")};
-    read_ladders(record, kind.all);
-  }
+  const Json records = file.value("records", Json());
+  if (file.value("ladders", Json()) != Json(describe_ladders()) || !records.is_array()) return;
   // The one used last stands first.
-  const Json prefixes = records("prefixes");
-  for (auto record = prefixes.rbegin(); record != prefixes.rend(); ++record) {
+  for (auto it = records.rbegin(); it != records.rend(); ++it) {
     Hash128 prefix;
-    if (!record->is_object() || !parse_hex(read_text(*record, "prefix"), prefix)) continue;
-    read_ladders(*record, ladders_of({prefix, read_text(*record, "kind")}));
+    if (!parse_hex(read_text(*it, "prefix"), prefix)) continue;
+    Record& record = touch({prefix, read_text(*it, "kind")});
+    const std::vector<double> course = read_numbers(*it, "course", 4);
+    const std::vector<double> uses = read_numbers(*it, "uses", 2);
+    record.course = {course[0], course[1], course[2], course[3]};
+    record.inside.uses = uses[0];
+    record.shared.uses = uses[1];
+    read_outcomes(*it, "inside", record.inside.outcomes);
+    read_outcomes(*it, "shared", record.shared.outcomes);
   }
 }
 

@@ -1,39 +1,43 @@
 #pragma once
 
-#include <memory>
-#include <optional>
+#include <functional>
 #include <utility>
 
 #include "bicached/denoiser.h"
 
 namespace bicached {
 
-/// A slab that its holder gives back by ending. Engine thread only.
-class SlabLease {
+/// A slab or an entry that its holder gives back by ending. Engine thread only.
+class Lease {
  public:
-  SlabLease() = default;
-  /// Empty when there is no room.
-  SlabLease(Denoiser& denoiser, int num_tokens)
-      : denoiser_(&denoiser), slab_(denoiser.open_slab(num_tokens).value_or(kNoId)) {}
-  ~SlabLease() { reset(); }
-  SlabLease(SlabLease&& other) noexcept
-      : denoiser_(other.denoiser_), slab_(std::exchange(other.slab_, kNoId)) {}
-  SlabLease& operator=(SlabLease&& other) noexcept {
+  Lease() = default;
+  Lease(int id, std::function<void()> give_back) : id_(id), give_back_(std::move(give_back)) {}
+  ~Lease() { reset(); }
+  Lease(Lease&& other) noexcept
+      : id_(std::exchange(other.id_, kNoId)), give_back_(std::exchange(other.give_back_, {})) {}
+  Lease& operator=(Lease&& other) noexcept {
     reset();
-    denoiser_ = other.denoiser_;
-    slab_ = std::exchange(other.slab_, kNoId);
+    id_ = std::exchange(other.id_, kNoId);
+    give_back_ = std::exchange(other.give_back_, {});
     return *this;
   }
 
-  explicit operator bool() const { return slab_ != kNoId; }
-  SlabId id() const { return slab_; }
+  explicit operator bool() const { return id_ != kNoId; }
+  /// kNoId: nothing is held.
+  int id() const { return id_; }
   void reset() {
-    if (slab_ != kNoId) denoiser_->close_slab(std::exchange(slab_, kNoId));
+    if (std::exchange(id_, kNoId) != kNoId) std::exchange(give_back_, {})();
   }
 
  private:
-  Denoiser* denoiser_ = nullptr;
-  SlabId slab_ = kNoId;
+  int id_ = kNoId;
+  std::function<void()> give_back_;
 };
+
+/// Empty: there is no room.
+inline Lease lease_slab(Denoiser& denoiser, int num_tokens) {
+  const std::optional<SlabId> slab = denoiser.open_slab(num_tokens);
+  return slab ? Lease(*slab, [&denoiser, slab] { denoiser.close_slab(*slab); }) : Lease();
+}
 
 }  // namespace bicached

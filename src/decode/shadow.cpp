@@ -15,7 +15,7 @@ GenerateRequest without_noise(GenerateRequest request) {
 
 }  // namespace
 
-Shadow::Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse plan, SlabLease slab,
+Shadow::Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse plan, Lease slab,
                PrefixStates states)
     : request_(without_noise(request)),
       decoder_(request_, model, plan),

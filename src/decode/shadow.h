@@ -20,7 +20,7 @@ class Shadow {
  public:
   /// `slab` holds as many tokens as the request's canvas, with what the plan takes from `states`
   /// loaded into it.
-  Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse plan, SlabLease slab,
+  Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse plan, Lease slab,
          PrefixStates states);
   Shadow(const Shadow&) = delete;
   Shadow& operator=(const Shadow&) = delete;
@@ -43,7 +43,7 @@ class Shadow {
 
   GenerateRequest request_;  // a copy: without noise, log-probabilities and deadline
   CanvasDecoder decoder_;
-  SlabLease slab_;
+  Lease slab_;
   const PrefixStates states_;
   const bool request_draws_;  // its tokens are drawn, not the most probable ones
   bool agrees_ = true;

@@ -94,7 +94,7 @@ struct Engine::Impl {
     void commit(std::span<const RowResult> results) override {
       engine_.take_results(sequence_, results);
     }
-    bool shed() override { return sequence_.drop_probe(); }
+    bool shed() override { return engine_.cache.drop_probe(sequence_.cache); }
     void fail(ErrorCode code, const std::string& why) override {
       engine_.fail(sequence_, code, why);
     }
@@ -121,7 +121,7 @@ struct Engine::Impl {
   void drop_cancelled_and_expired();
   Placement place(Sequence& sequence);
   Placement try_place(Sequence& sequence);
-  SlabLease open_slab(int num_tokens);
+  Lease open_slab(int num_tokens);
   void count(const Forward& forward, Clock::duration took);
   void take_results(Sequence& sequence, std::span<const RowResult> results);
   void publish(Sequence& sequence);
@@ -294,7 +294,7 @@ Placement Engine::Impl::try_place(Sequence& sequence) {
   if (cache.prepare(sequence.request, sequence.cache) == Readiness::kWaitsForEntry) {
     return Placement::kWaitsForEntry;
   }
-  SlabLease slab = open_slab(sequence.num_tokens());
+  Lease slab = open_slab(sequence.num_tokens());
   if (!slab) return Placement::kNoRoom;
   sequence.slab = std::move(slab);
   --stats.queued;
@@ -306,10 +306,11 @@ Placement Engine::Impl::try_place(Sequence& sequence) {
 }
 
 /// Requests go before probes.
-SlabLease Engine::Impl::open_slab(int num_tokens) {
-  SlabLease slab(*denoiser, num_tokens);
-  while (!slab && scheduler.any_running([](Sequence& s) { return s.drop_probe(); })) {
-    slab = SlabLease(*denoiser, num_tokens);
+Lease Engine::Impl::open_slab(int num_tokens) {
+  Lease slab = lease_slab(*denoiser, num_tokens);
+  const auto drop_probe = [this](Sequence& s) { return cache.drop_probe(s.cache); };
+  while (!slab && scheduler.any_running(drop_probe)) {
+    slab = lease_slab(*denoiser, num_tokens);
   }
   return slab;
 }

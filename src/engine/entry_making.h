@@ -15,7 +15,7 @@ class EntryMaking final : public ForwardPart {
   /// Called once: with "" when the entry is ready, else with the reason why it never will be.
   using Done = std::function<void(StoredPrefix& stored, const std::string& why)>;
 
-  EntryMaking(Denoiser& denoiser, StoredPrefix& stored, SlabLease slab, Done done)
+  EntryMaking(Denoiser& denoiser, StoredPrefix& stored, Lease slab, Done done)
       : denoiser_(denoiser), stored_(stored), slab_(std::move(slab)), done_(std::move(done)) {}
 
   bool is_done() const { return !slab_; }
@@ -28,7 +28,7 @@ class EntryMaking final : public ForwardPart {
  private:
   Denoiser& denoiser_;
   StoredPrefix& stored_;
-  SlabLease slab_;
+  Lease slab_;
   Done done_;
 };
 

@@ -11,8 +11,10 @@
 namespace bicached {
 namespace {
 
-/// Recent prompts remembered: a few MB, hundreds of long conversations.
-constexpr size_t kTreeTokens = size_t{1} << 20;
+/// Beginnings of recent prompts that are counted: some MB, hundreds of long prompts.
+constexpr size_t kMaxCounted = size_t{1} << 16;
+/// Where nobody says which beginnings may be shared, every so many tokens one is looked at.
+constexpr int kChunk = 16;
 /// A longer prefix than the stored one gets an entry of its own only from this factor on, so that a
 /// conversation that grows turn by turn makes few.
 constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
@@ -67,19 +69,14 @@ std::vector<int> entry_depths(const DepthPolicy& policy, const CacheSettings& se
   return depths;
 }
 
-ReuseLearner::Settings learner_settings(const CacheSettings& settings,
-                                        const std::vector<int>& depths, int num_layers) {
-  ReuseLearner::Settings out;
-  out.num_layers = num_layers;
+/// Of these, what the policy that learns would choose.
+std::vector<int> learned_depths(const std::vector<int>& depths, int num_layers) {
+  std::vector<int> learned;
   for (const DepthPolicy& policy : depth_policy_table()) {
-    if (policy.learns) out.depths = policy.depths(num_layers, 0, nullptr);
+    if (policy.learns) learned = policy.depths(num_layers, 0, nullptr);
   }
-  std::erase_if(out.depths, [&](int depth) { return !std::ranges::binary_search(depths, depth); });
-  out.start = settings.start;
-  out.max_disagreement = settings.max_disagreement;
-  out.probe_budget = settings.probe_budget;
-  out.surveys = settings.surveys;
-  return out;
+  std::erase_if(learned, [&](int depth) { return !std::ranges::binary_search(depths, depth); });
+  return learned;
 }
 
 }  // namespace
@@ -91,9 +88,11 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
       table_(load_table(settings, info_.num_layers)),
       policy_(find_policy(settings.deterministic ? "off" : settings.policy)),
       depths_(entry_depths(policy_, settings, table_ ? &*table_ : nullptr, info_.num_layers)),
-      tree_(kTreeTokens),
+      uses_(kMaxCounted),
       store_(settings.cache_bytes, info_.fingerprint),
-      learner_(learner_settings(settings, depths_, info_.num_layers)) {
+      learner_(settings_, info_.num_layers, learned_depths(depths_, info_.num_layers)),
+      state_file_(settings.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json"),
+      failed_(kMaxFailed) {
   check_layers("cache_depth", settings_.depth, info_.num_layers);
   check_layers("refresh_depth", settings_.refresh_depth, info_.num_layers);
   load_state();
@@ -111,38 +110,45 @@ void PrefixCache::check(const GenerateRequest& request) const {
 // --- Which prefix ------------------------------------------------------------------------------
 
 void PrefixCache::arrive(const GenerateRequest& request, CacheUse& use) {
-  const bool deterministic = request.cache.deterministic || settings_.deterministic;
-  use.policy = deterministic                  ? &find_policy("off")
-               : request.cache.policy.empty() ? &policy_
-                                              : &find_policy(request.cache.policy);
-  use.kind = request_kind(request);
+  const std::string& asked = request.cache.policy;
+  use.policy = is_deterministic(request) ? &find_policy("off")
+               : asked.empty()           ? &policy_
+                                         : &find_policy(asked);
+  use.subject.kind = request_kind(request);
   if (!use.policy->reuses) return;
   find_candidates(request, use);
-  if (use.policy->learns) {
-    const CacheUse::Candidate* prefix = choose_prefix(request, use);
-    learner_.count_use(subject_of(request, use, prefix));
-  }
+  if (!use.policy->learns) return;
+  describe(request, choose_prefix(request, use), use);
+  learner_.count_use(use.subject);
 }
 
-/// Lengths that others may share: what the client says, the ends of messages, or for a raw prompt
-/// the points at which recent prompts part from it.
+bool PrefixCache::is_deterministic(const GenerateRequest& request) const {
+  return request.cache.deterministic || settings_.deterministic;
+}
+
+/// Beginnings that others may share: what the client says, the ends of messages, or for a raw
+/// prompt the points at which recent prompts part from it.
 void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use) {
-  const std::vector<PathStep> path = tree_.add(request.cache.salt, request.prompt_ids);
-  std::vector<int> lengths = request.prefix_boundaries;
-  if (request.cache.prefix_len) {
-    lengths = {*request.cache.prefix_len};
-  } else if (lengths.empty()) {
-    for (const PathStep& step : path) {
-      if (step.uses > 1) lengths.push_back(step.length);
-    }
-  }
   // The row that serves the first masked position must not be one of the prefix.
   const int longest = static_cast<int>(request.prompt_ids.size()) - info_.logits_shift;
-  for (const int length : lengths) {
-    if (length > longest || length < settings_.min_prefix_len) continue;
-    use.candidates.push_back({length, uses_at(path, length),
-                              store_.key_of(request.cache.salt, prefix_of(request, length))});
+  std::vector<int> lengths = request.prefix_boundaries;
+  const bool is_raw = lengths.empty() && !request.cache.prefix_len;
+  if (request.cache.prefix_len) lengths = {*request.cache.prefix_len};
+  for (int length = kChunk; is_raw && length <= longest; length += kChunk) {
+    lengths.push_back(length);
   }
+  std::erase_if(lengths,
+                [&](int length) { return length > longest || length < settings_.min_prefix_len; });
+  const auto keys = store_.keys_of(request.cache.salt, request.prompt_ids, lengths);
+  // The longest first, so that a beginning is never forgotten before what goes on from it.
+  int uses_beyond = 0;
+  for (size_t i = lengths.size(); i-- > 0;) {
+    const int uses = ++uses_.touch(keys[i]);
+    if (is_raw && uses == std::max(uses_beyond, 1)) continue;  // nobody parts here
+    use.candidates.push_back({lengths[i], uses, keys[i]});
+    uses_beyond = uses;
+  }
+  std::ranges::reverse(use.candidates);
 }
 
 StoredPrefix* PrefixCache::stored(const GenerateRequest& request,
@@ -157,55 +163,39 @@ bool PrefixCache::is_hot(const GenerateRequest& request, const CacheUse& use) {
   });
 }
 
-/// The longest that is stored or worth it, by the tokens that recent prompts could have shared.
-const CacheUse::Candidate* PrefixCache::longest_worth_storing(const GenerateRequest& request,
-                                                              const CacheUse& use) {
-  const CacheUse::Candidate* best = nullptr;
+/// Of those that are stored, or worth it: the one that saves most, or else the one to learn about,
+/// which most was shared of. Null: none.
+const CacheUse::Candidate* PrefixCache::choose_prefix(const GenerateRequest& request,
+                                                      const CacheUse& use) {
+  int64_t stored_len = 0;
   for (const CacheUse::Candidate& candidate : use.candidates) {
-    if (stored(request, candidate)) best = &candidate;
+    if (stored(request, candidate)) stored_len = candidate.length;
   }
-  const int64_t stored_len = best ? best->length : 0;
-  int64_t most = 0;
+  const CacheUse::Candidate* best = nullptr;
+  std::pair<int64_t, int64_t> most{0, 0};
   for (const CacheUse::Candidate& candidate : use.candidates) {
-    const int64_t length = candidate.length, shared = length * candidate.uses;
+    const int64_t length = candidate.length;
     const bool grows = length * kGrowthDenominator >= stored_len * kGrowthNumerator;
-    if (candidate.uses < settings_.min_uses || !grows || shared <= most) continue;
-    best = &candidate;
-    most = shared;
+    const bool is_worth_it = candidate.uses >= settings_.min_uses && grows;
+    if (!is_worth_it && !stored(request, candidate)) continue;
+    const std::pair value(length * choose_depth(request, use, candidate), length * candidate.uses);
+    if (value > most) best = &candidate;
+    most = std::max(most, value);
   }
   return best;
 }
 
-/// The one to reuse, or else to learn about. Null: none.
-const CacheUse::Candidate* PrefixCache::choose_prefix(const GenerateRequest& request,
-                                                      const CacheUse& use) {
-  if (!use.policy->learns) return longest_worth_storing(request, use);
-  const CacheUse::Candidate *best = nullptr, *most_shared = nullptr;
-  int64_t most_saved = 0, most = 0;
-  for (const CacheUse::Candidate& candidate : use.candidates) {
-    if (candidate.uses < settings_.min_uses) continue;
-    const int64_t length = candidate.length;
-    const int64_t saved = length * choose_depth(request, use, candidate);
-    if (saved > most_saved) best = &candidate;
-    most_saved = std::max(most_saved, saved);
-    if (length * candidate.uses > most) most_shared = &candidate;
-    most = std::max(most, length * candidate.uses);
-  }
-  return best ? best : most_shared;
-}
-
-ReuseLearner::Subject PrefixCache::subject_of(const GenerateRequest& request, const CacheUse& use,
-                                              const CacheUse::Candidate* prefix) {
-  ReuseLearner::Subject subject;
-  if (prefix) subject.prefix = prefix->key;
+/// What the learner looks at.
+void PrefixCache::describe(const GenerateRequest& request, const CacheUse::Candidate* prefix,
+                           CacheUse& use) {
+  ReuseLearner::Subject& subject = use.subject;
   const StoredPrefix* entry = prefix ? stored(request, *prefix) : nullptr;
-  if (entry) subject.stored_depth = entry->spec.max_depth;
-  subject.kind = use.kind;
-  subject.length = total_len(request);
+  subject.prefix = prefix ? prefix->key : Hash128{};
   subject.prefix_len = prefix ? prefix->length : 0;
+  subject.stored_depth = entry ? entry->spec.max_depth : 0;
+  subject.length = total_len(request);
   subject.block_length = request.decode.block_length;
   subject.inside_is_given = inside_is_given(request);
-  return subject;
 }
 
 // --- How it is reused --------------------------------------------------------------------------
@@ -214,7 +204,7 @@ ReuseLearner::Subject PrefixCache::subject_of(const GenerateRequest& request, co
 int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& use,
                               const CacheUse::Candidate& prefix) const {
   PrefixUse about{prefix.length, total_len(request), info_.num_layers};
-  if (use.policy->learns) about.proven_depth = learner_.depth(prefix.key, use.kind);
+  if (use.policy->learns) about.proven_depth = learner_.depth(prefix.key, use.subject.kind);
   about.fixed_depth = request.cache.depth.value_or(settings_.depth);
   about.table = table_ ? &*table_ : nullptr;
   const auto above = std::ranges::upper_bound(depths_, use.policy->choose(about));
@@ -229,12 +219,11 @@ bool PrefixCache::inside_is_given(const GenerateRequest& request) const {
          settings_.refresh_commits != kPlansOwn || settings_.refresh_depth != kPlansOwn;
 }
 
-InsidePlan PrefixCache::choose_inside(const GenerateRequest& request, const CacheUse& use,
-                                      const CacheUse::Candidate* prefix) const {
-  if (request.cache.deterministic || settings_.deterministic) return {};
+InsidePlan PrefixCache::choose_inside(const GenerateRequest& request, const CacheUse& use) const {
+  if (is_deterministic(request)) return {};
   InsidePlan plan;
   if (use.policy->learns) {
-    plan = learner_.inside(prefix ? prefix->key : Hash128{}, use.kind);
+    plan = learner_.inside(use.subject.prefix, use.subject.kind);
   } else if (use.policy->reuses) {
     plan = settings_.start.plan;
   }
@@ -255,19 +244,16 @@ InsidePlan PrefixCache::choose_inside(const GenerateRequest& request, const Cach
 }
 
 Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
-  use.offered = nullptr;
+  use.entry = nullptr;
   use.trial.reset();
-  if (!use.policy->reuses) {
-    use.reuse = {choose_inside(request, use, nullptr)};
-    return Readiness::kReady;
-  }
-  const std::vector<PathStep> path = tree_.find(request.cache.salt, request.prompt_ids);
   for (CacheUse::Candidate& candidate : use.candidates) {
-    candidate.uses = uses_at(path, candidate.length);  // others may have come meanwhile
+    // Others may have come meanwhile.
+    if (const int* uses = uses_.find(candidate.key)) candidate.uses = *uses;
   }
   const CacheUse::Candidate* prefix = choose_prefix(request, use);
-  use.reuse = {choose_inside(request, use, prefix)};
-  if (use.policy->learns) use.trial = learner_.next_trial(subject_of(request, use, prefix));
+  describe(request, prefix, use);
+  use.reuse = {choose_inside(request, use)};
+  if (use.policy->learns) use.trial = learner_.next_trial(use.subject);
   // Also where nothing is shared yet, the beginning may be reused from one forward to the next.
   if (!use.candidates.empty()) use.reuse.prefix_len = use.candidates.back().length;
   if (!prefix || (use.trial && !use.trial->is_shared)) return Readiness::kReady;
@@ -292,20 +278,19 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
     return depth > 0 ? Readiness::kWaitsForEntry : Readiness::kReady;
   }
   if (tried > entry->spec.max_depth) use.trial.reset();
-  if (depth > 0 || use.trial) use.offered = entry;
+  if (depth > 0 || use.trial) use.entry = entry;
   use.reuse.depth = depth;
   return Readiness::kReady;
 }
 
 void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId slab) {
   if (!use.policy->reuses) return;
-  StoredPrefix* stored = std::exchange(use.offered, nullptr);
-  if (stored) use.held = std::make_unique<PrefixHold>(*this, *stored);
+  if (use.entry) use.held = hold(*use.entry);
   if (use.trial && !start_probe(request, use)) use.trial.reset();
   ++(use.reuse.depth > 0 ? stats_.hits : stats_.misses);
   if (use.reuse.depth > 0) {
-    ++stored->hits;
-    denoiser_.load_entry(stored->entry, slab, use.reuse.depth);
+    ++use.entry->hits;
+    denoiser_.load_entry(use.held.id(), slab, use.reuse.depth);
     stats_.cached_tokens += use.reuse.prefix_len;
   }
   if (use.reuse.own_states(total_len(request), info_.num_layers) > 0) {
@@ -329,18 +314,14 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
     tried = {learner_.inside_step(trial.step)};
   }
   try {
-    SlabLease slab(denoiser_, length);
+    Lease slab = lease_slab(denoiser_, length);
     if (!slab) return false;
     if (tried.own_states(length, info_.num_layers) > 0) {
       use.shadow_own = own_states(tried, length);
       if (!use.shadow_own) return false;
     }
-    PrefixStates states;
-    if (tried.depth > 0) {
-      states.shared = use.held->entry();
-      denoiser_.load_entry(states.shared, slab.id(), tried.depth);
-    }
-    if (use.shadow_own) states.own = use.shadow_own->entry();
+    if (tried.depth > 0) denoiser_.load_entry(use.held.id(), slab.id(), tried.depth);
+    const PrefixStates states{tried.depth > 0 ? use.held.id() : kNoId, use.shadow_own.id()};
     use.shadow = std::make_unique<Shadow>(request, info_, tried, std::move(slab), states);
   } catch (const std::exception& error) {
     log_warn(std::string("a probe could not be begun: ") + error.what());
@@ -353,62 +334,66 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   return true;
 }
 
+bool PrefixCache::drop_probe(CacheUse& use) {
+  if (!use.shadow) return false;
+  end_probe(use, {}, false);
+  return true;
+}
+
+void PrefixCache::end_probe(CacheUse& use, const GenerationStats& stats, bool is_complete) {
+  const ReuseLearner::Trial trial = *std::exchange(use.trial, std::nullopt);
+  const auto shadow = std::exchange(use.shadow, nullptr);
+  use.shadow_own.reset();
+  --probes_running_;
+  // A difference is one, however the request ended. A plan that left nothing out agrees with
+  // nothing.
+  const bool has_reused = trial.is_shared || shadow->row_layers() < stats.row_layers;
+  const bool is_known = is_complete && has_reused && shadow->num_checks() > 0;
+  std::optional<bool> agrees;
+  if (is_known || !shadow->agrees()) agrees = shadow->agrees();
+  int64_t spent = shadow->row_layers();
+  stats_.probe_checks += shadow->num_checks();
+  stats_.probe_row_layers += spent;
+  stats_.probes += agrees ? 1 : 0;
+  stats_.probe_disagreements += agrees && !*agrees ? 1 : 0;
+  // Had it not been probed, the request would have run less.
+  const bool was_careful =
+      learner_.inside(trial.subject.prefix, trial.subject.kind) == InsidePlan{};
+  if (!trial.is_shared && !was_careful) spent += stats.row_layers;
+  learner_.end(trial, agrees, spent);
+}
+
 void PrefixCache::finish(CacheUse& use, const GenerationStats& stats, bool is_complete) {
   if (!use.policy || !use.policy->reuses) return;
   const int64_t saved = use.held ? saved_row_layers(use.reuse, stats.num_refreshes) : 0;
-  if (use.held) use.held->saved = saved;
+  if (use.held) store_.count_saved(*use.entry, saved);
   stats_.saved_row_layers += saved;
-  if (use.policy->learns && is_complete) learner_.finish(use.kind, stats, saved);
-  if (!use.trial) return;
-  const ReuseLearner::Trial trial = *std::exchange(use.trial, std::nullopt);
-  --probes_running_;
-  std::optional<bool> agrees;
-  int64_t spent = 0;
-  if (use.shadow) {
-    // A difference is one, however the request ended.
-    const bool is_known = use.shadow->num_checks() > 0 && (is_complete || !use.shadow->agrees());
-    if (is_known) agrees = use.shadow->agrees();
-    spent = use.shadow->row_layers();
-    stats_.probe_checks += use.shadow->num_checks();
-    stats_.probe_row_layers += spent;
-    // Had it not been probed, the request would have run less.
-    const bool was_careful = learner_.inside(trial.subject.prefix, use.kind) == InsidePlan{};
-    if (!trial.is_shared && !was_careful) spent += stats.row_layers;
-  }
-  stats_.probes += agrees ? 1 : 0;
-  stats_.probe_disagreements += agrees && !*agrees ? 1 : 0;
-  learner_.end(trial, agrees, spent);
+  if (use.policy->learns && is_complete) learner_.finish(use.subject, stats, saved);
+  if (use.shadow) end_probe(use, stats, is_complete);
 }
 
 // --- Entries -----------------------------------------------------------------------------------
 
-PrefixHold::PrefixHold(PrefixCache& cache, StoredPrefix& stored) : cache_(cache), stored_(stored) {
-  cache_.store_.acquire(stored_);
+/// It is not dropped meanwhile.
+Lease PrefixCache::hold(StoredPrefix& stored) {
+  store_.acquire(stored);
+  return {stored.entry, [this, &stored] {
+            store_.release(stored);
+            if (stored.doomed && stored.num_users == 0) destroy(stored.entry);
+          }};
 }
 
-PrefixHold::~PrefixHold() { cache_.let_go(stored_, saved); }
-
-void PrefixCache::let_go(StoredPrefix& stored, int64_t saved) {
-  store_.release(stored, saved);
-  if (stored.doomed && stored.num_users == 0) destroy(stored.entry);
-}
-
-OwnStates::OwnStates(Denoiser& denoiser, PrefixStore& store, EntryId entry, int64_t bytes)
-    : denoiser_(denoiser), store_(store), entry_(entry), bytes_(bytes) {
-  store_.reserve(bytes_);
-}
-
-OwnStates::~OwnStates() {
-  denoiser_.destroy_entry(entry_);
-  store_.reserve(-bytes_);
-}
-
-/// Null: there is no room.
-std::unique_ptr<OwnStates> PrefixCache::own_states(const Reuse& reuse, int length) {
+/// They count in `cache_bytes`. Empty: there is no room.
+Lease PrefixCache::own_states(const Reuse& reuse, int length) {
   const EntrySpec spec{reuse.own_states(length, info_.num_layers), 0, {reuse.refresh_depth}};
   const std::optional<EntryId> entry = create_entry(spec);
-  if (!entry) return nullptr;
-  return std::make_unique<OwnStates>(denoiser_, store_, *entry, denoiser_.entry_bytes(spec));
+  if (!entry) return {};
+  const int64_t bytes = denoiser_.entry_bytes(spec);
+  store_.reserve(bytes);
+  return {*entry, [this, entry, bytes] {
+            denoiser_.destroy_entry(*entry);
+            store_.reserve(-bytes);
+          }};
 }
 
 /// Within the budget; others may go for it. Nothing: there is no room, or it can't be made.
@@ -444,7 +429,7 @@ StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const
   std::erase_if(prefix.spec.boundaries,
                 [&](int boundary) { return boundary > depth || boundary == info_.num_layers; });
   prefix.bytes = denoiser_.entry_bytes(prefix.spec);
-  SlabLease slab(denoiser_, prefix.spec.prefix_len);
+  Lease slab = lease_slab(denoiser_, prefix.spec.prefix_len);
   const std::optional<EntryId> entry = slab ? create_entry(prefix.spec) : std::nullopt;
   if (!entry) {
     ++num_refused_;
@@ -480,8 +465,7 @@ void PrefixCache::end_making(StoredPrefix& stored, const std::string& why) {
     return;
   }
   log_warn(name + " can't be stored: " + why);
-  if (failed_.size() >= kMaxFailed) failed_.erase(failed_.begin());
-  failed_.insert(stored.key);
+  failed_.touch(stored.key);
   destroy(stored.entry);
 }
 

@@ -3,18 +3,18 @@
 #include <list>
 #include <memory>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/lru_map.h"
+#include "base/state_file.h"
 #include "bicached/cache_report.h"
 #include "bicached/denoiser.h"
 #include "bicached/engine.h"
 #include "bicached/settings.h"
 #include "cache_index/depth/depth_table.h"
 #include "cache_index/prefix_store.h"
-#include "cache_index/prefix_tree.h"
 #include "cache_index/reuse_learner.h"
 #include "engine/cache_use.h"
 #include "engine/entry_making.h"
@@ -49,6 +49,8 @@ class PrefixCache {
   Readiness prepare(const GenerateRequest& request, CacheUse& use);
   /// The request starts on this slab, right after `prepare`.
   void take_up(const GenerateRequest& request, CacheUse& use, SlabId slab);
+  /// Gives up the request's probe to make room; false: there is none.
+  bool drop_probe(CacheUse& use);
   /// The request has ended, or (not `is_complete`) was dropped on the way.
   void finish(CacheUse& use, const GenerationStats& stats, bool is_complete);
 
@@ -66,35 +68,30 @@ class PrefixCache {
   /// Writes the probe outcomes to state_dir, if there is one and something new.
   void save_state();
   bool has_unsaved() const;
-  void check_integrity() const;
+  void check_integrity() const { store_.check_integrity(); }
 
  private:
-  friend class PrefixHold;
-
   const DepthPolicy& find_policy(const std::string& name) const;
+  bool is_deterministic(const GenerateRequest& request) const;
   void find_candidates(const GenerateRequest& request, CacheUse& use);
   StoredPrefix* stored(const GenerateRequest& request, const CacheUse::Candidate& candidate);
   const CacheUse::Candidate* choose_prefix(const GenerateRequest& request, const CacheUse& use);
-  const CacheUse::Candidate* longest_worth_storing(const GenerateRequest& request,
-                                                   const CacheUse& use);
   int choose_depth(const GenerateRequest& request, const CacheUse& use,
                    const CacheUse::Candidate& prefix) const;
-  ReuseLearner::Subject subject_of(const GenerateRequest& request, const CacheUse& use,
-                                   const CacheUse::Candidate* prefix);
-  InsidePlan choose_inside(const GenerateRequest& request, const CacheUse& use,
-                           const CacheUse::Candidate* prefix) const;
+  void describe(const GenerateRequest& request, const CacheUse::Candidate* prefix, CacheUse& use);
+  InsidePlan choose_inside(const GenerateRequest& request, const CacheUse& use) const;
   bool inside_is_given(const GenerateRequest& request) const;
   bool start_probe(const GenerateRequest& request, CacheUse& use);
-  std::unique_ptr<OwnStates> own_states(const Reuse& reuse, int length);
+  void end_probe(CacheUse& use, const GenerationStats& stats, bool is_complete);
+  Lease own_states(const Reuse& reuse, int length);
   std::optional<EntryId> create_entry(const EntrySpec& spec);
   StoredPrefix* begin_making(const std::string& salt, std::span<const TokenId> ids,
                              const Hash128& key, int depth, bool pinned);
   void end_making(StoredPrefix& stored, const std::string& why);
   bool store_pinned(std::span<const TokenId> ids);
-  void let_go(StoredPrefix& stored, int64_t saved);
+  Lease hold(StoredPrefix& stored);
   void destroy(EntryId entry);
   void update_gauges();
-  std::string state_file() const;
   void load_state();
 
   Denoiser& denoiser_;
@@ -103,12 +100,13 @@ class PrefixCache {
   CacheStats stats_;
   std::optional<DepthTable> table_;
   const DepthPolicy& policy_;
-  std::vector<int> depths_;  // at which entries can be entered, ascending
-  PrefixTree tree_;
+  std::vector<int> depths_;    // at which entries can be entered, ascending
+  LruMap<Hash128, int> uses_;  // of beginnings of recent prompts
   PrefixStore store_;
   ReuseLearner learner_;
+  const StateFile state_file_;
   std::list<EntryMaking> making_;
-  std::set<Hash128> failed_;  // prefixes whose forward failed: not tried again
+  LruMap<Hash128, bool> failed_;  // prefixes whose forward failed: not tried again
   std::vector<std::vector<TokenId>> pinned_;
   int64_t num_refused_ = 0;  // entries that found no room
   int64_t probes_running_ = 0;

@@ -1,16 +1,11 @@
 // What operators see of the prefix cache and do with it, and what outlives a restart.
 #include <filesystem>
-#include <fstream>
 
-#include "base/json_file.h"
-#include "base/log.h"
 #include "bicached/error.h"
 #include "engine/prefix_cache.h"
 
 namespace bicached {
 namespace {
-
-constexpr size_t kMaxStateBytes = size_t{16} << 20;
 
 double seconds_since(StoredPrefix::Clock::time_point then) {
   return std::chrono::duration<double>(StoredPrefix::Clock::now() - then).count();
@@ -40,7 +35,7 @@ int PrefixCache::clear(bool forget_probes) {
     saved_version_ = -1;  // the file has to forget them too
     if (settings_.state_is_read_only) load_state();
   }
-  tree_.clear();
+  uses_.clear();
   failed_.clear();
   const std::vector<EntryId> entries = store_.droppable(true);
   for (const EntryId entry : entries) destroy(entry);
@@ -62,6 +57,9 @@ CacheReport PrefixCache::report() const {
   report.refused = num_refused_;
   report.probes = stats_.probes;
   report.probes_running = probes_running_;
+  std::map<Hash128, std::vector<PlanReport>> probes{{ReuseLearner::kEveryPrefix, {}}};
+  for (const StoredPrefix& stored : store_.entries()) probes[stored.key] = {};
+  learner_.report(probes);
   for (const StoredPrefix& stored : store_.entries()) {
     EntryReport entry;
     entry.id = stored.key.hex();
@@ -77,10 +75,10 @@ CacheReport PrefixCache::report() const {
     entry.idle_s = seconds_since(stored.used);
     entry.depths = depths_;
     std::erase_if(entry.depths, [&](int depth) { return depth > stored.spec.max_depth; });
-    entry.probes = learner_.report(stored.key);
+    entry.probes = probes[stored.key];
     report.entries.push_back(std::move(entry));
   }
-  report.model_probes = learner_.report_model();
+  report.model_probes = probes[ReuseLearner::kEveryPrefix];
   return report;
 }
 
@@ -90,46 +88,32 @@ void PrefixCache::update_gauges() {
   stats_.budget_bytes = store_.budget_bytes();
 }
 
-void PrefixCache::check_integrity() const {
-  tree_.check_integrity();
-  store_.check_integrity();
-}
-
-// --- State over a restart ----------------------------------------------------------------------
-
-std::string PrefixCache::state_file() const {
-  return settings_.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json";
-}
-
-/// A file that can't be read costs what it held, and nothing else: it is kept aside.
 void PrefixCache::load_state() {
   if (settings_.state_dir.empty()) return;
-  const std::string path = state_file();
   std::error_code error;
-  const bool exists = std::filesystem::exists(path, error);
-  if (settings_.state_is_read_only && !exists) {
-    throw Error(ErrorCode::kInvalidSettings,
-                "state_dir: there is no " + path +
-                    "; a server with this state_dir writes it, or bicached profile --by decisions",
-                "state_dir");
+  if (!settings_.state_is_read_only) {
+    std::filesystem::create_directories(settings_.state_dir, error);
   }
-  std::filesystem::create_directories(settings_.state_dir, error);
   if (error) {
     throw Error(
         ErrorCode::kInvalidSettings,
         "state_dir is '" + settings_.state_dir + "', which can't be made: " + error.message(),
         "state_dir");
   }
-  if (!exists) return;
   try {
-    learner_.from_json(read_text_file(path, kMaxStateBytes, ErrorCode::kInvalidSettings), path);
+    const std::optional<std::string> text = state_file_.read();
+    if (text) learner_.from_json(*text, state_file_.path());
+    if (text || !settings_.state_is_read_only) return;
   } catch (const Error& broken) {
     if (settings_.state_is_read_only) throw;
     learner_.forget();
-    std::filesystem::rename(path, path + ".broken", error);
-    log_warn(std::string(broken.what()) + "; nothing is known of earlier traffic" +
-             (error ? "" : ", the file is kept as " + path + ".broken"));
+    state_file_.set_aside(broken.what());
+    return;
   }
+  throw Error(ErrorCode::kInvalidSettings,
+              "state_dir: there is no " + state_file_.path() +
+                  "; a server with this state_dir writes it, or bicached profile --by decisions",
+              "state_dir");
 }
 
 bool PrefixCache::has_unsaved() const {
@@ -138,20 +122,7 @@ bool PrefixCache::has_unsaved() const {
 }
 
 void PrefixCache::save_state() {
-  if (!has_unsaved()) return;
-  // Written beside and renamed: a crash or a full disk leaves the old file or the new one.
-  const std::string path = state_file(), fresh = path + ".new";
-  std::ofstream file(fresh, std::ios::binary);
-  file << learner_.to_json();
-  file.close();
-  std::error_code error;
-  if (file) std::filesystem::rename(fresh, path, error);
-  if (!file || error) {
-    log_warn("probe outcomes can't be written to " + path +
-             (error ? ": " + error.message() : ": the disk may be full or not writable"));
-    return;
-  }
-  saved_version_ = learner_.version();
+  if (has_unsaved() && state_file_.write(learner_.to_json())) saved_version_ = learner_.version();
 }
 
 }  // namespace bicached

@@ -36,7 +36,7 @@ struct Sequence {
 
   // From admission on.
   std::optional<CanvasDecoder> decoder;
-  SlabLease slab;
+  Lease slab;
   Clock::time_point admitted;
   Clock::time_point last_forward;  // or admission: what ageing counts from
   int64_t first_token_us = 0;
@@ -47,7 +47,6 @@ struct Sequence {
   }
   /// Gives back what it holds.
   void release() {
-    drop_probe();
     cache.own.reset();
     cache.held.reset();
     slab.reset();
@@ -55,13 +54,6 @@ struct Sequence {
   /// Rows of the next forward, with those of its probe.
   int num_rows() const {
     return decoder->next().num_rows + (cache.shadow ? cache.shadow->num_rows() : 0);
-  }
-  /// Whether there was one.
-  bool drop_probe() {
-    const bool had_one = cache.shadow != nullptr;
-    cache.shadow.reset();
-    cache.shadow_own.reset();
-    return had_one;
   }
   bool is_cancelled() const { return stream->cancelled[static_cast<size_t>(index)]; }
 };

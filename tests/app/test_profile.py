@@ -110,8 +110,9 @@ def test_decisions_probe_every_conversation_and_fill_the_state(tmp_path, data):
     state = tmp_path / "state"
     out = tmp_path / "probes.json"
     done, found = profile(data, out, "--by", "decisions", "--state-dir", state)
-    assert found["probes"] == 12
-    assert "12 probes" in done.stdout and "depth" in done.stdout
+    # A plan that left nothing out in a short answer has found nothing out.
+    assert 4 <= found["probes"] <= 12
+    assert f"{found['probes']} probes" in done.stdout and "depth" in done.stdout
     def probed(kind):
         return sum(plan["agreed"] + plan["differed"] for plan in kind["plans"])
 
@@ -119,10 +120,10 @@ def test_decisions_probe_every_conversation_and_fill_the_state(tmp_path, data):
         depths = [plan["depth"] for plan in kind["plans"] if "depth" in plan]
         assert depths == sorted(depths) and depths[-1] == 12
         assert all(0 < plan["estimated_disagreement"] < 1 for plan in kind["plans"])
-    assert sum(map(probed, found["kinds"])) == 12
+    assert sum(map(probed, found["kinds"])) == found["probes"]
     assert list(state.iterdir())
     _, more = profile(data, out, "--by", "decisions", "--state-dir", state, "--limit", "3")
-    assert sum(map(probed, more["kinds"])) == 15
+    assert sum(map(probed, more["kinds"])) == found["probes"] + more["probes"]
 
 
 def test_a_pinned_system_prompt_is_there_before_the_first_request(tmp_path):

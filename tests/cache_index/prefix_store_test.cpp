@@ -24,10 +24,6 @@ StoredPrefix* find(PrefixStore& store, const std::string& salt, const Ids& ids) 
   return store.find(store.key_of(salt, ids), salt, ids);
 }
 
-Hash128 same_for_all(const std::string&, const std::string&, std::span<const TokenId>) {
-  return {1, 2};
-}
-
 TEST(PrefixStore, TwoTenantsNeverShareAnEntry) {
   PrefixStore store(1000, "model");
   store.insert(prefix_of(store, "tenant a", {1, 2, 3}, 1));
@@ -37,12 +33,23 @@ TEST(PrefixStore, TwoTenantsNeverShareAnEntry) {
 }
 
 TEST(PrefixStore, EqualHashWithOtherIdsIsAMiss) {
-  PrefixStore store(1000, "model", same_for_all);
-  store.insert(prefix_of(store, "", {1, 2, 3}, 1));
-  EXPECT_NE(find(store, "", Ids{1, 2, 3}), nullptr);
-  EXPECT_EQ(find(store, "", Ids{1, 2, 4}), nullptr);
-  EXPECT_EQ(find(store, "salt", Ids{1, 2, 3}), nullptr);
-  EXPECT_TRUE(store.has_key(store.key_of("", Ids{1, 2, 4}))) << "taken by other ids";
+  PrefixStore store(1000, "model");
+  const StoredPrefix& stored = store.insert(prefix_of(store, "", {1, 2, 3}, 1));
+  EXPECT_EQ(store.find(stored.key, "", Ids{1, 2, 3}), &stored);
+  EXPECT_EQ(store.find(stored.key, "", Ids{1, 2, 4}), nullptr);
+  EXPECT_EQ(store.find(stored.key, "salt", Ids{1, 2, 3}), nullptr);
+}
+
+TEST(PrefixStore, KeysOfBeginningsAreThoseOfTheBeginningsAlone) {
+  const PrefixStore store(1, "model");
+  const Ids ids{1, 2, 3, 4, 5};
+  const std::vector<int> lengths{1, 3, 5};
+  const std::vector<Hash128> keys = store.keys_of("salt", ids, lengths);
+  ASSERT_EQ(keys.size(), 3u);
+  EXPECT_EQ(keys[0], store.key_of("salt", Ids{1}));
+  EXPECT_EQ(keys[1], store.key_of("salt", Ids{1, 2, 3}));
+  EXPECT_EQ(keys[2], store.key_of("salt", ids));
+  EXPECT_NE(keys[1], keys[2]);
 }
 
 TEST(PrefixStore, OtherModelsHaveOtherKeys) {
@@ -55,7 +62,8 @@ TEST(PrefixStore, DropsWhatSavedLeastPerByte) {
   StoredPrefix& useless = store.insert(prefix_of(store, "", {2}, 2));
   StoredPrefix& held = store.insert(prefix_of(store, "", {3}, 3));
   store.acquire(useful);
-  store.release(useful, 1000);
+  store.count_saved(useful, 1000);
+  store.release(useful);
   store.acquire(held);
   const auto victims = store.room_for(10);
   ASSERT_TRUE(victims);
@@ -72,11 +80,13 @@ TEST(PrefixStore, SavingsFade) {
   PrefixStore store(20, "model");
   StoredPrefix& old = store.insert(prefix_of(store, "", {1}, 1));
   store.acquire(old);
-  store.release(old, 100);
+  store.count_saved(old, 100);
+  store.release(old);
   StoredPrefix& recent = store.insert(prefix_of(store, "", {2}, 2));
   for (int i = 0; i < 3000; ++i) {
     store.acquire(recent);
-    store.release(recent, 1);
+    store.count_saved(recent, 1);
+    store.release(recent);
   }
   EXPECT_EQ(*store.room_for(10), std::vector<EntryId>{1});
 }

@@ -65,8 +65,6 @@ TEST(RequestKind, RoundsUp) {
 class ReuseLearnerTest : public testing::Test {
  protected:
   ReuseLearnerTest() {
-    settings.num_layers = 12;
-    settings.depths = {1, 3, 4, 6, 9, 12};
     settings.max_disagreement = 0.03;
     settings.probe_budget = 0.03;
   }
@@ -99,17 +97,18 @@ class ReuseLearnerTest : public testing::Test {
     stats.row_layers = whole - saved;
     work += stats.row_layers;
     all_saved += saved;
-    learner.finish(subject.kind, stats, saved);
+    learner.finish(subject, stats, saved);
     return depth;
   }
 
-  ReuseLearner::Settings settings;
+  CacheSettings settings;
+  const std::vector<int> depths = {1, 3, 4, 6, 9, 12};
   int64_t probes = 0, work = 0, all_saved = 0;
   int num_shared_probes = 0;
 };
 
 TEST_F(ReuseLearnerTest, FindsTheDepthOfEachPrefixByItsOwnOutcomes) {
-  ReuseLearner learner(settings);
+  ReuseLearner learner(settings, 12, depths);
   const std::vector<int> safe = {12, 5, 12, 0, 3, 12};
   std::mt19937 random(1);
   for (int i = 0; i < 6000; ++i) {
@@ -126,7 +125,7 @@ TEST_F(ReuseLearnerTest, FindsTheDepthOfEachPrefixByItsOwnOutcomes) {
 TEST_F(ReuseLearnerTest, KeepsToTheBudgetWhateverTheTraffic) {
   for (const int num_prefixes : {1, 4, 40, 400}) {
     for (const int safe_depth : {0, 4, 12}) {
-      ReuseLearner learner(settings);
+      ReuseLearner learner(settings, 12, depths);
       probes = work = all_saved = 0;
       std::mt19937 random(7);
       for (int i = 0; i < 4000; ++i) {
@@ -140,7 +139,7 @@ TEST_F(ReuseLearnerTest, KeepsToTheBudgetWhateverTheTraffic) {
 }
 
 TEST_F(ReuseLearnerTest, LeavesPrefixesAloneThatNeverPay) {
-  ReuseLearner learner(settings);
+  ReuseLearner learner(settings, 12, depths);
   for (int i = 0; i < 4000; ++i) ask(learner, static_cast<uint64_t>(i / 12), 12);
   EXPECT_EQ(num_shared_probes, 0);
   for (int i = 0; i < 4000 / 12; ++i) {
@@ -150,7 +149,7 @@ TEST_F(ReuseLearnerTest, LeavesPrefixesAloneThatNeverPay) {
 }
 
 TEST_F(ReuseLearnerTest, ProbesThatFindNothingOutBecomeRare) {
-  ReuseLearner learner(settings);
+  ReuseLearner learner(settings, 12, depths);
   int num_probed = 0;
   for (int i = 0; i < 3000; ++i) {
     const ReuseLearner::Subject subject = subject_of(1);
@@ -163,14 +162,14 @@ TEST_F(ReuseLearnerTest, ProbesThatFindNothingOutBecomeRare) {
     GenerationStats stats;
     stats.num_forwards = stats.num_text_forwards = 2;
     stats.row_layers = 7200;
-    learner.finish(subject.kind, stats, 0);
+    learner.finish(subject, stats, 0);
   }
   EXPECT_GT(num_probed, 2);
   EXPECT_LT(num_probed, 20);
 }
 
 TEST_F(ReuseLearnerTest, WatchesWhatIsInUse) {
-  ReuseLearner learner(settings);
+  ReuseLearner learner(settings, 12, depths);
   for (int i = 0; i < 2000; ++i) ask(learner, 1, 12);
   ASSERT_EQ(learner.depth({1, 1}, "threshold/32/64"), 12);
   int num_wrong = 0;
@@ -180,7 +179,7 @@ TEST_F(ReuseLearnerTest, WatchesWhatIsInUse) {
 }
 
 TEST_F(ReuseLearnerTest, APlanInsideIsBolderThanTheStartOnlyForThePrefixThatProvedIt) {
-  ReuseLearner learner(settings);
+  ReuseLearner learner(settings, 12, depths);
   const std::string kind = "threshold/32/64";
   for (int i = 0; i < 20; ++i) {
     const ReuseLearner::Trial trial{subject_of(1), false, 2};
@@ -197,7 +196,7 @@ TEST_F(ReuseLearnerTest, APublishedStartIsTheLeastThatIsReused) {
   const std::string kind = "threshold/32/64";
   for (const bool is_published : {false, true}) {
     settings.start.is_published = is_published;
-    ReuseLearner learner(settings);
+    ReuseLearner learner(settings, 12, depths);
     EXPECT_EQ(learner.inside({7, 7}, kind), dual);
     for (int i = 0; i < 20; ++i) {
       const ReuseLearner::Trial trial{subject_of(1), false, 4};
@@ -209,32 +208,50 @@ TEST_F(ReuseLearnerTest, APublishedStartIsTheLeastThatIsReused) {
 }
 
 TEST_F(ReuseLearnerTest, TheFileHoldsWhatWasLearned) {
-  ReuseLearner learner(settings);
+  ReuseLearner learner(settings, 12, depths);
   for (int i = 0; i < 2000; ++i) ask(learner, 1, 12);
-  ReuseLearner other(settings);
+  ReuseLearner other(settings, 12, depths);
   other.from_json(learner.to_json(), "file");
   EXPECT_EQ(other.depth({1, 1}, "threshold/32/64"), 12);
   EXPECT_EQ(other.to_json(), learner.to_json());
-  settings.depths = {1, 2};
-  ReuseLearner another_ladder(settings);
+  ReuseLearner another_ladder(settings, 12, {1, 2});
   another_ladder.from_json(learner.to_json(), "file");
   EXPECT_EQ(another_ladder.depth({1, 1}, "threshold/32/64"), 0);
 }
 
 TEST_F(ReuseLearnerTest, FilesThatAreNoneOfOursAreRefusedAndOddRecordsLeftOut) {
-  for (const char* text : {"", "[]", "{}", R"({"format": "bicached probes 1"})", "{\"format\":"}) {
-    EXPECT_THROW(ReuseLearner(settings).from_json(text, "file"), Error) << text;
+  for (const char* text : {"", "[]", "{}", R"({"format": "bicached probes 2"})", "{\"format\":"}) {
+    EXPECT_THROW(ReuseLearner(settings, 12, depths).from_json(text, "file"), Error) << text;
   }
-  const std::string head = R"({"format": "bicached probes 2", "depths": [1,3,4,6,9,12], )";
-  for (const char* rest :
-       {R"("prefixes": 7, "kinds": {}})", R"("prefixes": [7, {}, {"prefix": "x"}]})",
-        R"("kinds": [{"kind": 3, "inside": [[-1e300, 1e300]], "requests": "many"}]})",
-        R"("prefixes": [{"prefix": "00000000000000010000000000000001", "kind": "threshold/32/64",
-            "ladders": {"uses": -1, "shared": [[-5, 0], [1e300, 0], ["a"], [], 3, [0, 0]]}}]})"}) {
-    ReuseLearner learner(settings);
-    learner.from_json(head + rest, "file");
-    EXPECT_LE(learner.depth({1, 1}, "threshold/32/64"), 3) << rest;
+  ReuseLearner learner(settings, 12, depths);
+  for (int i = 0; i < 2000; ++i) ask(learner, 1, 12);
+  const std::string good = learner.to_json();
+  const auto with = [&](const std::string& records) {
+    return good.substr(0, good.find("\"records\":")) + "\"records\":" + records + "}";
+  };
+  for (const char* records :
+       {"7", "{}", "[7, {}, null, {\"prefix\": \"x\"}]",
+        R"([{"prefix": "ffffffffffffffffffffffffffffffff", "kind": 3, "course": "many"}])",
+        R"([{"prefix": "00000000000000010000000000000001", "kind": "threshold/32/64", "uses": [-1],
+             "shared": [-5, 0, 1e300, 0, "a", [], 3, 0, 0, -1e300, 1, 1]}])"}) {
+    ReuseLearner odd(settings, 12, depths);
+    odd.from_json(with(records), "file");
+    EXPECT_EQ(odd.depth({1, 1}, "threshold/32/64"), 0) << records;
   }
+  ReuseLearner same(settings, 12, depths);
+  same.from_json(good, "file");
+  EXPECT_EQ(same.depth({1, 1}, "threshold/32/64"), 12);
+}
+
+TEST_F(ReuseLearnerTest, RemembersTheKindsInUseAndSoManyPrefixes) {
+  ReuseLearner learner(settings, 12, depths);
+  for (uint64_t prefix = 1; prefix <= 6000; ++prefix) ask(learner, prefix, 12);
+  std::map<Hash128, std::vector<PlanReport>> reports{
+      {ReuseLearner::kEveryPrefix, {}}, {{1, 1}, {}}, {{6000, 6000}, {}}};
+  learner.report(reports);
+  EXPECT_EQ(reports[ReuseLearner::kEveryPrefix].size(), 1u);
+  EXPECT_TRUE((reports[{1, 1}].empty())) << "not seen for longest";
+  EXPECT_EQ((reports[{6000, 6000}].size()), 1u);
 }
 
 }  // namespace

@@ -142,7 +142,7 @@ TEST_F(PrefixCacheTest, RawPromptsFindWhereTheyPart) {
   ask(raw("xyz"));
   const GenerationStats third = ask(raw("q")).stats;
   EXPECT_EQ(third.cache, "hit");
-  EXPECT_EQ(third.prefix_len, 50);
+  EXPECT_EQ(third.prefix_len, 48) << "whole chunks of 16 tokens";
 }
 
 TEST_F(PrefixCacheTest, ThePrefixLengthOfARequestCounts) {
