@@ -33,6 +33,7 @@ struct ModelSettings {
   std::string device = "auto";  // auto: CUDA if there is one
   int num_threads = 0;          // 0: all cores; more only spins
   int64_t kv_cache_bytes = 0;   // 0: a fixed share of what is free after loading (see info)
+  bool cuda_graphs = true;      // launching a forward's kernels one by one keeps a card waiting
 
   template <class V>
   void visit(V& v) {
@@ -42,6 +43,7 @@ struct ModelSettings {
     v.field("num_threads", num_threads, Range{0, 1024}, "threads", "CPU threads; 0 = all cores.");
     v.field("kv_cache_bytes", kv_cache_bytes, Range{0, 1e15}, "bytes",
             "Budget of the K/V pool; 0 = chosen from free memory.");
+    v.field("cuda_graphs", cuda_graphs, "On a CUDA card, short forwards run as CUDA graphs.");
   }
 };
 

@@ -132,7 +132,8 @@ std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
   return with_torch_errors("loading the model", [&] {
     ModelWeights weights = load_weights(checkpoint, model, device, dtype, progress);
     const int64_t capacity = pool_tokens(settings, info, device);
-    return std::make_unique<TorchDenoiser>(info, model.config, std::move(weights), capacity);
+    return std::make_unique<TorchDenoiser>(info, model.config, std::move(weights), capacity,
+                                           settings.cuda_graphs);
   });
 }
 

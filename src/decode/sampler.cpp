@@ -1,6 +1,7 @@
 #include "decode/sampler.h"
 
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/index_copy.h>
 #include <ATen/ops/logsumexp.h>
@@ -12,6 +13,7 @@
 #include <ATen/ops/topk.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -97,9 +99,23 @@ at::Tensor draw(const at::Tensor& allowed, const std::vector<int64_t>& which,
   return order.gather(1, inverse_cdf(at::softmax(left, 1), column(uniform)));
 }
 
+/// Whether the most probable token and its numbers are all that a row asks for.
+bool is_plain(const LogitRow& row) {
+  const SamplingParams& sampling = *row.sampling;
+  return sampling.temperature == 0 && sampling.num_top_logprobs < 0 &&
+         sampling.logit_bias.empty() && !row.suppress_end_tokens;
+}
+
 }  // namespace
 
-at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules) {
+at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
+                       const ModelKernels* kernels) {
+  if (kernels && std::ranges::all_of(rows, is_plain)) {
+    at::Tensor statistics = at::empty({logits.size(0), 4}, logits.options().dtype(at::kFloat));
+    kernels->row_statistics(logits, statistics);
+    return statistics;
+  }
+  logits = logits.to(at::kFloat);
   add_biases(logits, rows, rules);
   at::Tensor shares = at::softmax(logits, 1);
   const at::Tensor entropy = at::special_entr(shares).sum(1, /*keepdim=*/true);
@@ -137,14 +153,22 @@ std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
   results.reserve(rows.size());
   for (const at::Tensor& chunk : chunks) {
     const at::Tensor host = chunk.cpu().contiguous();
+    const bool is_statistics = host.scalar_type() == at::kFloat;
     const int64_t width = host.size(1), count = (width - 4) / 2;
     for (int64_t i = 0; i < host.size(0); ++i) {
-      const double* row = host.const_data_ptr<double>() + i * width;
-      RowResult result{static_cast<TokenId>(row[0]),
-                       static_cast<float>(row[1]),
-                       static_cast<float>(row[2]),
-                       static_cast<float>(row[3]),
-                       {}};
+      RowResult result;
+      const double* row = nullptr;
+      if (is_statistics) {
+        const float* four = host.const_data_ptr<float>() + i * width;
+        result = {std::bit_cast<TokenId>(four[0]), four[1], four[2], four[3], {}};
+      } else {
+        row = host.const_data_ptr<double>() + i * width;
+        result = {static_cast<TokenId>(row[0]),
+                  static_cast<float>(row[1]),
+                  static_cast<float>(row[2]),
+                  static_cast<float>(row[3]),
+                  {}};
+      }
       if (!std::isfinite(result.probability) || !std::isfinite(result.entropy)) {
         throw Error(ErrorCode::kInternal, "the model's logits are not finite numbers");
       }

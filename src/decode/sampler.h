@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bicached/denoiser.h"
+#include "model/cuda/model_kernels.h"
 
 namespace bicached {
 
@@ -18,16 +19,17 @@ struct TokenRules {
 };
 
 /// Chooses a token for each row and computes the four numbers that decoding needs, on the device.
-/// Returns float64 [n, 4 + 2 top], still on the device: `read_rows` fetches all chunks of a
-/// forward.
+/// Returns float64 [n, 4 + 2 top], or what `ModelKernels::row_statistics` does where that is all
+/// that is asked, still on the device: `read_rows` fetches all chunks of a forward.
 ///
 /// The distribution is softmax(logits + logit_bias) without suppressed end tokens (their logit is
 /// -infinity, as in the reference). Greedy at temperature 0 (ties: lowest id); else logits /
 /// temperature, then top_p (a token goes when all more probable ones hold more than top_p
 /// together), then top_k (those below the k-th greatest go), then a draw by the inverse
-/// distribution function at the row's `uniform`. logits: float32 [n, V], overwritten; rows[i]
-/// belongs to logits[i].
-at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules);
+/// distribution function at the row's `uniform`. logits: [n, V], in float32 overwritten, else
+/// computed with in float32; rows[i] belongs to logits[i]. `kernels`: of the device, or null.
+at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
+                       const ModelKernels* kernels = nullptr);
 
 /// Results of `sample_rows` on the host, chunk after chunk. Throws kInternal when one is not
 /// finite.

@@ -10,27 +10,28 @@
 namespace bicached {
 namespace {
 
-// Logits at a time: 64 MB in float32, small beside any model whose vocabulary makes it matter.
-constexpr int64_t kLogitsPerChunk = int64_t{16} << 20;
-
-/// Every call of the engine: without autograd, errors translated.
-template <class Work>
-auto in_inference(const char* what, Work&& work) {
-  const c10::InferenceMode mode;
-  return with_torch_errors(what, std::forward<Work>(work));
-}
+/// Logits at a time: on a card as many as keep its multiplying units busy, elsewhere few beside any
+/// model whose vocabulary makes it matter.
+constexpr int64_t kLogitsPerChunk = int64_t{16} << 20, kLogitsPerCudaChunk = int64_t{128} << 20;
 
 }  // namespace
 
+template <class Work>
+auto TorchDenoiser::in_inference(const char* what, Work&& work) const {
+  const c10::InferenceMode mode;
+  const CudaStream::Use stream(forward_.stream());
+  return with_torch_errors(what, std::forward<Work>(work));
+}
+
 TorchDenoiser::TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights,
-                             int64_t capacity_tokens)
+                             int64_t capacity_tokens, bool cuda_graphs)
     : info_(std::move(info)),
       config_(std::move(config)),
       weights_(std::move(weights)),
       pool_(config_, capacity_tokens, weights_.embedding.device(),
             weights_.embedding.scalar_type()),
       entries_(config_, pool_),
-      forward_(config_, weights_, pool_),
+      forward_(config_, weights_, pool_, cuda_graphs),
       rules_{config_.vocab_size, config_.mask_token, info_.end_tokens} {}
 
 std::optional<SlabId> TorchDenoiser::open_slab(int num_tokens) {
@@ -43,20 +44,23 @@ std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
   return in_inference("forward", [&] {
     const at::Tensor hidden = forward_.run(forward, entries_);
     const std::span<const LogitRow> rows(forward.logit_rows);
-    const int64_t chunk_rows = std::max<int64_t>(1, kLogitsPerChunk / info_.num_logits);
+    const int64_t logits = hidden.is_cuda() ? kLogitsPerCudaChunk : kLogitsPerChunk;
+    const int64_t chunk_rows = std::max<int64_t>(1, logits / info_.num_logits);
     std::vector<at::Tensor> chunks;  // read only at the end: the device never waits for the host
     for (int64_t begin = 0; begin < hidden.size(0); begin += chunk_rows) {
       const int64_t count = std::min(chunk_rows, hidden.size(0) - begin);
-      chunks.push_back(sample_rows(
-          forward_.logits(hidden.narrow(0, begin, count)),
-          rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), rules_));
+      chunks.push_back(
+          sample_rows(forward_.logits(hidden.narrow(0, begin, count)),
+                      rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), rules_,
+                      forward_.kernels()));
     }
     return read_rows(chunks, rows);
   });
 }
 
 at::Tensor TorchDenoiser::run_logits(const Forward& forward) {
-  return in_inference("forward", [&] { return forward_.logits(forward_.run(forward, entries_)); });
+  return in_inference(
+      "forward", [&] { return forward_.logits(forward_.run(forward, entries_)).to(at::kFloat); });
 }
 
 int64_t TorchDenoiser::entry_bytes(const EntrySpec& spec) const { return entries_.bytes(spec); }

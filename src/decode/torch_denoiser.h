@@ -11,7 +11,8 @@ namespace bicached {
 /// only.
 class TorchDenoiser final : public Denoiser {
  public:
-  TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights, int64_t capacity_tokens);
+  TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights, int64_t capacity_tokens,
+                bool cuda_graphs);
 
   const ModelInfo& info() const override { return info_; }
   std::optional<SlabId> open_slab(int num_tokens) override;
@@ -34,6 +35,10 @@ class TorchDenoiser final : public Denoiser {
   const PrefixEntries& entries() const { return entries_; }
 
  private:
+  /// Every call of the engine: without autograd, on the engine's stream, errors translated.
+  template <class Work>
+  auto in_inference(const char* what, Work&& work) const;
+
   const ModelInfo info_;
   const ModelConfig config_;
   const ModelWeights weights_;

@@ -2,7 +2,6 @@
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/index_select.h>
@@ -10,6 +9,8 @@
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
+#include <bit>
+#include <utility>
 
 #include "bicached/error.h"
 
@@ -25,88 +26,30 @@ at::Tensor to_device(const std::vector<T>& values, const at::Device& device) {
   return device.is_cpu() ? host : host.to(device);
 }
 
+/// Longer sequences go to flash attention, which reads a key once for more of their rows.
+constexpr int64_t kMaxTiledRows = 64;
+/// A forward of more rows keeps the card busy for longer than the host takes to launch it.
+constexpr int64_t kMaxGraphRows = 1024;
+
 }  // namespace
 
-/// A segment's index tensors on the device.
-struct PackedForward::SegmentIndex {
-  RowIndex rows;
-  AttentionIndex attention;
-  at::Tensor wanted_rows;           // last segment only: [W]
-  AttentionIndex wanted_attention;  // last segment only
-  bool all_wanted = false;
-};
-
-PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weights, KvPool& pool)
+PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weights, KvPool& pool,
+                             bool cuda_graphs)
     : config_(config),
       weights_(weights),
       pool_(pool),
-      kernel_(choose_attention(weights.embedding.options(), config.head_size)) {
+      kernel_(choose_attention(weights.embedding.options(), config.head_size)),
+      kernels_(ModelKernels::make(config, weights.embedding)),
+      uploader_(weights.embedding.device(), kernels_ ? kMaxTiledRows : 0) {
   heads_ = {config.num_heads, config.num_kv_heads, config.head_size};
   // No canvas is longer than the pool, and a table of a claimed million positions would be waste.
   const int64_t positions = std::min<int64_t>(config.max_length, pool.slabs().capacity_tokens());
   rope_ =
       make_rope_table(positions, config.head_size, config.rope_theta, weights.embedding.device());
-}
-
-std::vector<PackedForward::SegmentIndex> PackedForward::upload(const ForwardPlan& plan) const {
-  // Everything goes to the device in one copy: many small ones would cost a launch each.
-  std::vector<int64_t> wide;
-  std::vector<int32_t> narrow;
-  const auto add_attention = [&](const std::vector<AttentionSequence>& groups) {
-    for (const AttentionSequence& g : groups) narrow.push_back(static_cast<int32_t>(g.first_row));
-    narrow.push_back(groups.empty()
-                         ? 0
-                         : static_cast<int32_t>(groups.back().first_row + groups.back().num_rows));
-    for (const AttentionSequence& g : groups) narrow.push_back(static_cast<int32_t>(g.key_begin));
-    narrow.push_back(0);
-    for (const AttentionSequence& g : groups) narrow.push_back(static_cast<int32_t>(g.num_keys));
-  };
-  for (const LayerSegment& segment : plan.segments) {
-    wide.insert(wide.end(), segment.positions.begin(), segment.positions.end());
-    wide.insert(wide.end(), segment.slots.begin(), segment.slots.end());
-    add_attention(segment.sequences);
-  }
-  wide.insert(wide.end(), plan.wanted_rows.begin(), plan.wanted_rows.end());
-  add_attention(plan.wanted);
-
-  const at::Tensor wide_device = to_device(wide, weights_.embedding.device()).clone();
-  const at::Tensor narrow_device = to_device(narrow, weights_.embedding.device()).clone();
-  int64_t wide_at = 0, narrow_at = 0;
-  const auto take_wide = [&](size_t count) {
-    const auto n = static_cast<int64_t>(count);
-    wide_at += n;
-    return wide_device.narrow(0, wide_at - n, n);
-  };
-  const auto take_narrow = [&](size_t count) {
-    const auto n = static_cast<int64_t>(count);
-    narrow_at += n;
-    return narrow_device.narrow(0, narrow_at - n, n);
-  };
-  const auto take_attention = [&](const std::vector<AttentionSequence>& groups) {
-    AttentionIndex index;
-    index.sequences = groups;
-    index.query_starts = take_narrow(groups.size() + 1);
-    index.key_starts = take_narrow(groups.size() + 1);
-    index.key_counts = take_narrow(groups.size());
-    for (const AttentionSequence& g : groups) {
-      index.max_rows = std::max(index.max_rows, g.num_rows);
-      index.max_keys = std::max(index.max_keys, g.num_keys);
-    }
-    return index;
-  };
-  std::vector<SegmentIndex> indices;
-  for (const LayerSegment& segment : plan.segments) {
-    SegmentIndex index;
-    index.rows.positions = take_wide(segment.positions.size());
-    index.rows.slots = take_wide(segment.slots.size());
-    index.attention = take_attention(segment.sequences);
-    indices.push_back(std::move(index));
-  }
-  SegmentIndex& last = indices.back();
-  last.wanted_rows = take_wide(plan.wanted_rows.size());
-  last.wanted_attention = take_attention(plan.wanted);
-  last.all_wanted = static_cast<int64_t>(plan.wanted_rows.size()) == plan.segments.back().num_rows;
-  return indices;
+  if (!kernels_) return;
+  stream_ = std::make_unique<CudaStream>();
+  kernels_->use_stream(stream_->handle());
+  if (cuda_graphs) graphs_ = std::make_unique<ForwardGraphs>(stream_->handle());
 }
 
 at::Tensor PackedForward::enter_segment(const at::Tensor& x, const ForwardPlan& plan,
@@ -165,34 +108,65 @@ void PackedForward::capture(const at::Tensor& x, int layer, const LayerSegment& 
   }
 }
 
-at::Tensor PackedForward::scratch(at::Tensor& buffer, int64_t rows, int64_t columns) const {
-  if (!buffer.defined() || buffer.size(0) < rows) {
-    buffer = at::Tensor();  // give the old one back first
-    buffer = at::empty({rows, columns}, weights_.embedding.options());
-  }
-  return buffer.narrow(0, 0, rows);
+void PackedForward::reserve(int64_t num_rows) {
+  if (num_rows <= scratch_.num_rows) return;
+  scratch_ = {};  // gives the old ones back first
+  const auto rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(num_rows)));
+  const auto buffer = [&](int64_t columns) {
+    return at::empty({rows, columns}, weights_.embedding.options());
+  };
+  scratch_ = {rows,
+              buffer(config_.hidden_size),
+              buffer(config_.hidden_size),
+              buffer(heads_.qkv_size()),
+              buffer(heads_.num_heads * heads_.head_size),
+              buffer(2 * int64_t{config_.mlp_size}),
+              buffer(config_.mlp_size)};
+  if (graphs_) graphs_->clear();
 }
 
-void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& index,
-                                 bool only_wanted) {
+at::Tensor PackedForward::embed(const at::Tensor& tokens) {
+  at::Tensor x = scratch_.x.narrow(0, 0, tokens.size(0));
+  if (kernels_) {
+    kernels_->embed(weights_.embedding, tokens, x);
+  } else {
+    at::index_select_out(x, weights_.embedding, 0, tokens);
+  }
+  return x;
+}
+
+void PackedForward::norm(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out) const {
+  if (kernels_) {
+    kernels_->rms_norm(x, weight, {}, out);
+  } else {
+    rms_norm(x, weight, config_.norm_eps, out);
+  }
+}
+
+void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& segment,
+                                 const ForwardIndex& index, bool only_wanted) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const int64_t query_size = heads_.num_heads * heads_.head_size;
-  at::Tensor normed = scratch(scratch_.normed, x.size(0), config_.hidden_size);
-  rms_norm(x, w.attention_norm, config_.norm_eps, normed);
-  at::Tensor qkv = scratch(scratch_.qkv, x.size(0), heads_.qkv_size());
-  if (w.qkv_bias.defined()) {
+  const at::Tensor pool_keys = pool_.keys(layer), pool_values = pool_.values(layer);
+  const int64_t rows = x.size(0);
+  at::Tensor normed = scratch_.normed.narrow(0, 0, rows);
+  norm(x, w.attention_norm, normed);
+  at::Tensor qkv = scratch_.qkv.narrow(0, 0, rows);
+  if (w.qkv_bias.defined() && !kernels_) {
     at::addmm_out(qkv, w.qkv_bias, normed, w.qkv.t());
   } else {
     at::mm_out(qkv, normed, w.qkv.t());
   }
-  const int64_t rows = x.size(0);
   const at::Tensor heads = qkv.view({rows, -1, heads_.head_size});
   const at::Tensor keys = heads.narrow(1, heads_.num_heads, heads_.num_kv_heads);
   at::Tensor queries = heads.narrow(1, 0, heads_.num_heads);
   observe("q_pre_rope", layer, queries);
   observe("k_pre_rope", layer, keys);
   observe("v", layer, heads.narrow(1, heads_.num_heads + heads_.num_kv_heads, heads_.num_kv_heads));
-  rotate_and_store(qkv, heads_, rope_, index.rows, {pool_.keys(layer), pool_.values(layer)});
+  if (kernels_) {
+    kernels_->rotate_and_store(qkv, w.qkv_bias, rope_, segment.rows, pool_keys, pool_values);
+  } else {
+    rotate_and_store(qkv, heads_, rope_, segment.rows, {pool_keys, pool_values});
+  }
   observe("q_rope", layer, queries);
   observe("k_rope", layer, keys);
   if (only_wanted) {
@@ -200,58 +174,122 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& i
     queries = queries.index_select(0, index.wanted_rows);
     if (x.size(0) == 0) return;
   }
-  at::Tensor attention = scratch(scratch_.attention, x.size(0), query_size);
-  attend(queries, pool_.keys(layer), pool_.values(layer),
-         only_wanted ? index.wanted_attention : index.attention, kernel_, attention);
+  const AttentionIndex& sequences = only_wanted ? index.wanted_attention : segment.attention;
+  at::Tensor attention = scratch_.attention.narrow(0, 0, x.size(0));
+  if (kernels_ && sequences.tiles.defined()) {
+    kernels_->attend(queries, pool_keys, pool_values, sequences.tiles, attention);
+  } else {
+    attend(queries, pool_keys, pool_values, sequences, kernel_, attention);
+  }
   observe("attention", layer, attention);
   x.addmm_(attention, w.attention_out.t());
 }
 
 void PackedForward::mlp_layer(int layer, at::Tensor& x) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  at::Tensor normed = scratch(scratch_.normed, x.size(0), config_.hidden_size);
-  rms_norm(x, w.mlp_norm, config_.norm_eps, normed);
-  at::Tensor gate_up = scratch(scratch_.gate_up, x.size(0), 2 * int64_t{config_.mlp_size});
+  at::Tensor normed = scratch_.normed.narrow(0, 0, x.size(0));
+  norm(x, w.mlp_norm, normed);
+  at::Tensor gate_up = scratch_.gate_up.narrow(0, 0, x.size(0));
   at::mm_out(gate_up, normed, w.gate_up.t());
-  at::Tensor activated = scratch(scratch_.activated, x.size(0), config_.mlp_size);
-  silu_times_up(gate_up, activated);
+  at::Tensor activated = scratch_.activated.narrow(0, 0, x.size(0));
+  if (kernels_) {
+    kernels_->silu_times_up(gate_up, activated);
+  } else {
+    silu_times_up(gate_up, activated);
+  }
   x.addmm_(activated, w.down.t());
   observe("hidden", layer, x);
 }
 
+/// Whether nothing but its rows and their places tells it from other forwards of its size.
+bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& plan) const {
+  const LayerSegment& segment = plan.segments.front();
+  return kernels_ && !observer_ && plan.segments.size() == 1 && segment.num_rows > 0 &&
+         segment.num_rows <= kMaxGraphRows &&
+         std::ranges::all_of(
+             segment.sequences,
+             [](const AttentionSequence& s) { return s.num_rows <= kMaxTiledRows; }) &&
+         std::ranges::all_of(forward.groups,
+                             [](const RowGroup& g) { return g.capture_to == kNoId; });
+}
+
 at::Tensor PackedForward::run(const Forward& forward, const BoundaryStates& states) {
   const ForwardPlan plan = plan_forward(forward, config_, pool_.slabs());
-  const std::vector<SegmentIndex> indices = upload(plan);
-  const std::vector<int64_t> ids(plan.tokens.begin(), plan.tokens.end());
-  at::Tensor x = at::embedding(weights_.embedding, to_device(ids, weights_.embedding.device()));
+  Padding size;
+  const bool is_padded = is_capturable(forward, plan);
+  if (is_padded) {
+    const LayerSegment& segment = plan.segments.front();
+    size = padded_size(segment.num_rows,
+                       static_cast<int64_t>(attention_tiles(segment.sequences).size()) / 4);
+  }
+  int64_t most_rows = size.num_rows;
+  for (const LayerSegment& segment : plan.segments) {
+    most_rows = std::max(most_rows, segment.num_rows);
+  }
+  reserve(most_rows);
+  const bool all_wanted =
+      static_cast<int64_t>(plan.wanted_rows.size()) == plan.segments.back().num_rows;
+  const bool only_wanted = !is_padded && !all_wanted && !observer_;
+  const ForwardIndex index = uploader_.upload(plan, size, only_wanted);
+  const at::Tensor x =
+      is_padded ? run_padded(index, size) : run_segments(plan, index, only_wanted, forward, states);
+  return finish(x, index.logit_rows);
+}
+
+at::Tensor PackedForward::run_padded(const ForwardIndex& index, const Padding& size) {
+  if (graphs_ && std::exchange(index_version_, uploader_.version()) != uploader_.version()) {
+    graphs_->clear();
+  }
+  const auto work = [&] {
+    at::Tensor x = embed(index.tokens);
+    for (int layer = 0; layer < config_.num_layers; ++layer) {
+      attend_layer(layer, x, index.segments.front(), index, false);
+      mlp_layer(layer, x);
+    }
+  };
+  if (graphs_) {
+    graphs_->run(size, work);
+  } else {
+    work();
+  }
+  return scratch_.x.narrow(0, 0, size.num_rows);
+}
+
+at::Tensor PackedForward::run_segments(const ForwardPlan& plan, const ForwardIndex& index,
+                                       bool only_wanted, const Forward& forward,
+                                       const BoundaryStates& states) {
+  at::Tensor x = embed(index.tokens);
   observe("embedding", -1, x);
-  const int last_layer = config_.num_layers - 1;
-  const bool only_wanted = !indices.back().all_wanted && !observer_;
   for (size_t s = 0; s < plan.segments.size(); ++s) {
     const LayerSegment& segment = plan.segments[s];
     if (s > 0) x = enter_segment(x, plan, s, forward, states);
     if (segment.num_rows == 0) continue;
     for (int layer = segment.first_layer; layer < segment.end_layer; ++layer) {
       capture(x, layer, segment, forward, states);
-      attend_layer(layer, x, indices[s], only_wanted && layer == last_layer);
+      attend_layer(layer, x, index.segments[s], index,
+                   only_wanted && layer == config_.num_layers - 1);
       if (x.size(0) > 0) mlp_layer(layer, x);
     }
     capture(x, segment.end_layer, segment, forward, states);
   }
-  if (plan.wanted_rows.empty()) return x.narrow(0, 0, 0);
-  if (!only_wanted && !indices.back().all_wanted) {
-    x = x.index_select(0, indices.back().wanted_rows);
+  return x;
+}
+
+/// The final norm of these rows.
+at::Tensor PackedForward::finish(const at::Tensor& x, const at::Tensor& rows) const {
+  at::Tensor normed = at::empty({rows.size(0), config_.hidden_size}, weights_.embedding.options());
+  if (rows.size(0) == 0) return normed;
+  if (kernels_) {
+    kernels_->rms_norm(x, weights_.final_norm, rows, normed);
+  } else {
+    rms_norm(x.index_select(0, rows), weights_.final_norm, config_.norm_eps, normed);
   }
-  at::Tensor normed = at::empty(x.sizes(), x.options());
-  rms_norm(x, weights_.final_norm, config_.norm_eps, normed);
   observe("final_norm", -1, normed);
-  const bool in_order = plan.logit_index.size() == plan.wanted_rows.size() &&
-                        std::is_sorted(plan.logit_index.begin(), plan.logit_index.end());
-  return in_order ? normed : normed.index_select(0, to_device(plan.logit_index, normed.device()));
+  return normed;
 }
 
 at::Tensor PackedForward::logits(const at::Tensor& hidden) const {
-  return at::mm(hidden, weights_.head.t()).to(at::kFloat);
+  return at::mm(hidden, weights_.head.t());
 }
 
 void PackedForward::observe(const char* name, int layer, const at::Tensor& value) const {

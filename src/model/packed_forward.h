@@ -3,10 +3,14 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "model/attention.h"
+#include "model/cuda/forward_graphs.h"
+#include "model/cuda/model_kernels.h"
+#include "model/forward_index.h"
 #include "model/forward_plan.h"
 #include "model/kv_pool.h"
 #include "model/row_ops.h"
@@ -29,37 +33,55 @@ using TensorObserver = std::function<void(const std::string& name, const at::Ten
 
 /// The transformer over packed rows of many canvases: the one forward of the engine (DESIGN 2).
 ///
+/// In three steps: *plan* lays the rows out (numbers only), *upload* puts those numbers on the
+/// device (one copy), *run* is only device work. On a CUDA card a forward of one segment and short
+/// sequences, as the steps inside a block are, is padded to one of few sizes and runs as a CUDA
+/// graph.
+///
 /// Engine thread only, in inference mode. Keeps scratch memory of the largest forward so far.
 class PackedForward {
  public:
   /// `config` and `weights` must outlive it.
-  PackedForward(const ModelConfig& config, const ModelWeights& weights, KvPool& pool);
+  PackedForward(const ModelConfig& config, const ModelWeights& weights, KvPool& pool,
+                bool cuda_graphs);
 
   /// Runs all layers; K and V of every row go to its slab. Returns the hidden states of
   /// forward.logit_rows, in their order, after the final norm: [rows, d]. Throws kInternal for a
   /// forward that breaks the rules of `RowGroup`, before anything runs.
   at::Tensor run(const Forward& forward, const BoundaryStates& states);
 
-  /// Rows through the head: float32 [rows, V].
+  /// Rows through the head, in the compute dtype: [rows, V].
   at::Tensor logits(const at::Tensor& hidden) const;
 
   void set_observer(TensorObserver observer) { observer_ = std::move(observer); }
+  /// Of this model on this card; null where there are none.
+  const ModelKernels* kernels() const { return kernels_.get(); }
+  /// The stream that all work on the card has to be on; null: libtorch's own.
+  const CudaStream* stream() const { return stream_.get(); }
 
  private:
-  struct SegmentIndex;
-  /// Grow-only buffers of one forward: without them every layer would map fresh memory.
+  /// Grow-only buffers of one forward: without them every layer would map fresh memory, and graphs
+  /// would have no fixed addresses.
   struct Scratch {
-    at::Tensor normed, qkv, attention, gate_up, activated;
+    int64_t num_rows = 0;
+    at::Tensor x, normed, qkv, attention, gate_up, activated;
   };
 
-  std::vector<SegmentIndex> upload(const ForwardPlan& plan) const;
+  void reserve(int64_t num_rows);
+  bool is_capturable(const Forward& forward, const ForwardPlan& plan) const;
   at::Tensor enter_segment(const at::Tensor& x, const ForwardPlan& plan, size_t segment,
                            const Forward& forward, const BoundaryStates& states) const;
   void capture(const at::Tensor& x, int layer, const LayerSegment& segment, const Forward& forward,
                const BoundaryStates& states) const;
-  at::Tensor scratch(at::Tensor& buffer, int64_t rows, int64_t columns) const;
+  at::Tensor embed(const at::Tensor& tokens);
+  void norm(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out) const;
+  at::Tensor finish(const at::Tensor& x, const at::Tensor& rows) const;
+  at::Tensor run_padded(const ForwardIndex& index, const Padding& size);
+  at::Tensor run_segments(const ForwardPlan& plan, const ForwardIndex& index, bool only_wanted,
+                          const Forward& forward, const BoundaryStates& states);
   /// K, V and attention of a layer; `only_wanted`: the rows whose logits nobody wants end there.
-  void attend_layer(int layer, at::Tensor& x, const SegmentIndex& index, bool only_wanted);
+  void attend_layer(int layer, at::Tensor& x, const SegmentIndex& segment,
+                    const ForwardIndex& index, bool only_wanted);
   void mlp_layer(int layer, at::Tensor& x);
   void observe(const char* name, int layer, const at::Tensor& value) const;
 
@@ -69,6 +91,11 @@ class PackedForward {
   AttentionKernel kernel_;
   HeadShape heads_;
   RopeTable rope_;
+  std::unique_ptr<ModelKernels> kernels_;
+  std::unique_ptr<CudaStream> stream_;
+  std::unique_ptr<ForwardGraphs> graphs_;  // null: forwards run step by step
+  IndexUploader uploader_;
+  int index_version_ = 0;
   Scratch scratch_;
   TensorObserver observer_;
 };

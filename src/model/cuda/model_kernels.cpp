@@ -1,0 +1,142 @@
+#include "model/cuda/model_kernels.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/log.h"
+#include "bicached/error.h"
+#include "model/cuda/kernel_source.h"
+
+namespace bicached {
+namespace {
+
+constexpr int kTileRows = 32;
+/// Blocks of attention that a multiprocessor runs at once: by their registers.
+constexpr int kAttentionBlocks = 3;
+/// More parts cost more to add up than they bring.
+constexpr int64_t kMaxSplits = 16;
+
+bool fits(const ModelConfig& model) {
+  const int size = model.head_size;
+  return (size == 32 || size == 64 || size == 128) && model.hidden_size % 8 == 0 &&
+         model.mlp_size % 8 == 0;
+}
+
+std::vector<std::string> options_of(const ModelConfig& model) {
+  const auto define = [](const char* name, const std::string& value) {
+    return std::string("-D") + name + "=" + value;
+  };
+  char eps[40];
+  std::snprintf(eps, sizeof eps, "%.9ef", model.norm_eps);
+  return {define("HIDDEN", std::to_string(model.hidden_size)),
+          define("MLP", std::to_string(model.mlp_size)),
+          define("HEADS", std::to_string(model.num_heads)),
+          define("KV_HEADS", std::to_string(model.num_kv_heads)),
+          define("HEAD_SIZE", std::to_string(model.head_size)),
+          define("EPS", eps),
+          define("LOGITS", std::to_string(model.num_logits)),
+          define("VOCAB", std::to_string(model.vocab_size)),
+          define("MASK_TOKEN", std::to_string(model.mask_token))};
+}
+
+/// Null where it is undefined.
+const void* data(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr() : nullptr;
+}
+
+}  // namespace
+
+std::vector<int32_t> attention_tiles(const std::vector<AttentionSequence>& sequences) {
+  std::vector<int32_t> tiles;
+  for (const AttentionSequence& sequence : sequences) {
+    for (int64_t row = 0; row < sequence.num_rows; row += kTileRows) {
+      const int64_t rows = std::min<int64_t>(kTileRows, sequence.num_rows - row);
+      for (const int64_t n :
+           {sequence.first_row + row, rows, sequence.key_begin, sequence.num_keys}) {
+        tiles.push_back(static_cast<int32_t>(n));
+      }
+    }
+  }
+  return tiles;
+}
+
+std::unique_ptr<ModelKernels> ModelKernels::make(const ModelConfig& model,
+                                                 const at::Tensor& embedding) {
+  if (!embedding.is_cuda() || embedding.scalar_type() != at::kBFloat16 || !fits(model)) {
+    return nullptr;
+  }
+  try {
+    if (CudaRuntime::get().compute_capability() < 80) return nullptr;
+    return std::unique_ptr<ModelKernels>(new ModelKernels(model, embedding));
+  } catch (const Error& error) {
+    log_warn(std::string("the forward runs without kernels of its own, and slower: ") +
+             error.what());
+    return nullptr;
+  }
+}
+
+ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding)
+    : model_(model), module_(CudaRuntime::get().compile(kKernelSource, options_of(model))) {
+  const CudaRuntime& cuda = CudaRuntime::get();
+  embed_ = cuda.kernel(module_, "embed");
+  rms_norm_ = cuda.kernel(module_, "rms_norm");
+  rotate_and_store_ = cuda.kernel(module_, "rotate_and_store");
+  silu_times_up_ = cuda.kernel(module_, "silu_times_up");
+  attend_ = cuda.kernel(module_, "attend");
+  row_statistics_ = cuda.kernel(module_, "row_statistics");
+  max_blocks_ = int64_t{kAttentionBlocks} * cuda.num_multiprocessors();
+  const auto options = embedding.options();
+  const int64_t state = (4 * int64_t{model.head_size} / 8 + 4) * 64;  // kState in kernels.cu
+  partial_ = at::empty({max_blocks_, state}, options.dtype(at::kFloat));
+  arrived_ = at::zeros({max_blocks_}, options.dtype(at::kInt));
+}
+
+ModelKernels::~ModelKernels() { CudaRuntime::get().unload(module_); }
+
+template <class... Arguments>
+void ModelKernels::launch(void* kernel, CudaGrid grid, int block, Arguments... arguments) const {
+  if (grid.x == 0) return;
+  void* pointers[] = {&arguments...};
+  CudaRuntime::get().launch(kernel, stream_, grid, block, pointers);
+}
+
+void ModelKernels::embed(const at::Tensor& table, const at::Tensor& tokens, at::Tensor& out) const {
+  launch(embed_, {out.size(0)}, 256, data(table), data(tokens), data(out));
+}
+
+void ModelKernels::rms_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rows,
+                            at::Tensor& out) const {
+  launch(rms_norm_, {out.size(0)}, 256, data(x), data(weight), data(rows), data(out));
+}
+
+void ModelKernels::rotate_and_store(at::Tensor& qkv, const at::Tensor& bias, const RopeTable& rope,
+                                    const RowIndex& index, const at::Tensor& keys,
+                                    const at::Tensor& values) const {
+  launch(rotate_and_store_, {qkv.size(0), 4}, 256, data(qkv), data(bias), data(keys), data(values),
+         data(rope.cosine), data(rope.sine), data(index.positions), data(index.slots));
+}
+
+void ModelKernels::silu_times_up(const at::Tensor& gate_up, at::Tensor& out) const {
+  launch(silu_times_up_, {out.size(0), (model_.mlp_size / 8 + 255) / 256}, 256, data(gate_up),
+         data(out));
+}
+
+void ModelKernels::attend(const at::Tensor& queries, const at::Tensor& keys,
+                          const at::Tensor& values, const at::Tensor& tiles,
+                          at::Tensor& out) const {
+  const int64_t count = tiles.size(0), heads = model_.num_heads;
+  const int64_t splits =
+      count == 0 ? 1 : std::clamp<int64_t>(max_blocks_ / (count * heads), 1, kMaxSplits);
+  const int64_t stride = queries.stride(0);
+  launch(attend_, {count, heads, splits}, 128, data(queries), stride, data(keys), data(values),
+         data(tiles), data(out), data(partial_), data(arrived_));
+}
+
+void ModelKernels::row_statistics(const at::Tensor& logits, at::Tensor& out) const {
+  launch(row_statistics_, {logits.size(0)}, 512, data(logits), data(out));
+}
+
+}  // namespace bicached

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+
+#include "model/cuda/cuda_runtime.h"
+#include "model/forward_plan.h"
+#include "model/model_config.h"
+#include "model/row_ops.h"
+
+namespace bicached {
+
+/// The steps of a forward between its matrix products as kernels of our own (kernels.cu), for
+/// bfloat16 on a CUDA card: one for what takes ATen up to ten. Nothing here allocates or waits, and
+/// all sizes but the number of rows are fixed, so that a stream that captures can run it. The same
+/// steps in ATen, which tests compare with, are in row_ops.h, attention.h and decode/sampler.h.
+/// Engine thread only.
+class ModelKernels {
+ public:
+  /// Null where these steps are left to ATen: for another device, dtype or shape, on a card before
+  /// compute capability 8.0, or without the compiler (the log says so).
+  static std::unique_ptr<ModelKernels> make(const ModelConfig& model, const at::Tensor& embedding);
+  ~ModelKernels();
+  ModelKernels(const ModelKernels&) = delete;
+  ModelKernels& operator=(const ModelKernels&) = delete;
+
+  void use_stream(void* stream) { stream_ = stream; }
+
+  /// out [N, d] = rows `tokens` [N] of table [V, d].
+  void embed(const at::Tensor& table, const at::Tensor& tokens, at::Tensor& out) const;
+  /// out [N, d] = x / rms(x) * weight, of the rows `rows` [N] of x; undefined: of all.
+  void rms_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rows,
+                at::Tensor& out) const;
+  /// As in row_ops.h, after adding `bias` if it is defined; a slot below 0 is that of a row which
+  /// is padding.
+  void rotate_and_store(at::Tensor& qkv, const at::Tensor& bias, const RopeTable& rope,
+                        const RowIndex& index, const at::Tensor& keys,
+                        const at::Tensor& values) const;
+  void silu_times_up(const at::Tensor& gate_up, at::Tensor& out) const;
+  /// Attention of few queries over many keys. queries [N, H, D]; tiles int32 [n, 4] as
+  /// `attention_tiles` makes them.
+  void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
+              const at::Tensor& tiles, at::Tensor& out) const;
+  /// Of each row of logits [W, V], float32 [W, 4]: token (its bits), probability, margin, entropy.
+  void row_statistics(const at::Tensor& logits, at::Tensor& out) const;
+
+ private:
+  explicit ModelKernels(const ModelConfig& model, const at::Tensor& embedding);
+  template <class... Arguments>
+  void launch(void* kernel, CudaGrid grid, int block, Arguments... arguments) const;
+
+  const ModelConfig& model_;
+  void* module_;
+  void* embed_;
+  void* rms_norm_;
+  void* rotate_and_store_;
+  void* silu_times_up_;
+  void* attend_;
+  void* row_statistics_;
+  void* stream_ = nullptr;
+  int64_t max_blocks_ = 0;  // of `attend` that split keys
+  at::Tensor partial_;      // what its blocks leave for the one that ends last
+  at::Tensor arrived_;
+};
+
+/// Sequences in pieces of up to 32 rows: {first row, rows, first key, keys} each.
+std::vector<int32_t> attention_tiles(const std::vector<AttentionSequence>& sequences);
+
+}  // namespace bicached

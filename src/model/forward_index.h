@@ -1,0 +1,57 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "model/attention.h"
+#include "model/forward_plan.h"
+#include "model/row_ops.h"
+
+namespace bicached {
+
+/// A segment's numbers on the device.
+struct SegmentIndex {
+  RowIndex rows;
+  AttentionIndex attention;
+};
+
+/// A forward's numbers on the device.
+struct ForwardIndex {
+  at::Tensor tokens;  // int64, of the rows of segment 0
+  std::vector<SegmentIndex> segments;
+  at::Tensor wanted_rows;           // int64 [W], of the last segment
+  AttentionIndex wanted_attention;  // of those rows, packed among themselves
+  at::Tensor logit_rows;  // int64: LogitRow i -> row that its logits come from, of `wanted_rows` or
+                          // of the last segment
+};
+
+/// Rows and tiles of segment 0 when it is made as long as a captured forward. Rows added have token
+/// 0 and slot -1, tiles no rows.
+struct Padding {
+  int64_t num_rows = 0;  // 0: nothing is added
+  int64_t num_tiles = 0;
+};
+
+/// Puts the numbers of forwards on a device: one buffer, one copy. On the CPU there is no copy.
+class IndexUploader {
+ public:
+  /// `max_tiled_rows`: sequences up to so many rows get tiles (`attention_tiles`).
+  IndexUploader(at::Device device, int64_t max_tiled_rows)
+      : device_(device), max_tiled_rows_(max_tiled_rows) {}
+
+  /// What it returns is valid until the next call. With the same padding, segment 0 is at the same
+  /// addresses as long as `version` is the same. `only_wanted`: the last layer leaves nothing but
+  /// the wanted rows.
+  ForwardIndex upload(const ForwardPlan& plan, const Padding& padding, bool only_wanted);
+  /// Changes when the buffer moves.
+  int version() const { return version_; }
+
+ private:
+  const at::Device device_;
+  const int64_t max_tiled_rows_;
+  at::Tensor host_, buffer_;
+  int version_ = 0;
+};
+
+}  // namespace bicached

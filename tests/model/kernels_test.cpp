@@ -1,0 +1,225 @@
+// Every kernel of kernels.cu against the same step in ATen, float32 where that is exacter. Skipped
+// without a CUDA card.
+#include <ATen/Context.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "decode/sampler.h"
+#include "model/attention.h"
+#include "model/cuda/forward_graphs.h"
+#include "model/cuda/model_kernels.h"
+#include "model/row_ops.h"
+
+namespace bicached {
+namespace {
+
+struct Shape {
+  int heads, kv_heads, head_size, num_logits;
+};
+
+class Kernels : public ::testing::TestWithParam<Shape> {
+ protected:
+  void SetUp() override {
+    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+    const Shape shape = GetParam();
+    model.num_layers = 1;
+    model.hidden_size = 264;
+    model.num_heads = shape.heads;
+    model.num_kv_heads = shape.kv_heads;
+    model.head_size = shape.head_size;
+    model.mlp_size = 520;
+    model.num_logits = shape.num_logits;
+    model.vocab_size = shape.num_logits - 5;
+    model.mask_token = shape.num_logits - 7;
+    options = at::TensorOptions().device(at::kCUDA).dtype(at::kBFloat16);
+    at::manual_seed(1);
+    kernels = ModelKernels::make(model, at::zeros({1}, options));
+    ASSERT_TRUE(kernels) << "the kernels must compile on this card";
+    stream = std::make_unique<CudaStream>();
+    kernels->use_stream(stream->handle());
+    use = std::make_unique<CudaStream::Use>(stream.get());
+  }
+
+  at::Tensor random(at::IntArrayRef sizes) const { return at::randn(sizes, options); }
+  at::Tensor numbers(const std::vector<int64_t>& values) const {
+    return at::tensor(values, at::dtype(at::kLong)).to(at::kCUDA);
+  }
+  static void expect_near(const at::Tensor& a, const at::Tensor& b, double relative) {
+    EXPECT_TRUE(at::allclose(a.to(at::kFloat), b.to(at::kFloat), relative, relative))
+        << "greatest difference "
+        << a.to(at::kFloat).sub(b.to(at::kFloat)).abs().max().item<float>();
+  }
+
+  const c10::InferenceMode mode;
+  ModelConfig model;
+  at::TensorOptions options;
+  std::unique_ptr<ModelKernels> kernels;
+  std::unique_ptr<CudaStream> stream;
+  std::unique_ptr<CudaStream::Use> use;
+};
+
+/// One rounding to bfloat16.
+constexpr double kRounding = 1.0 / 128;
+
+TEST_P(Kernels, EmbedTakesRows) {
+  const at::Tensor table = random({50, model.hidden_size});
+  const at::Tensor tokens = numbers({3, 49, 0, 3});
+  at::Tensor out = at::empty({4, model.hidden_size}, options);
+  kernels->embed(table, tokens, out);
+  EXPECT_TRUE(out.equal(at::index_select(table, 0, tokens)));
+}
+
+TEST_P(Kernels, NormOfAllRowsAndOfSome) {
+  const at::Tensor x = random({37, model.hidden_size}), weight = random({model.hidden_size});
+  at::Tensor expected = at::empty_like(x), out = at::empty_like(x);
+  rms_norm(x, weight, model.norm_eps, expected);
+  kernels->rms_norm(x, weight, {}, out);
+  expect_near(out, expected, kRounding);
+  const at::Tensor rows = numbers({36, 2, 2});
+  at::Tensor some = at::empty({3, model.hidden_size}, options);
+  kernels->rms_norm(x, weight, rows, some);
+  EXPECT_TRUE(some.equal(out.index_select(0, rows)));
+}
+
+TEST_P(Kernels, RotationStoresKeysAndValuesButNotOfPadding) {
+  const HeadShape heads{model.num_heads, model.num_kv_heads, model.head_size};
+  const RopeTable rope = make_rope_table(100, model.head_size, 10000, at::kCUDA);
+  const at::Tensor first = random({5, heads.qkv_size()}), bias = random({heads.qkv_size()});
+  const at::Tensor pool = random({60, model.num_kv_heads, model.head_size});
+  for (const bool has_bias : {false, true}) {
+    at::Tensor expected = has_bias ? first.add(bias) : first.clone(), out = first.clone();
+    at::Tensor keys = pool.clone(), values = pool.clone(), k = pool.clone(), v = pool.clone();
+    const RowIndex index{numbers({99, 0, 7, 8, 5}), numbers({59, 3, 4, 5, 9})};
+    rotate_and_store(expected, heads, rope, index, {keys, values});
+    kernels->rotate_and_store(out, has_bias ? bias : at::Tensor(), rope, index, k, v);
+    const int64_t rotated = (heads.num_heads + heads.num_kv_heads) * heads.head_size;
+    expect_near(out.narrow(1, 0, rotated), expected.narrow(1, 0, rotated), kRounding);
+    expect_near(k, keys, kRounding);
+    expect_near(v, values, kRounding);
+  }
+  at::Tensor out = first.clone(), k = pool.clone(), v = pool.clone();
+  const RowIndex padding{numbers({0, 0, 0, 0, 0}), numbers({-1, -1, -1, -1, -1})};
+  kernels->rotate_and_store(out, bias, rope, padding, k, v);
+  EXPECT_TRUE(k.equal(pool));
+  EXPECT_TRUE(v.equal(pool));
+}
+
+TEST_P(Kernels, GateTimesUp) {
+  const at::Tensor gate_up = random({9, 2 * model.mlp_size}).mul(4);
+  at::Tensor expected = at::empty({9, model.mlp_size}, options), out = at::empty_like(expected);
+  silu_times_up(gate_up, expected);
+  kernels->silu_times_up(gate_up, out);
+  expect_near(out, expected, 2 * kRounding);
+}
+
+TEST_P(Kernels, AttentionIsThatOfTheDefinition) {
+  const int64_t heads = model.num_heads, kv_heads = model.num_kv_heads, size = model.head_size;
+  const at::Tensor keys = random({3000, kv_heads, size}), values = random({3000, kv_heads, size});
+  // Few sequences have their keys split, many don't.
+  for (const int copies : {1, 40}) {
+    std::vector<AttentionSequence> sequences;
+    int64_t rows = 0;
+    for (int i = 0; i < copies; ++i) {
+      for (const auto& [num, begin, length] : {std::tuple<int64_t, int64_t, int64_t>{32, 5, 1056},
+                                               {1, 2000, 1},
+                                               {64, 1200, 700},
+                                               {17, 0, 33},
+                                               {40, 100, 2900}}) {
+        sequences.push_back({rows, num, begin, length});
+        rows += num;
+      }
+    }
+    const at::Tensor qkv = random({rows, heads + 2 * kv_heads, size});
+    const at::Tensor queries = qkv.narrow(1, 0, heads);
+    std::vector<int32_t> tiles = attention_tiles(sequences);
+    tiles.resize(tiles.size() + 12, 0);  // padding
+    const at::Tensor on_device = at::tensor(tiles, at::dtype(at::kInt)).to(at::kCUDA).view({-1, 4});
+    at::Tensor out = at::full({rows, heads * size}, 77.0, options), again = at::empty_like(out);
+    kernels->attend(queries, keys, values, on_device, out);
+    kernels->attend(queries, keys, values, on_device, again);
+    EXPECT_TRUE(out.equal(again)) << "the same each time";
+    AttentionIndex index;
+    index.sequences = sequences;
+    at::Tensor expected = at::empty({rows, heads * size}, options.dtype(at::kFloat));
+    attend(queries.to(at::kFloat), keys.to(at::kFloat), values.to(at::kFloat), index,
+           AttentionKernel::kProducts, expected);
+    expect_near(out, expected, 0.01);
+  }
+}
+
+TEST_P(Kernels, StatisticsAreThoseOfTheSampler) {
+  const TokenRules rules{model.vocab_size, model.mask_token, {}};
+  at::Tensor logits = random({6, model.num_logits}).mul(5);
+  logits.select(0, 1).fill_(0.5);                               // ties: the lowest id
+  logits.select(0, 2).select(0, model.mask_token).fill_(60.0);  // the mask token leads
+  logits.select(0, 3).select(0, model.num_logits - 1).fill_(60.0);
+  logits.select(0, 4).narrow(0, 4, 20).fill_(-INFINITY);
+  const SamplingParams greedy;
+  LogitRow row;
+  row.sampling = &greedy;
+  const std::vector<LogitRow> rows(6, row);
+  const auto expected = read_rows({sample_rows(logits, rows, rules)}, rows);
+  const auto results = read_rows({sample_rows(logits, rows, rules, kernels.get())}, rows);
+  ASSERT_EQ(results.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(results[i].token, expected[i].token) << i;
+    EXPECT_NEAR(results[i].probability, expected[i].probability, 2e-5) << i;
+    EXPECT_NEAR(results[i].margin, expected[i].margin, 2e-5) << i;
+    EXPECT_NEAR(results[i].entropy, expected[i].entropy, 1e-4) << i;
+  }
+  EXPECT_EQ(results[1].token, 0);
+}
+
+TEST_P(Kernels, AGraphRunsTheSame) {
+  const at::Tensor gate_up = random({32, 2 * model.mlp_size});
+  at::Tensor out = at::empty({32, model.mlp_size}, options);
+  const at::Tensor product = at::empty({32, 64}, options), weight = random({model.mlp_size, 64});
+  at::Tensor result = product;
+  ForwardGraphs graphs(stream->handle());
+  const auto work = [&] {
+    kernels->silu_times_up(gate_up, out);
+    at::mm_out(result, out, weight);
+  };
+  graphs.run({32, 1}, work);
+  const at::Tensor first = result.clone();
+  graphs.run({32, 1}, work);  // captured
+  EXPECT_TRUE(result.equal(first));
+  gate_up.mul_(-1);
+  graphs.run({32, 1}, work);
+  const at::Tensor replayed = result.clone();
+  work();
+  EXPECT_TRUE(result.equal(replayed)) << "it reads what is there now";
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, Kernels,
+                         ::testing::Values(Shape{4, 4, 32, 1000}, Shape{8, 2, 64, 1001},
+                                           Shape{32, 32, 128, 4096}, Shape{7, 1, 128, 264}));
+
+TEST(PaddedSize, IsNearAndSeldomAnother) {
+  int64_t last = 0, different = 0;
+  for (int64_t rows = 1; rows <= 1024; ++rows) {
+    const Padding size = padded_size(rows, (rows + 31) / 32);
+    EXPECT_GE(size.num_rows, rows);
+    EXPECT_LE(size.num_rows, std::max<int64_t>(32, rows + rows / 4 + 32));
+    different += size.num_rows == last ? 0 : 1;
+    last = size.num_rows;
+  }
+  EXPECT_LE(different, 24);
+}
+
+}  // namespace
+}  // namespace bicached
