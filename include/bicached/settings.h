@@ -30,10 +30,11 @@ struct ModelSettings {
   std::string path;  // required: there is no model that everybody wants
   /// auto: bfloat16 where the device multiplies it natively, else float32.
   std::string dtype = "auto";
-  std::string device = "auto";  // auto: CUDA if there is one
-  int num_threads = 0;          // 0: all cores; more only spins
-  int64_t kv_cache_bytes = 0;   // 0: a fixed share of what is free after loading (see info)
-  bool cuda_graphs = true;      // launching a forward's kernels one by one keeps a card waiting
+  std::string device = "auto";   // auto: CUDA if there is one
+  int num_threads = 0;           // 0: all cores; more only spins
+  int64_t kv_cache_bytes = 0;    // 0: a fixed share of what is free after loading (see info)
+  std::string weights = "auto";  // auto: the compute type; float8 rounds what was measured in it
+  bool cuda_graphs = true;       // launching a forward's kernels one by one keeps a card waiting
 
   template <class V>
   void visit(V& v) {
@@ -43,6 +44,9 @@ struct ModelSettings {
     v.field("num_threads", num_threads, Range{0, 1024}, "threads", "CPU threads; 0 = all cores.");
     v.field("kv_cache_bytes", kv_cache_bytes, Range{0, 1e15}, "bytes",
             "Budget of the K/V pool; 0 = chosen from free memory.");
+    v.choice("weights", weights, {"auto", "bfloat16", "fp8"},
+             "Type of the layers' matrices; fp8 needs a CUDA card of compute capability 8.9, and "
+             "dtype bfloat16.");
     v.field("cuda_graphs", cuda_graphs, "On a CUDA card, short forwards run as CUDA graphs.");
   }
 };

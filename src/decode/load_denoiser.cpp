@@ -13,6 +13,7 @@
 #include "bicached/load.h"
 #include "decode/torch_denoiser.h"
 #include "model/cpu_features.h"
+#include "model/cuda/cuda_runtime.h"
 #include "model/torch_errors.h"
 
 namespace bicached {
@@ -40,6 +41,32 @@ at::ScalarType choose_dtype(const ModelSettings& settings, at::Device device) {
   return native ? at::kBFloat16 : at::kFloat;
 }
 
+/// Whether the layers' matrices are quantised. Throws kInvalidSettings where that is not possible.
+bool choose_fp8(const ModelSettings& settings, at::Device device, at::ScalarType dtype) {
+  if (settings.weights == "bfloat16" && dtype != at::kBFloat16) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "weights is bfloat16, but dtype is float32; use weights auto or dtype bfloat16",
+                "weights");
+  }
+  if (settings.weights != "fp8") return false;
+  const std::string what = "weights is fp8, which needs ";
+  if (!device.is_cuda()) {
+    throw Error(ErrorCode::kInvalidSettings, what + "a CUDA card; the device is " + device.str(),
+                "weights");
+  }
+  if (dtype != at::kBFloat16) {
+    throw Error(ErrorCode::kInvalidSettings, what + "dtype bfloat16; it is float32", "weights");
+  }
+  const int capability = CudaRuntime::get().compute_capability();
+  if (capability < 89) {
+    throw Error(ErrorCode::kInvalidSettings,
+                what + "compute capability 8.9 or more; this card has " +
+                    std::to_string(capability / 10) + "." + std::to_string(capability % 10),
+                "weights");
+  }
+  return true;
+}
+
 int64_t available_memory_bytes() {
   std::ifstream file("/proc/meminfo");
   std::string name, unit;
@@ -55,7 +82,8 @@ int64_t free_device_bytes(at::Device device) {
 }
 
 ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
-                   const Checkpoint& checkpoint, at::Device device, at::ScalarType dtype) {
+                   const Checkpoint& checkpoint, at::Device device, at::ScalarType dtype,
+                   bool fp8) {
   const ModelConfig& config = model.config;
   ModelInfo info;
   info.family = model.family->name;
@@ -74,13 +102,14 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   info.end_tokens = config.end_tokens;
   info.logits_shift = model.family->logits_shift;
   info.num_parameters = check_tensors(checkpoint, model);
-  info.weight_bytes = info.num_parameters * static_cast<int64_t>(c10::elementSize(dtype));
+  info.weight_bytes = weight_bytes(config, info.num_parameters, dtype, fp8);
   info.kv_bytes_per_token = KvPool::bytes_per_token(config, dtype);
   Hasher hasher;
   hasher.add(checkpoint.fingerprint());
   for (const std::string& part :
-       {info.dtype, std::to_string(config.norm_eps), std::to_string(config.rope_theta),
-        std::to_string(config.num_heads), std::to_string(config.num_kv_heads)}) {
+       {info.dtype + (fp8 ? " fp8" : ""), std::to_string(config.norm_eps),
+        std::to_string(config.rope_theta), std::to_string(config.num_heads),
+        std::to_string(config.num_kv_heads)}) {
     hasher.add(part);
   }
   info.fingerprint = hasher.digest().hex();
@@ -116,7 +145,8 @@ ModelInfo inspect_model(const ModelSettings& settings) {
   const ParsedModel model = parse_model_folder(settings.path);
   const Checkpoint checkpoint = Checkpoint::open(settings.path);
   const at::Device device = choose_device(settings);
-  return describe(settings, model, checkpoint, device, choose_dtype(settings, device));
+  const at::ScalarType dtype = choose_dtype(settings, device);
+  return describe(settings, model, checkpoint, device, dtype, choose_fp8(settings, device, dtype));
 }
 
 std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
@@ -128,9 +158,10 @@ std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
   const Checkpoint checkpoint = Checkpoint::open(settings.path);
   const at::Device device = choose_device(settings);
   const at::ScalarType dtype = choose_dtype(settings, device);
-  const ModelInfo info = describe(settings, model, checkpoint, device, dtype);
+  const bool fp8 = choose_fp8(settings, device, dtype);
+  const ModelInfo info = describe(settings, model, checkpoint, device, dtype, fp8);
   return with_torch_errors("loading the model", [&] {
-    ModelWeights weights = load_weights(checkpoint, model, device, dtype, progress);
+    ModelWeights weights = load_weights(checkpoint, model, device, dtype, fp8, progress);
     const int64_t capacity = pool_tokens(settings, info, device);
     return std::make_unique<TorchDenoiser>(info, model.config, std::move(weights), capacity,
                                            settings.cuda_graphs);

@@ -47,25 +47,21 @@ struct AttentionPlaces {
   Place query_starts, key_starts, key_counts, tiles;
 };
 
-AttentionPlaces add_attention(const std::vector<AttentionSequence>& sequences, int64_t max_rows,
-                              int64_t num_tiles, Packer& packer) {
+AttentionPlaces add_attention(const std::vector<AttentionSequence>& sequences, int64_t num_tiles,
+                              Packer& packer) {
   std::vector<int32_t> query_starts, key_starts, key_counts;
-  bool has_tiles = true;
   for (const AttentionSequence& sequence : sequences) {
     query_starts.push_back(static_cast<int32_t>(sequence.first_row));
     key_starts.push_back(static_cast<int32_t>(sequence.key_begin));
     key_counts.push_back(static_cast<int32_t>(sequence.num_keys));
-    has_tiles = has_tiles && sequence.num_rows <= max_rows;
   }
   const AttentionSequence end = sequences.empty() ? AttentionSequence{} : sequences.back();
   query_starts.push_back(static_cast<int32_t>(end.first_row + end.num_rows));
   key_starts.push_back(0);
   AttentionPlaces places;
-  if (has_tiles) {
-    const std::vector<int32_t> tiles = attention_tiles(sequences);
-    const auto count = std::max<int64_t>(4 * num_tiles, static_cast<int64_t>(tiles.size()));
-    places.tiles = packer.add(tiles, count, 0);
-  }
+  const std::vector<int32_t> tiles = attention_tiles(sequences);
+  places.tiles =
+      packer.add(tiles, std::max<int64_t>(4 * num_tiles, static_cast<int64_t>(tiles.size())), 0);
   places.query_starts = packer.add(query_starts);
   places.key_starts = packer.add(key_starts);
   places.key_counts = packer.add(key_counts);
@@ -87,11 +83,10 @@ ForwardIndex IndexUploader::upload(const ForwardPlan& plan, const Padding& paddi
   for (const LayerSegment& segment : plan.segments) {
     const Place positions = packer.add(segment.positions, padded(segment.positions), int64_t{0});
     rows.emplace_back(positions, packer.add(segment.slots, padded(segment.slots), int64_t{-1}));
-    attention.push_back(
-        add_attention(segment.sequences, max_tiled_rows_, padding.num_tiles, packer));
+    attention.push_back(add_attention(segment.sequences, padding.num_tiles, packer));
   }
   const Place wanted = packer.add(plan.wanted_rows);
-  const AttentionPlaces of_wanted = add_attention(plan.wanted, max_tiled_rows_, 0, packer);
+  const AttentionPlaces of_wanted = add_attention(plan.wanted, 0, packer);
   std::vector<int64_t> final_rows = plan.logit_index;
   if (!only_wanted) {
     for (int64_t& row : final_rows) row = plan.wanted_rows[static_cast<size_t>(row)];
@@ -122,7 +117,7 @@ ForwardIndex IndexUploader::upload(const ForwardPlan& plan, const Padding& paddi
     index.query_starts = tensor(places.query_starts);
     index.key_starts = tensor(places.key_starts);
     index.key_counts = tensor(places.key_counts);
-    if (places.tiles.count > 0) index.tiles = tensor(places.tiles).view({-1, 4});
+    index.tiles = tensor(places.tiles).view({-1, 4});
     for (const AttentionSequence& sequence : sequences) {
       index.max_rows = std::max(index.max_rows, sequence.num_rows);
       index.max_keys = std::max(index.max_keys, sequence.num_keys);

@@ -36,9 +36,7 @@ struct Padding {
 /// Puts the numbers of forwards on a device: one buffer, one copy. On the CPU there is no copy.
 class IndexUploader {
  public:
-  /// `max_tiled_rows`: sequences up to so many rows get tiles (`attention_tiles`).
-  IndexUploader(at::Device device, int64_t max_tiled_rows)
-      : device_(device), max_tiled_rows_(max_tiled_rows) {}
+  explicit IndexUploader(at::Device device) : device_(device) {}
 
   /// What it returns is valid until the next call. With the same padding, segment 0 is at the same
   /// addresses as long as `version` is the same. `only_wanted`: the last layer leaves nothing but
@@ -49,7 +47,6 @@ class IndexUploader {
 
  private:
   const at::Device device_;
-  const int64_t max_tiled_rows_;
   at::Tensor host_, buffer_;
   int version_ = 0;
 };

@@ -1,5 +1,6 @@
 #include "model/packed_forward.h"
 
+#include <ATen/ops/_scaled_mm.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -26,10 +27,12 @@ at::Tensor to_device(const std::vector<T>& values, const at::Device& device) {
   return device.is_cpu() ? host : host.to(device);
 }
 
-/// Longer sequences go to flash attention, which reads a key once for more of their rows.
-constexpr int64_t kMaxTiledRows = 64;
-/// A forward of more rows keeps the card busy for longer than the host takes to launch it.
-constexpr int64_t kMaxGraphRows = 1024;
+/// Longer sequences go to flash attention, which reads a key once for more of their rows, unless it
+/// is little work in all: so many products of numbers, some microseconds.
+constexpr int64_t kMaxTiledRows = 64, kLittleAttention = int64_t{1} << 30;
+/// Graphs hold forwards up to this size; a larger one keeps the card busy for longer than the host
+/// takes to launch it.
+constexpr int64_t kMaxGraphRows = 4096;
 
 }  // namespace
 
@@ -40,12 +43,19 @@ PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weig
       pool_(pool),
       kernel_(choose_attention(weights.embedding.options(), config.head_size)),
       kernels_(ModelKernels::make(config, weights.embedding)),
-      uploader_(weights.embedding.device(), kernels_ ? kMaxTiledRows : 0) {
+      uploader_(weights.embedding.device()) {
   heads_ = {config.num_heads, config.num_kv_heads, config.head_size};
   // No canvas is longer than the pool, and a table of a claimed million positions would be waste.
   const int64_t positions = std::min<int64_t>(config.max_length, pool.slabs().capacity_tokens());
   rope_ =
       make_rope_table(positions, config.head_size, config.rope_theta, weights.embedding.device());
+  if (!kernels_ && weights.layers.front().qkv.is_quantised()) {
+    throw Error(
+        ErrorCode::kInvalidSettings,
+        "weights is fp8, which needs head sizes of 32, 64 or 128, widths that are multiples "
+        "of 8, and NVRTC; see the log",
+        "weights");
+  }
   if (!kernels_) return;
   stream_ = std::make_unique<CudaStream>();
   kernels_->use_stream(stream_->handle());
@@ -121,7 +131,18 @@ void PackedForward::reserve(int64_t num_rows) {
               buffer(heads_.qkv_size()),
               buffer(heads_.num_heads * heads_.head_size),
               buffer(2 * int64_t{config_.mlp_size}),
-              buffer(config_.mlp_size)};
+              buffer(config_.mlp_size),
+              {},
+              {},
+              {}};
+  if (weights_.layers.front().qkv.is_quantised()) {
+    const int64_t widest = std::max<int64_t>(
+        {config_.hidden_size, heads_.num_heads * heads_.head_size, config_.mlp_size});
+    const auto options = weights_.embedding.options();
+    scratch_.quantised = at::empty({rows * widest}, options.dtype(at::kFloat8_e4m3fn));
+    scratch_.scales = at::empty({rows, 1}, options.dtype(at::kFloat));
+    scratch_.added = buffer(config_.hidden_size);
+  }
   if (graphs_) graphs_->clear();
 }
 
@@ -135,12 +156,64 @@ at::Tensor PackedForward::embed(const at::Tensor& tokens) {
   return x;
 }
 
-void PackedForward::norm(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out) const {
-  if (kernels_) {
-    kernels_->rms_norm(x, weight, {}, out);
-  } else {
-    rms_norm(x, weight, config_.norm_eps, out);
+at::Tensor PackedForward::quantised(int64_t rows, int64_t columns) const {
+  return scratch_.quantised.narrow(0, 0, rows * columns).view({rows, columns});
+}
+
+/// Of all rows, as `next` takes it.
+PackedForward::Activation PackedForward::norm(at::Tensor& x, const at::Tensor& weight,
+                                              const Linear& next) {
+  const int64_t rows = x.size(0);
+  Activation out;
+  if (next.is_quantised()) {
+    out = {quantised(rows, config_.hidden_size), scratch_.scales.narrow(0, 0, rows)};
+    kernels_->add_and_norm(x, std::exchange(pending_, {}), weight, out.values, out.scales);
+    return out;
   }
+  out.values = scratch_.normed.narrow(0, 0, rows);
+  if (kernels_) {
+    kernels_->rms_norm(x, weight, {}, out.values);
+  } else {
+    rms_norm(x, weight, config_.norm_eps, out.values);
+  }
+  return out;
+}
+
+PackedForward::Activation PackedForward::activation(const at::Tensor& values, const Linear& next) {
+  if (!next.is_quantised()) return {values, {}};
+  Activation out{quantised(values.size(0), values.size(1)),
+                 scratch_.scales.narrow(0, 0, values.size(0))};
+  kernels_->quantise(values, out.values, out.scales);
+  return out;
+}
+
+/// out = input W^T; the bias of quantised weights, and with kernels, is left to who stores K and V.
+void PackedForward::multiply(const Linear& linear, const Activation& input, at::Tensor& out) const {
+  if (linear.is_quantised()) {
+    at::_scaled_mm_out(out, input.values, linear.weight.t(), input.scales, linear.scale,
+                       /*bias=*/std::nullopt, /*scale_result=*/std::nullopt, out.scalar_type(),
+                       /*use_fast_accum=*/true);
+  } else if (linear.bias.defined() && !kernels_) {
+    at::addmm_out(out, linear.bias, input.values, linear.weight.t());
+  } else {
+    at::mm_out(out, input.values, linear.weight.t());
+  }
+}
+
+/// x += input W^T, now or (float8 products don't add) with the next norm.
+void PackedForward::add_product(const Linear& linear, const Activation& input, at::Tensor& x) {
+  if (!linear.is_quantised()) {
+    x.addmm_(input.values, linear.weight.t());
+    return;
+  }
+  settle(x);
+  at::Tensor added = scratch_.added.narrow(0, 0, x.size(0));
+  multiply(linear, input, added);
+  pending_ = added;
+}
+
+void PackedForward::settle(at::Tensor& x) {
+  if (pending_.defined()) x.add_(std::exchange(pending_, {}));
 }
 
 void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& segment,
@@ -148,14 +221,8 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const at::Tensor pool_keys = pool_.keys(layer), pool_values = pool_.values(layer);
   const int64_t rows = x.size(0);
-  at::Tensor normed = scratch_.normed.narrow(0, 0, rows);
-  norm(x, w.attention_norm, normed);
   at::Tensor qkv = scratch_.qkv.narrow(0, 0, rows);
-  if (w.qkv_bias.defined() && !kernels_) {
-    at::addmm_out(qkv, w.qkv_bias, normed, w.qkv.t());
-  } else {
-    at::mm_out(qkv, normed, w.qkv.t());
-  }
+  multiply(w.qkv, norm(x, w.attention_norm, w.qkv), qkv);
   const at::Tensor heads = qkv.view({rows, -1, heads_.head_size});
   const at::Tensor keys = heads.narrow(1, heads_.num_heads, heads_.num_kv_heads);
   at::Tensor queries = heads.narrow(1, 0, heads_.num_heads);
@@ -163,7 +230,7 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
   observe("k_pre_rope", layer, keys);
   observe("v", layer, heads.narrow(1, heads_.num_heads + heads_.num_kv_heads, heads_.num_kv_heads));
   if (kernels_) {
-    kernels_->rotate_and_store(qkv, w.qkv_bias, rope_, segment.rows, pool_keys, pool_values);
+    kernels_->rotate_and_store(qkv, w.qkv.bias, rope_, segment.rows, pool_keys, pool_values);
   } else {
     rotate_and_store(qkv, heads_, rope_, segment.rows, {pool_keys, pool_values});
   }
@@ -176,39 +243,49 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
   }
   const AttentionIndex& sequences = only_wanted ? index.wanted_attention : segment.attention;
   at::Tensor attention = scratch_.attention.narrow(0, 0, x.size(0));
-  if (kernels_ && sequences.tiles.defined()) {
+  if (is_tiled(sequences.sequences)) {
     kernels_->attend(queries, pool_keys, pool_values, sequences.tiles, attention);
   } else {
     attend(queries, pool_keys, pool_values, sequences, kernel_, attention);
   }
   observe("attention", layer, attention);
-  x.addmm_(attention, w.attention_out.t());
+  add_product(w.attention_out, activation(attention, w.attention_out), x);
 }
 
 void PackedForward::mlp_layer(int layer, at::Tensor& x) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  at::Tensor normed = scratch_.normed.narrow(0, 0, x.size(0));
-  norm(x, w.mlp_norm, normed);
-  at::Tensor gate_up = scratch_.gate_up.narrow(0, 0, x.size(0));
-  at::mm_out(gate_up, normed, w.gate_up.t());
-  at::Tensor activated = scratch_.activated.narrow(0, 0, x.size(0));
-  if (kernels_) {
-    kernels_->silu_times_up(gate_up, activated);
-  } else {
-    silu_times_up(gate_up, activated);
+  const int64_t rows = x.size(0);
+  at::Tensor gate_up = scratch_.gate_up.narrow(0, 0, rows);
+  multiply(w.gate_up, norm(x, w.mlp_norm, w.gate_up), gate_up);
+  Activation activated{scratch_.activated.narrow(0, 0, rows), {}};
+  if (w.down.is_quantised()) {
+    activated = {quantised(rows, config_.mlp_size), scratch_.scales.narrow(0, 0, rows)};
   }
-  x.addmm_(activated, w.down.t());
+  if (kernels_) {
+    kernels_->silu_times_up(gate_up, activated.values, activated.scales);
+  } else {
+    silu_times_up(gate_up, activated.values);
+  }
+  add_product(w.down, activated, x);
   observe("hidden", layer, x);
+}
+
+/// Whether our own kernel computes the attention of these.
+bool PackedForward::is_tiled(const std::vector<AttentionSequence>& sequences) const {
+  int64_t longest = 0, pairs = 0;
+  for (const AttentionSequence& sequence : sequences) {
+    longest = std::max(longest, sequence.num_rows);
+    pairs += sequence.num_rows * sequence.num_keys;
+  }
+  const int64_t products = 2 * pairs * heads_.num_heads * heads_.head_size;
+  return kernels_ && (longest <= kMaxTiledRows || products <= kLittleAttention);
 }
 
 /// Whether nothing but its rows and their places tells it from other forwards of its size.
 bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& plan) const {
   const LayerSegment& segment = plan.segments.front();
   return kernels_ && !observer_ && plan.segments.size() == 1 && segment.num_rows > 0 &&
-         segment.num_rows <= kMaxGraphRows &&
-         std::ranges::all_of(
-             segment.sequences,
-             [](const AttentionSequence& s) { return s.num_rows <= kMaxTiledRows; }) &&
+         segment.num_rows <= kMaxGraphRows && is_tiled(segment.sequences) &&
          std::ranges::all_of(forward.groups,
                              [](const RowGroup& g) { return g.capture_to == kNoId; });
 }
@@ -246,6 +323,7 @@ at::Tensor PackedForward::run_padded(const ForwardIndex& index, const Padding& s
       attend_layer(layer, x, index.segments.front(), index, false);
       mlp_layer(layer, x);
     }
+    settle(x);
   };
   if (graphs_) {
     graphs_->run(size, work);
@@ -260,16 +338,20 @@ at::Tensor PackedForward::run_segments(const ForwardPlan& plan, const ForwardInd
                                        const BoundaryStates& states) {
   at::Tensor x = embed(index.tokens);
   observe("embedding", -1, x);
+  const bool captures =
+      std::ranges::any_of(forward.groups, [](const RowGroup& g) { return g.capture_to != kNoId; });
   for (size_t s = 0; s < plan.segments.size(); ++s) {
     const LayerSegment& segment = plan.segments[s];
     if (s > 0) x = enter_segment(x, plan, s, forward, states);
     if (segment.num_rows == 0) continue;
     for (int layer = segment.first_layer; layer < segment.end_layer; ++layer) {
+      if (layer == segment.first_layer || captures) settle(x);
       capture(x, layer, segment, forward, states);
       attend_layer(layer, x, index.segments[s], index,
                    only_wanted && layer == config_.num_layers - 1);
       if (x.size(0) > 0) mlp_layer(layer, x);
     }
+    settle(x);
     capture(x, segment.end_layer, segment, forward, states);
   }
   return x;

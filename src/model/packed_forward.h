@@ -65,16 +65,28 @@ class PackedForward {
   struct Scratch {
     int64_t num_rows = 0;
     at::Tensor x, normed, qkv, attention, gate_up, activated;
+    at::Tensor quantised, scales, added;  // with float8 weights only
+  };
+  /// What goes into a matrix product: in the compute dtype, or float8 e4m3 with a scale a row.
+  struct Activation {
+    at::Tensor values;
+    at::Tensor scales;
   };
 
   void reserve(int64_t num_rows);
+  bool is_tiled(const std::vector<AttentionSequence>& sequences) const;
   bool is_capturable(const Forward& forward, const ForwardPlan& plan) const;
   at::Tensor enter_segment(const at::Tensor& x, const ForwardPlan& plan, size_t segment,
                            const Forward& forward, const BoundaryStates& states) const;
   void capture(const at::Tensor& x, int layer, const LayerSegment& segment, const Forward& forward,
                const BoundaryStates& states) const;
   at::Tensor embed(const at::Tensor& tokens);
-  void norm(const at::Tensor& x, const at::Tensor& weight, at::Tensor& out) const;
+  at::Tensor quantised(int64_t rows, int64_t columns) const;
+  Activation norm(at::Tensor& x, const at::Tensor& weight, const Linear& next);
+  Activation activation(const at::Tensor& values, const Linear& next);
+  void multiply(const Linear& linear, const Activation& input, at::Tensor& out) const;
+  void add_product(const Linear& linear, const Activation& input, at::Tensor& x);
+  void settle(at::Tensor& x);
   at::Tensor finish(const at::Tensor& x, const at::Tensor& rows) const;
   at::Tensor run_padded(const ForwardIndex& index, const Padding& size);
   at::Tensor run_segments(const ForwardPlan& plan, const ForwardIndex& index, bool only_wanted,
@@ -97,6 +109,7 @@ class PackedForward {
   IndexUploader uploader_;
   int index_version_ = 0;
   Scratch scratch_;
+  at::Tensor pending_;  // [rows, d] that x still lacks: the next norm adds it
   TensorObserver observer_;
 };
 

@@ -120,8 +120,27 @@ int64_t check_tensors(const Checkpoint& checkpoint, const ParsedModel& model) {
   return num_parameters;
 }
 
+Linear quantised(const at::Tensor& weight) {
+  constexpr double kGreatest = 448, kLeast = 1e-6;  // a row of zeros has a scale, too
+  const at::Tensor wide = weight.to(at::kFloat);
+  const at::Tensor scale = wide.abs().amax(1, /*keepdim=*/true).clamp_min(kLeast).div(kGreatest);
+  return {wide.div(scale).to(at::kFloat8_e4m3fn), {}, scale.view({1, -1})};
+}
+
+int64_t weight_bytes(const ModelConfig& config, int64_t num_parameters, at::ScalarType dtype,
+                     bool fp8) {
+  const auto element = static_cast<int64_t>(c10::elementSize(dtype));
+  if (!fp8) return num_parameters * element;
+  const int64_t d = config.hidden_size, heads = config.num_heads, kv_heads = config.num_kv_heads;
+  const int64_t rows = (heads + 2 * kv_heads) * config.head_size + 2 * int64_t{config.mlp_size};
+  const int64_t columns = heads * config.head_size + int64_t{config.mlp_size};
+  const int64_t quantised = config.num_layers * d * (rows + columns);
+  const int64_t scales = config.num_layers * (rows + 2 * d) * static_cast<int64_t>(sizeof(float));
+  return (num_parameters - quantised) * element + quantised + scales;
+}
+
 ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model, at::Device device,
-                          at::ScalarType dtype, const LoadProgress& progress) {
+                          at::ScalarType dtype, bool fp8, const LoadProgress& progress) {
   const TensorTable table(checkpoint, model);
   ModelWeights weights;
   weights.num_parameters = check_tensors(checkpoint, model);
@@ -133,9 +152,11 @@ ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model
     at::Tensor tensor = at::from_blob(data, stored.shape, at::dtype(scalar_type(stored.dtype)))
                             .to(device, dtype, /*non_blocking=*/false, /*copy=*/true);
     done_bytes += static_cast<int64_t>(stored.bytes.size());
-    weights.num_bytes += static_cast<int64_t>(tensor.nbytes());
     if (progress) progress(done_bytes, checkpoint.total_bytes());
     return tensor;
+  };
+  const auto linear = [&](at::Tensor weight) {
+    return fp8 ? quantised(weight) : Linear{std::move(weight), {}, {}};
   };
   weights.embedding = place(TensorRole::kEmbedding, 0);
   weights.final_norm = place(TensorRole::kFinalNorm, 0);
@@ -143,16 +164,16 @@ ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model
   for (int i = 0; i < model.config.num_layers; ++i) {
     LayerWeights layer;
     layer.attention_norm = place(TensorRole::kAttentionNorm, i);
-    layer.qkv = at::cat(
-        {place(TensorRole::kQuery, i), place(TensorRole::kKey, i), place(TensorRole::kValue, i)});
+    layer.qkv = linear(at::cat(
+        {place(TensorRole::kQuery, i), place(TensorRole::kKey, i), place(TensorRole::kValue, i)}));
     if (model.config.qkv_bias) {
-      layer.qkv_bias = at::cat({place(TensorRole::kQueryBias, i), place(TensorRole::kKeyBias, i),
+      layer.qkv.bias = at::cat({place(TensorRole::kQueryBias, i), place(TensorRole::kKeyBias, i),
                                 place(TensorRole::kValueBias, i)});
     }
-    layer.attention_out = place(TensorRole::kAttentionOut, i);
+    layer.attention_out = linear(place(TensorRole::kAttentionOut, i));
     layer.mlp_norm = place(TensorRole::kMlpNorm, i);
-    layer.gate_up = at::cat({place(TensorRole::kGate, i), place(TensorRole::kUp, i)});
-    layer.down = place(TensorRole::kDown, i);
+    layer.gate_up = linear(at::cat({place(TensorRole::kGate, i), place(TensorRole::kUp, i)}));
+    layer.down = linear(place(TensorRole::kDown, i));
     weights.layers.push_back(std::move(layer));
   }
   return weights;

@@ -10,16 +10,28 @@
 
 namespace bicached {
 
+/// x W^T + b. In float8 e4m3 a weight times its row's scale is the value.
+struct Linear {
+  at::Tensor weight;  // [out, in], compute dtype or float8 e4m3
+  at::Tensor bias;    // [out], undefined without
+  at::Tensor scale;   // float32 [1, out]; undefined in the compute dtype
+
+  bool is_quantised() const { return scale.defined(); }
+};
+
+/// Of a weight [out, in] in a floating type; each row's greatest value becomes 448, the greatest of
+/// e4m3.
+Linear quantised(const at::Tensor& weight);
+
 /// One layer. Letters: d width, H heads, G KV heads, D head size, m MLP width. Compute dtype, on
 /// the device. Query, key and value are one matrix, gate and up another: one GEMM each.
 struct LayerWeights {
   at::Tensor attention_norm;  // [d]
-  at::Tensor qkv;             // [(H + 2 G) D, d]
-  at::Tensor qkv_bias;        // [(H + 2 G) D], undefined without biases
-  at::Tensor attention_out;   // [d, H D]
+  Linear qkv;                 // [(H + 2 G) D, d]
+  Linear attention_out;       // [d, H D]
   at::Tensor mlp_norm;        // [d]
-  at::Tensor gate_up;         // [2 m, d]
-  at::Tensor down;            // [d, m]
+  Linear gate_up;             // [2 m, d]
+  Linear down;                // [d, m]
 };
 
 struct ModelWeights {
@@ -28,15 +40,19 @@ struct ModelWeights {
   at::Tensor final_norm;  // [d]
   at::Tensor head;        // [V, d]; the embedding where tied
   int64_t num_parameters = 0;
-  int64_t num_bytes = 0;
 };
 
 /// Checks that the checkpoint holds exactly the tensors of the family, in their shapes, and returns
 /// the number of parameters. Throws kInvalidModel naming what is missing, unexpected or misshapen.
 int64_t check_tensors(const Checkpoint& checkpoint, const ParsedModel& model);
 
-/// Converts and places all weights.
+/// Bytes of all weights; `fp8`: the layers' matrices in float8 e4m3.
+int64_t weight_bytes(const ModelConfig& config, int64_t num_parameters, at::ScalarType dtype,
+                     bool fp8);
+
+/// Converts and places all weights. With `fp8` the layers' matrices are quantised on the way, one
+/// after the other, so that they are never held twice.
 ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model, at::Device device,
-                          at::ScalarType dtype, const LoadProgress& progress);
+                          at::ScalarType dtype, bool fp8, const LoadProgress& progress);
 
 }  // namespace bicached

@@ -14,6 +14,8 @@ namespace {
 // From the CUDA driver API's and NVRTC's documentation; results of 0 mean success.
 constexpr int kMultiprocessorCount = 16, kCapabilityMajor = 75, kCapabilityMinor = 76;
 constexpr int kCaptureThreadLocal = 1;
+/// The first card is the one in use.
+constexpr int kDevice = 0;
 
 void* open_library(std::initializer_list<const char*> names) {
   for (const char* name : names) {
@@ -31,7 +33,7 @@ void find(void* library, const char* name, Function*& function) {
 }  // namespace
 
 struct CudaRuntime::Functions {
-  int (*get_device)(int*);
+  int (*initialize)(unsigned);
   int (*get_attribute)(int*, int, int);
   int (*error_string)(int, const char**);
   int (*load_module)(void**, const void*);
@@ -59,7 +61,7 @@ struct CudaRuntime::Functions {
 
   Functions() {
     void* driver = open_library({"libcuda.so.1", "libcuda.so"});
-    find(driver, "cuCtxGetDevice", get_device);
+    find(driver, "cuInit", initialize);
     find(driver, "cuDeviceGetAttribute", get_attribute);
     find(driver, "cuGetErrorString", error_string);
     find(driver, "cuModuleLoadData", load_module);
@@ -90,6 +92,7 @@ struct CudaRuntime::Functions {
 CudaRuntime::CudaRuntime() {
   static Functions functions;
   functions_ = &functions;
+  check(functions_->initialize(0), "CUDA driver");
 }
 
 const CudaRuntime& CudaRuntime::get() {
@@ -106,9 +109,8 @@ void CudaRuntime::check(int result, const char* what) const {
 }
 
 int CudaRuntime::attribute(int which) const {
-  int device = 0, value = 0;
-  check(functions_->get_device(&device), "current device");
-  check(functions_->get_attribute(&value, which, device), "device attribute");
+  int value = 0;
+  check(functions_->get_attribute(&value, which, kDevice), "device attribute");
   return value;
 }
 
@@ -215,7 +217,7 @@ CudaStream::Use::Use(const CudaStream* stream) {
   if (!stream) return;
   const c10::impl::VirtualGuardImpl guard(c10::kCUDA);
   // A stream that libtorch did not make is known by its handle.
-  const c10::Stream own(c10::Stream::UNSAFE, c10::Device(c10::kCUDA, guard.getDevice().index()),
+  const c10::Stream own(c10::Stream::UNSAFE, c10::Device(c10::kCUDA, kDevice),
                         reinterpret_cast<c10::StreamId>(stream->handle()));
   before_ = guard.exchangeStream(own).id();
   changed_ = true;

@@ -14,7 +14,8 @@ struct CudaGrid {
 
 /// What this program uses of CUDA beside libtorch: the driver, and the compiler NVRTC that comes
 /// with libtorch. Both are found at run time, so that neither building nor running needs a CUDA
-/// toolkit. One engine thread only; libtorch has made its context before.
+/// toolkit. Kernels, streams and graphs need the context that libtorch makes with its first tensor
+/// on the card.
 class CudaRuntime {
  public:
   /// Throws kInternal naming the library or function that is missing.

@@ -1,20 +1,40 @@
 #include "model/cuda/forward_graphs.h"
 
+#include <c10/core/CachingDeviceAllocator.h>
+
 #include <bit>
 
 #include "base/log.h"
 #include "bicached/error.h"
 
 namespace bicached {
+namespace {
+
+/// Blocks of the card's memory that libtorch has given out so far.
+int64_t num_allocations() {
+  const auto stats = c10::getDeviceAllocator(c10::kCUDA)->getDeviceStats(0);
+  return stats.allocation[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
+      .allocated;
+}
+
+/// What a graph was given while it was captured would be others' when it runs.
+void* capture(void* stream, const std::function<void()>& work) {
+  const int64_t before = num_allocations();
+  void* graph = CudaRuntime::get().capture(stream, work);
+  if (num_allocations() == before) return graph;
+  CudaRuntime::get().destroy_graph(graph);
+  throw Error(ErrorCode::kInternal, "an operation of the forward allocates memory");
+}
+
+}  // namespace
 
 void ForwardGraphs::run(const Padding& size, const std::function<void()>& work) {
   Graph& graph = graphs_.touch({size.num_rows, size.num_tiles});
   const CudaRuntime& cuda = CudaRuntime::get();
   if (graph.was_run && !graph.executable && works_) {
     try {
-      graph.executable =
-          std::shared_ptr<void>(cuda.capture(stream_, work),
-                                [&cuda](void* executable) { cuda.destroy_graph(executable); });
+      graph.executable = std::shared_ptr<void>(
+          capture(stream_, work), [&cuda](void* executable) { cuda.destroy_graph(executable); });
     } catch (const std::exception& error) {
       works_ = false;
       log_warn(std::string("forwards run without CUDA graphs, and slower: ") + error.what());
@@ -29,9 +49,9 @@ void ForwardGraphs::run(const Padding& size, const std::function<void()>& work) 
 }
 
 Padding padded_size(int64_t num_rows, int64_t num_tiles) {
-  // Steps of an eighth at most, and of 32 rows at least.
-  const auto step = std::max<int64_t>(
-      32, static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(num_rows - 1) | 1) / 4));
+  // Steps of a sixteenth at most, and of 32 rows at least.
+  const auto below = std::bit_floor(static_cast<uint64_t>(num_rows - 1) | 1);
+  const auto step = std::max<int64_t>(32, static_cast<int64_t>(below / 16));
   const int64_t rows = (num_rows + step - 1) / step * step;
   const auto tiles = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(num_tiles)));
   return {rows, tiles};

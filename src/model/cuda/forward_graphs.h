@@ -30,7 +30,7 @@ class ForwardGraphs {
     std::shared_ptr<void> executable;
   };
   /// Some hundred kernels each, of a kilobyte or so on the card.
-  static constexpr size_t kMaxGraphs = 64;
+  static constexpr size_t kMaxGraphs = 128;
 
   void* const stream_;
   bool works_ = true;

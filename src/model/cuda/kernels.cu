@@ -34,92 +34,184 @@ extern "C" __global__ void embed(const bf16* table, const i64* tokens, bf16* out
   for (int i = threadIdx.x; i < HIDDEN / 8; i += blockDim.x) to[i] = from[i];
 }
 
-__device__ __forceinline__ float squares(u32 two) { return low(two) * low(two) + high(two) * high(two); }
-__device__ __forceinline__ u32 scaled(u32 two, float scale, u32 weight) {
-  return pack(low(two) * scale * low(weight), high(two) * scale * high(weight));
-}
-
-/// out [N, d] = x / rms(x) * weight [d], of rows `rows` of x, or all of them where it is null. Grid
-/// N, block 256.
-extern "C" __global__ void __launch_bounds__(256)
-    rms_norm(const bf16* x, const bf16* weight, const i64* rows, bf16* out) {
-  __shared__ float sums[8];
-  const uint4* from = (const uint4*)(x + (rows ? rows[blockIdx.x] : (i64)blockIdx.x) * HIDDEN);
-  float sum = 0;
-  for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) {
-    const uint4 v = from[i];
-    sum += squares(v.x) + squares(v.y) + squares(v.z) + squares(v.w);
-  }
-  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-  __syncthreads();
-  sum = 0;
-  for (int i = 0; i < 8; ++i) sum += sums[i];
-  const float scale = rsqrtf(sum / HIDDEN + EPS);
-  uint4* to = (uint4*)(out + (i64)blockIdx.x * HIDDEN);
-  for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) {
-    const uint4 v = from[i], w = ((const uint4*)weight)[i];
-    to[i] = make_uint4(scaled(v.x, scale, w.x), scaled(v.y, scale, w.y), scaled(v.z, scale, w.z),
-                       scaled(v.w, scale, w.w));
-  }
-}
-
 __device__ __forceinline__ u32 sum(u32 two, u32 other) {
   return pack(low(two) + low(other), high(two) + high(other));
 }
 
+/// Over a block of 256: the sum, or the greatest.
+template <bool kGreatest>
+__device__ __forceinline__ float over_block(float x) {
+  __shared__ float warps[8];
+  for (int step = 16; step > 0; step /= 2) {
+    const float other = __shfl_xor_sync(~0u, x, step);
+    x = kGreatest ? fmaxf(x, other) : x + other;
+  }
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+  __syncthreads();
+  x = warps[0];
+  for (int i = 1; i < 8; ++i) x = kGreatest ? fmaxf(x, warps[i]) : x + warps[i];
+  __syncthreads();
+  return x;
+}
+
+/// Eight values, as they lie in memory.
+struct Eight {
+  float x[8];
+  __device__ static Eight of(uint4 v) {
+    return {{low(v.x), high(v.x), low(v.y), high(v.y), low(v.z), high(v.z), low(v.w), high(v.w)}};
+  }
+  __device__ uint4 packed() const {
+    return make_uint4(pack(x[0], x[1]), pack(x[2], x[3]), pack(x[4], x[5]), pack(x[6], x[7]));
+  }
+  __device__ float greatest() const {
+    float most = 0;
+    for (int i = 0; i < 8; ++i) most = fmaxf(most, fabsf(x[i]));
+    return most;
+  }
+  /// In float8 e4m3, after division by a row's scale.
+  __device__ uint2 quantised(float inverse) const {
+#if __CUDA_ARCH__ >= 890
+    unsigned short two[4];
+    for (int i = 0; i < 4; ++i) {
+      asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
+          : "=h"(two[i])
+          : "f"(x[2 * i + 1] * inverse), "f"(x[2 * i] * inverse));
+    }
+    return make_uint2(two[0] | (u32)two[1] << 16, two[2] | (u32)two[3] << 16);
+#else
+    return make_uint2(0, 0);
+#endif
+  }
+};
+
+/// A row's scale: its greatest value becomes the greatest of e4m3. A row of zeros has one, too.
+__device__ __forceinline__ float scale_of(float greatest) { return fmaxf(greatest, 1e-6f) / 448; }
+
+/// out [N, d] = x / rms(x) * weight [d], of rows `rows` of x, or all of them where it is null. Where
+/// `add` is not null, x += add first, in place. Where `scales` [N] is not null, out is float8 e4m3
+/// and out * scales is the result. Grid N, block 256.
+extern "C" __global__ void __launch_bounds__(256)
+    rms_norm(bf16* x, const bf16* add, const bf16* weight, const i64* rows, void* out,
+             float* scales) {
+  const i64 row = rows ? rows[blockIdx.x] : (i64)blockIdx.x;
+  uint4* from = (uint4*)(x + row * HIDDEN);
+  float squares = 0;
+  for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) {
+    uint4 v = from[i];
+    if (add) {
+      const uint4 a = ((const uint4*)(add + row * HIDDEN))[i];
+      v = make_uint4(sum(v.x, a.x), sum(v.y, a.y), sum(v.z, a.z), sum(v.w, a.w));
+      from[i] = v;
+    }
+    const Eight e = Eight::of(v);
+    for (int j = 0; j < 8; ++j) squares += e.x[j] * e.x[j];
+  }
+  const float scale = rsqrtf(over_block<false>(squares) / HIDDEN + EPS);
+  const auto normed = [&](int i) {
+    Eight e = Eight::of(from[i]);
+    const Eight w = Eight::of(((const uint4*)weight)[i]);
+    for (int j = 0; j < 8; ++j) e.x[j] = e.x[j] * scale * w.x[j];
+    return e;
+  };
+  if (!scales) {
+    uint4* to = (uint4*)out + (i64)blockIdx.x * (HIDDEN / 8);
+    for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) to[i] = normed(i).packed();
+    return;
+  }
+  float most = 0;
+  for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) most = fmaxf(most, normed(i).greatest());
+  const float step = scale_of(over_block<true>(most));
+  uint2* to = (uint2*)out + (i64)blockIdx.x * (HIDDEN / 8);
+  for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) to[i] = normed(i).quantised(1 / step);
+  if (threadIdx.x == 0) scales[blockIdx.x] = step;
+}
+
+/// out [N, width] in float8 e4m3 with a scale a row, of x [N, width]. Grid N, block 256.
+extern "C" __global__ void __launch_bounds__(256)
+    quantise(const bf16* x, int width, uint2* out, float* scales) {
+  const uint4* from = (const uint4*)(x + (i64)blockIdx.x * width);
+  float most = 0;
+  for (int i = threadIdx.x; i < width / 8; i += 256) most = fmaxf(most, Eight::of(from[i]).greatest());
+  const float step = scale_of(over_block<true>(most));
+  uint2* to = out + (i64)blockIdx.x * (width / 8);
+  for (int i = threadIdx.x; i < width / 8; i += 256) to[i] = Eight::of(from[i]).quantised(1 / step);
+  if (threadIdx.x == 0) scales[blockIdx.x] = step;
+}
+
 /// Adds bias [(H + 2 G) D] to qkv [N, (H + 2 G) D] unless it is null, rotates queries and keys in place,
 /// halves against halves, and stores keys and values in the pool [tokens, G, D] at the rows' slots; a
-/// negative slot: the row is padding. cosine, sine: float32 [positions, D / 2]. Grid (N, any).
+/// negative slot: the row is padding. cosine, sine: float32 [positions, D / 2]. Grid (N, any), block
+/// 256.
 extern "C" __global__ void rotate_and_store(bf16* qkv, const bf16* bias, bf16* keys, bf16* values,
                                             const float* cosine, const float* sine,
                                             const i64* positions, const i64* slots) {
-  constexpr int kHalf = HEAD_SIZE / 2, kPairs = (HEADS + KV_HEADS) * kHalf / 2;
-  constexpr int kFirstValue = (HEADS + KV_HEADS) * HEAD_SIZE / 2;  // in pairs
-  constexpr int kValues = KV_HEADS * HEAD_SIZE / 2;
+  constexpr int kHalf = HEAD_SIZE / 16;  // in eights, as all that follows
+  constexpr int kTurns = (HEADS + KV_HEADS) * kHalf, kValues = KV_HEADS * 2 * kHalf;
   const i64 position = positions[blockIdx.x], slot = slots[blockIdx.x];
   if (slot < 0) return;
-  u32* row = (u32*)(qkv + (i64)blockIdx.x * QKV);
-  const u32* add = (const u32*)bias;
-  for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < kPairs + kValues;
-       i += gridDim.y * blockDim.x) {
-    if (i >= kPairs) {
-      const int at = kFirstValue + i - kPairs;
-      const u32 v = bias ? sum(row[at], add[at]) : row[at];
-      ((u32*)(values + slot * KV_HEADS * HEAD_SIZE))[i - kPairs] = v;
+  uint4* row = (uint4*)(qkv + (i64)blockIdx.x * QKV);
+  uint4* key = (uint4*)keys + slot * kValues;
+  uint4* value = (uint4*)values + slot * kValues;
+  const auto biased = [&](int at) {
+    Eight e = Eight::of(row[at]);
+    if (!bias) return e;
+    const Eight b = Eight::of(((const uint4*)bias)[at]);
+    for (int j = 0; j < 8; ++j) e.x[j] += b.x[j];
+    return Eight::of(e.packed());
+  };
+  for (int i = blockIdx.y * 256 + threadIdx.x; i < kTurns + kValues; i += gridDim.y * 256) {
+    if (i >= kTurns) {
+      value[i - kTurns] = biased(i + kTurns).packed();
       continue;
     }
-    const int head = i / (kHalf / 2), pair = i % (kHalf / 2);
-    const int first = head * kHalf + pair, second = first + kHalf / 2;
-    const float2 c = ((const float2*)(cosine + position * kHalf))[pair];
-    const float2 s = ((const float2*)(sine + position * kHalf))[pair];
-    u32 a = row[first], b = row[second];
-    if (bias) a = sum(a, add[first]), b = sum(b, add[second]);
-    const u32 x = pack(low(a) * c.x - low(b) * s.x, high(a) * c.y - high(b) * s.y);
-    const u32 y = pack(low(b) * c.x + low(a) * s.x, high(b) * c.y + high(a) * s.y);
-    row[first] = x;
-    row[second] = y;
+    const int head = i / kHalf, at = i % kHalf;
+    const int first = head * 2 * kHalf + at, second = first + kHalf;
+    const float* c = cosine + (position * kHalf + at) * 8;
+    const float* s = sine + (position * kHalf + at) * 8;
+    const Eight a = biased(first), b = biased(second);
+    Eight x, y;
+    for (int j = 0; j < 8; ++j) {
+      x.x[j] = a.x[j] * c[j] - b.x[j] * s[j];
+      y.x[j] = b.x[j] * c[j] + a.x[j] * s[j];
+    }
+    row[first] = x.packed();
+    row[second] = y.packed();
     if (head < HEADS) continue;
-    u32* key = (u32*)(keys + slot * KV_HEADS * HEAD_SIZE);
-    key[first - HEADS * kHalf] = x;
-    key[second - HEADS * kHalf] = y;
+    key[first - HEADS * 2 * kHalf] = x.packed();
+    key[second - HEADS * 2 * kHalf] = y.packed();
   }
 }
 
-__device__ __forceinline__ float silu(float x) { return x / (1 + exp2_fast(-LOG2E * x)); }
-__device__ __forceinline__ u32 gated(u32 gate, u32 up) {
-  return pack(silu(low(gate)) * low(up), silu(high(gate)) * high(up));
+__device__ __forceinline__ Eight gated(uint4 gate, uint4 up) {
+  Eight g = Eight::of(gate);
+  const Eight u = Eight::of(up);
+  for (int i = 0; i < 8; ++i) g.x[i] = g.x[i] / (1 + exp2_fast(-LOG2E * g.x[i])) * u.x[i];
+  return g;
 }
 
-/// out [N, m] = silu(gate) * up, gate_up [N, 2 m]. Grid (N, any).
-extern "C" __global__ void silu_times_up(const bf16* gate_up, bf16* out) {
+/// out [N, m] = silu(gate) * up, gate_up [N, 2 m]. Grid (N, any), block 256.
+extern "C" __global__ void silu_times_up(const bf16* gate_up, uint4* out) {
   const uint4* gate = (const uint4*)(gate_up + (i64)blockIdx.x * 2 * MLP);
-  const uint4* up = gate + MLP / 8;
-  uint4* to = (uint4*)(out + (i64)blockIdx.x * MLP);
-  for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < MLP / 8; i += gridDim.y * blockDim.x) {
-    const uint4 g = gate[i], u = up[i];
-    to[i] = make_uint4(gated(g.x, u.x), gated(g.y, u.y), gated(g.z, u.z), gated(g.w, u.w));
+  uint4* to = out + (i64)blockIdx.x * (MLP / 8);
+  for (int i = blockIdx.y * 256 + threadIdx.x; i < MLP / 8; i += gridDim.y * 256) {
+    to[i] = gated(gate[i], gate[MLP / 8 + i]).packed();
   }
+}
+
+/// The same in float8 e4m3 with a scale a row. Grid N, block 256.
+extern "C" __global__ void __launch_bounds__(256)
+    quantised_silu_times_up(const bf16* gate_up, uint2* out, float* scales) {
+  const uint4* gate = (const uint4*)(gate_up + (i64)blockIdx.x * 2 * MLP);
+  float most = 0;
+  for (int i = threadIdx.x; i < MLP / 8; i += 256) {
+    most = fmaxf(most, gated(gate[i], gate[MLP / 8 + i]).greatest());
+  }
+  const float step = scale_of(over_block<true>(most));
+  uint2* to = out + (i64)blockIdx.x * (MLP / 8);
+  for (int i = threadIdx.x; i < MLP / 8; i += 256) {
+    to[i] = gated(gate[i], gate[MLP / 8 + i]).quantised(1 / step);
+  }
+  if (threadIdx.x == 0) scales[blockIdx.x] = step;
 }
 
 // --- Attention -----------------------------------------------------------------------------------
@@ -292,13 +384,15 @@ extern "C" __global__ void __launch_bounds__(128)
   }
 
   const int thread = threadIdx.x % 64;
-  if (half == 1) own.save(shared + thread);
-  __syncthreads();
-  if (half == 0) {
+  const auto add_halves = [&] {
+    if (half == 1) own.save(shared + thread);
+    __syncthreads();
+    if (half == 1) return;
     Partial other;
     other.load(shared + thread);
     own.add(other);
-  }
+  };
+  add_halves();
   if (splits > 1) {
     const i64 place = (i64)blockIdx.x * HEADS + head;
     float* all = partial + place * splits * kState * 64 + thread;
@@ -313,11 +407,12 @@ extern "C" __global__ void __launch_bounds__(128)
     if (!is_last) return;
     __threadfence();
     own.clear();
-    for (int split = 0; half == 0 && split < splits; ++split) {
+    for (int split = half; split < splits; split += 2) {
       Partial other;
       other.load(all + (i64)split * kState * 64);
       own.add(other);
     }
+    add_halves();
   }
   if (half == 1) return;
   for (int row = 0; row < 2; ++row) {

@@ -17,7 +17,7 @@ constexpr int kTileRows = 32;
 /// Blocks of attention that a multiprocessor runs at once: by their registers.
 constexpr int kAttentionBlocks = 3;
 /// More parts cost more to add up than they bring.
-constexpr int64_t kMaxSplits = 16;
+constexpr int64_t kMaxSplits = 8;
 
 bool fits(const ModelConfig& model) {
   const int size = model.head_size;
@@ -84,7 +84,9 @@ ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding
   embed_ = cuda.kernel(module_, "embed");
   rms_norm_ = cuda.kernel(module_, "rms_norm");
   rotate_and_store_ = cuda.kernel(module_, "rotate_and_store");
+  quantise_ = cuda.kernel(module_, "quantise");
   silu_times_up_ = cuda.kernel(module_, "silu_times_up");
+  quantised_silu_times_up_ = cuda.kernel(module_, "quantised_silu_times_up");
   attend_ = cuda.kernel(module_, "attend");
   row_statistics_ = cuda.kernel(module_, "row_statistics");
   max_blocks_ = int64_t{kAttentionBlocks} * cuda.num_multiprocessors();
@@ -109,19 +111,37 @@ void ModelKernels::embed(const at::Tensor& table, const at::Tensor& tokens, at::
 
 void ModelKernels::rms_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rows,
                             at::Tensor& out) const {
-  launch(rms_norm_, {out.size(0)}, 256, data(x), data(weight), data(rows), data(out));
+  const void* none = nullptr;
+  launch(rms_norm_, {out.size(0)}, 256, data(x), none, data(weight), data(rows), data(out), none);
+}
+
+void ModelKernels::add_and_norm(at::Tensor& x, const at::Tensor& add, const at::Tensor& weight,
+                                at::Tensor& out, at::Tensor& scales) const {
+  const void* none = nullptr;
+  launch(rms_norm_, {out.size(0)}, 256, data(x), data(add), data(weight), none, data(out),
+         data(scales));
+}
+
+void ModelKernels::quantise(const at::Tensor& x, at::Tensor& out, at::Tensor& scales) const {
+  launch(quantise_, {x.size(0)}, 256, data(x), static_cast<int>(x.size(1)), data(out),
+         data(scales));
 }
 
 void ModelKernels::rotate_and_store(at::Tensor& qkv, const at::Tensor& bias, const RopeTable& rope,
                                     const RowIndex& index, const at::Tensor& keys,
                                     const at::Tensor& values) const {
-  launch(rotate_and_store_, {qkv.size(0), 4}, 256, data(qkv), data(bias), data(keys), data(values),
+  launch(rotate_and_store_, {qkv.size(0), 2}, 256, data(qkv), data(bias), data(keys), data(values),
          data(rope.cosine), data(rope.sine), data(index.positions), data(index.slots));
 }
 
-void ModelKernels::silu_times_up(const at::Tensor& gate_up, at::Tensor& out) const {
-  launch(silu_times_up_, {out.size(0), (model_.mlp_size / 8 + 255) / 256}, 256, data(gate_up),
-         data(out));
+void ModelKernels::silu_times_up(const at::Tensor& gate_up, at::Tensor& out,
+                                 const at::Tensor& scales) const {
+  if (scales.defined()) {
+    launch(quantised_silu_times_up_, {out.size(0)}, 256, data(gate_up), data(out), data(scales));
+  } else {
+    launch(silu_times_up_, {out.size(0), (model_.mlp_size / 8 + 255) / 256}, 256, data(gate_up),
+           data(out));
+  }
 }
 
 void ModelKernels::attend(const at::Tensor& queries, const at::Tensor& keys,

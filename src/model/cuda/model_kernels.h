@@ -32,12 +32,19 @@ class ModelKernels {
   /// out [N, d] = x / rms(x) * weight, of the rows `rows` [N] of x; undefined: of all.
   void rms_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& rows,
                 at::Tensor& out) const;
+  /// The same of all rows after x += add, in place, if that is defined; with scales [N, 1]
+  /// (float32) out is float8 e4m3.
+  void add_and_norm(at::Tensor& x, const at::Tensor& add, const at::Tensor& weight, at::Tensor& out,
+                    at::Tensor& scales) const;
+  /// out [N, w] in float8 e4m3, of which out * scales [N, 1] is x; w a multiple of 8.
+  void quantise(const at::Tensor& x, at::Tensor& out, at::Tensor& scales) const;
   /// As in row_ops.h, after adding `bias` if it is defined; a slot below 0 is that of a row which
   /// is padding.
   void rotate_and_store(at::Tensor& qkv, const at::Tensor& bias, const RopeTable& rope,
                         const RowIndex& index, const at::Tensor& keys,
                         const at::Tensor& values) const;
-  void silu_times_up(const at::Tensor& gate_up, at::Tensor& out) const;
+  /// With scales [N, 1] out is float8 e4m3.
+  void silu_times_up(const at::Tensor& gate_up, at::Tensor& out, const at::Tensor& scales) const;
   /// Attention of few queries over many keys. queries [N, H, D]; tiles int32 [n, 4] as
   /// `attention_tiles` makes them.
   void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
@@ -55,7 +62,9 @@ class ModelKernels {
   void* embed_;
   void* rms_norm_;
   void* rotate_and_store_;
+  void* quantise_;
   void* silu_times_up_;
+  void* quantised_silu_times_up_;
   void* attend_;
   void* row_statistics_;
   void* stream_ = nullptr;
