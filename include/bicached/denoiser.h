@@ -105,7 +105,7 @@ struct EntrySpec {
 /// `TorchDenoiser` is the real one; tests of engine and HTTP use `FakeDenoiser`, without torch.
 ///
 /// Errors: kOutOfMemory when the device has no memory left (the state is then as before the call);
-/// everything else is a defect (kInternal).
+/// kDeviceFailed when it can't be used any more; everything else is a defect (kInternal).
 class Denoiser {
  public:
   virtual ~Denoiser() = default;

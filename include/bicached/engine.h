@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -75,15 +76,19 @@ class Engine {
          const CacheSettings& cache_settings);
   ~Engine();  // as stop()
 
-  void start();
+  /// `on_failure` is called once, on the engine's thread, when the device can't be used any more:
+  /// what was accepted has got kDeviceFailed, nothing new is, and the process should end.
+  void start(std::function<void()> on_failure = {});
 
   /// Queues a job of one or more canvases (`n`, several prompts), all or none. Throws
-  /// kQueueFull, kDraining, or kInvalidRequest when a canvas could never fit.
+  /// kQueueFull, kDraining, kDeviceFailed, or kInvalidRequest when a canvas could never fit.
   ResponseStream submit(std::vector<GenerateRequest> canvases);
 
   /// New submits throw kDraining from now on; what was accepted goes on.
   void begin_drain();
+  /// Also after the device failed.
   bool is_draining() const;
+  bool has_failed() const;
   /// Drains until nothing is left or `timeout` passes; the rest gets an error update. Ends the
   /// thread.
   void stop(std::chrono::milliseconds drain_timeout);

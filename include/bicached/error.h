@@ -21,6 +21,7 @@ enum class ErrorCode {
   kNotReady,               // 503, Retry-After
   kDraining,               // 503, Retry-After
   kDeadlineExceeded,       // 504
+  kDeviceFailed,           // 503: the card can't be used any more, and the process ends
   kOutOfMemory,            // 500 for a request; the engine first evicts and retries
   kInvalidSettings,        // start-up: configuration file, environment or flag
   kInvalidModel,           // start-up: a file of the model folder can't be used

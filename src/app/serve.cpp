@@ -72,7 +72,7 @@ int run_serve(const Settings& settings) {
   log_info("listening on port " + std::to_string(port) + ", loading " + settings.model.path);
   Engine engine(load_with_progress(settings.model), settings.engine, cache);
   log_info("requests start with " + describe_plan(cache.start.plan) + ": " + cache.start.reason);
-  engine.start();
+  engine.start([&signals] { signals.request(); });
   for (const std::vector<TokenId>& prefix : pinned) engine.pin_prefix(prefix);
   Backend backend;
   backend.engine = &engine;
@@ -89,7 +89,7 @@ int run_serve(const Settings& settings) {
   server.begin_drain();
   engine.begin_drain();
   engine.stop(std::chrono::milliseconds(settings.server.drain_timeout_ms));
-  return http.stop() ? 0 : 1;
+  return http.stop() && !engine.has_failed() ? 0 : 1;
 }
 
 }  // namespace bicached

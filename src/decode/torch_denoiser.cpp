@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "bicached/error.h"
 #include "model/torch_errors.h"
 
 namespace bicached {
@@ -20,7 +21,12 @@ template <class Work>
 auto TorchDenoiser::in_inference(const char* what, Work&& work) const {
   const c10::InferenceMode mode;
   const CudaStream::Use stream(forward_.stream());
-  return with_torch_errors(what, std::forward<Work>(work));
+  try {
+    return with_torch_errors(what, std::forward<Work>(work));
+  } catch (const Error& error) {
+    if (!forward_.stream() || !CudaRuntime::get().is_broken()) throw;
+    throw Error(ErrorCode::kDeviceFailed, error.what());
+  }
 }
 
 TorchDenoiser::TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights,

@@ -128,6 +128,8 @@ struct Engine::Impl {
   void fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorCode code,
             const std::string& why);
   void fail(const Sequence& sequence, ErrorCode code, const std::string& why);
+  void give_up(const std::string& why);
+  void refuse_when_draining() const;
   void close(Sequence& sequence);
   void update_gauges();
 
@@ -139,6 +141,8 @@ struct Engine::Impl {
   Channel<bool> finished;  // one item when the thread has ended its work
   std::atomic<bool> draining{false};
   std::atomic<bool> aborted{false};
+  std::atomic<bool> failed{false};  // the device; also draining then
+  std::function<void()> on_failure;
   std::atomic<int64_t> mean_request_us{1000000};  // of finished requests, for Retry-After
   EngineStats stats;
   PrefixCache cache;
@@ -214,16 +218,20 @@ std::vector<ForwardPart*> Engine::Impl::select() {
 /// One packed forward of these parts. When it fails it is tried once more without unused entries if
 /// memory ran out, else each part alone, so that only those pay that are at fault.
 void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
-  if (parts.empty()) return;
+  if (parts.empty() || failed) return;
   try {
     run(parts);
   } catch (const std::exception& e) {
     ++stats.failed_steps;
     log_error("a forward of " + std::to_string(parts.size()) + " parts failed: " + e.what());
-    if (code_of(e) == ErrorCode::kOutOfMemory && cache.drop_unused() > 0) {
+    if (code_of(e) == ErrorCode::kDeviceFailed) {
+      give_up(e.what());
+    } else if (code_of(e) == ErrorCode::kOutOfMemory && cache.drop_unused() > 0) {
       decode(parts);
     } else if (parts.size() > 1) {
-      for (ForwardPart* part : parts) decode({part});
+      for (ForwardPart* part : parts) {
+        if (!failed) decode({part});
+      }
     } else if (parts[0]->shed()) {
       decode(parts);
     } else {
@@ -263,6 +271,10 @@ void Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
 }
 
 void Engine::Impl::drop_cancelled_and_expired() {
+  if (failed) {
+    fail(scheduler.take_if([](const Sequence&) { return true; }), ErrorCode::kDeviceFailed,
+         "the device failed; the server ends");
+  }
   if (aborted) {
     fail(scheduler.take_if([](const Sequence&) { return true; }), ErrorCode::kDraining,
          "the server stopped before this request was finished");
@@ -383,6 +395,20 @@ void Engine::Impl::fail(const Sequence& sequence, ErrorCode code, const std::str
   fail(scheduler.take_if([&](const Sequence& s) { return &s == &sequence; }), code, why);
 }
 
+/// Nothing that needs the device can be done any more.
+void Engine::Impl::give_up(const std::string& why) {
+  failed = draining = true;
+  log_error("the device can't be used any more, the server ends: " + why);
+  fail(scheduler.take_if([](const Sequence&) { return true; }), ErrorCode::kDeviceFailed,
+       "the device failed: " + why);
+  if (on_failure) on_failure();
+}
+
+void Engine::Impl::refuse_when_draining() const {
+  if (failed) throw Error(ErrorCode::kDeviceFailed, "the device failed; the server ends");
+  if (draining) throw Error(ErrorCode::kDraining, "the server is shutting down");
+}
+
 /// Accounts for a sequence that goes, with what it holds; the last of a job ends its stream.
 void Engine::Impl::close(Sequence& sequence) {
   const auto& decoder = sequence.decoder;
@@ -430,8 +456,8 @@ Result Engine::Impl::ask(std::function<Result()> question) {
     answer->try_push(std::move(given));
   };
   if (!jobs.try_push(std::move(job))) {
-    throw Error(draining ? ErrorCode::kDraining : ErrorCode::kQueueFull,
-                draining ? "the server is shutting down" : "too many questions at once; try again");
+    refuse_when_draining();
+    throw Error(ErrorCode::kQueueFull, "too many questions at once; try again");
   }
   Answer given = *answer->pop();
   if (given.error) std::rethrow_exception(given.error);
@@ -467,12 +493,13 @@ Engine::Engine(std::unique_ptr<Denoiser> denoiser, const EngineSettings& setting
 
 Engine::~Engine() { stop(std::chrono::milliseconds(0)); }
 
-void Engine::start() {
+void Engine::start(std::function<void()> on_failure) {
+  impl_->on_failure = std::move(on_failure);
   impl_->thread = std::thread([impl = impl_.get()] { impl->loop(); });
 }
 
 ResponseStream Engine::submit(std::vector<GenerateRequest> canvases) {
-  if (impl_->draining) throw Error(ErrorCode::kDraining, "the server is shutting down");
+  impl_->refuse_when_draining();
   size_t capacity = 0;
   for (const GenerateRequest& request : canvases) capacity += max_updates(request);
   auto shared = std::make_shared<ResponseStream::Shared>(canvases.size(), capacity);
@@ -496,8 +523,8 @@ ResponseStream Engine::submit(std::vector<GenerateRequest> canvases) {
   if (!impl_->jobs.try_push(std::move(job))) {
     impl_->stats.queued -= num_canvases;
     // Closed between the check above and here, or full of questions to the engine.
-    throw impl_->draining ? Error(ErrorCode::kDraining, "the server is shutting down")
-                          : Error(ErrorCode::kQueueFull, "the queue is full; try again later");
+    impl_->refuse_when_draining();
+    throw Error(ErrorCode::kQueueFull, "the queue is full; try again later");
   }
   return ResponseStream(std::move(shared));
 }
@@ -505,6 +532,8 @@ ResponseStream Engine::submit(std::vector<GenerateRequest> canvases) {
 void Engine::begin_drain() { impl_->draining = true; }
 
 bool Engine::is_draining() const { return impl_->draining; }
+
+bool Engine::has_failed() const { return impl_->failed; }
 
 void Engine::stop(std::chrono::milliseconds drain_timeout) {
   begin_drain();

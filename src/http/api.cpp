@@ -250,6 +250,10 @@ HttpReply Api::clear_cache(const HttpRequest& request) {
 // --- Generation --------------------------------------------------------------------------------
 
 void Api::refuse_when_draining() const {
+  const Backend* loaded = backend_;
+  if (loaded && loaded->engine->has_failed()) {
+    throw Error(ErrorCode::kDeviceFailed, "the device failed; the server ends");
+  }
   if (draining_) throw Error(ErrorCode::kDraining, "the server is shutting down");
 }
 

@@ -39,6 +39,7 @@ HttpError describe_error(ErrorCode code) {
     case ErrorCode::kQueueFull: return {429, "rate_limit_error", "queue_full", true};
     case ErrorCode::kNotReady: return {503, kServer, "not_ready", true};
     case ErrorCode::kDraining: return {503, kServer, "draining", true};
+    case ErrorCode::kDeviceFailed: return {503, kServer, "device_failed", true};
     case ErrorCode::kDeadlineExceeded: return {504, kServer, "deadline_exceeded", false};
     case ErrorCode::kOutOfMemory:
     case ErrorCode::kInvalidSettings:

@@ -214,6 +214,33 @@ TEST_F(EngineTest, ABadRequestInABatchFailsAloneAndTheOthersFinish) {
   EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
 }
 
+TEST_F(EngineTest, AFailedDeviceEndsWhatWasAcceptedAndTakesNothingMore) {
+  engine = std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control), EngineSettings{},
+                                    CacheSettings{});
+  std::atomic<int> num_told{0};
+  engine->start([&] { ++num_told; });
+  control->forward_ms = 1;
+  control->end_one_in = 0;
+  std::vector<ResponseStream> streams;
+  for (int i = 0; i < 3; ++i) streams.push_back(submit(request_of("running", 256)));
+  EXPECT_TRUE(eventually([&] { return control->num_forwards > 2; }));
+  control->device_failed = true;
+  for (ResponseStream& stream : streams) {
+    const Answer answer = read_all(std::move(stream))[0];
+    EXPECT_EQ(answer.last.error_code, static_cast<int>(ErrorCode::kDeviceFailed));
+  }
+  EXPECT_TRUE(eventually([&] { return num_told == 1; }));
+  EXPECT_TRUE(engine->has_failed());
+  try {
+    submit(request_of("late"));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kDeviceFailed);
+  }
+  engine->stop(10s);
+  EXPECT_EQ(num_told, 1);
+}
+
 TEST_F(EngineTest, DeadlineEndsARequestWithAnError) {
   start();
   control->forward_ms = 5;

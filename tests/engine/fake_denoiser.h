@@ -32,6 +32,7 @@ class FakeDenoiser final : public Denoiser {
     std::atomic<int> num_open_slabs{0};
     std::atomic<int> end_one_in{24};    // how often a token is the end; 0: never
     std::atomic<int> fail_forwards{0};  // so many next forwards throw
+    std::atomic<bool> device_failed{false};
     // So many next entries can't be made, filled, loaded.
     std::atomic<int> fail_creates{0}, fail_fills{0}, fail_loads{0};
     std::atomic<int> max_rows_seen{0};
@@ -83,6 +84,7 @@ class FakeDenoiser final : public Denoiser {
   std::vector<RowResult> run(const Forward& forward) override {
     std::this_thread::sleep_for(std::chrono::milliseconds(control_->forward_ms.load()));
     ++control_->num_forwards;
+    if (control_->device_failed) throw Error(ErrorCode::kDeviceFailed, "told to be broken");
     fail_if_told(control_->fail_forwards);
     int num_rows = 0;
     for (const RowGroup& group : forward.groups) {

@@ -183,6 +183,17 @@ TEST_F(LimitsTest, IdleConnectionsAreClosed) {
   EXPECT_LT(Clock::now() - start_time, std::chrono::seconds(2));
 }
 
+TEST_F(LimitsTest, AFailedDeviceIs503Everywhere) {
+  start();
+  control->device_failed = true;
+  const Response failed = post(kChat, chat_body());
+  EXPECT_EQ(failed.status, 503);
+  EXPECT_EQ(failed.error_code(), "device_failed");
+  EXPECT_EQ(get("/ready").error_code(), "device_failed");
+  EXPECT_EQ(post(kChat, chat_body()).error_code(), "device_failed");
+  EXPECT_EQ(get("/health").status, 200);
+}
+
 TEST_F(LimitsTest, DrainingFinishesWhatRunsAndRefusesTheRest) {
   control->forward_ms = 5;
   control->end_one_in = 0;

@@ -36,6 +36,7 @@ struct CudaRuntime::Functions {
   int (*initialize)(unsigned);
   int (*get_attribute)(int*, int, int);
   int (*error_string)(int, const char**);
+  int (*synchronize)();
   int (*load_module)(void**, const void*);
   int (*unload_module)(void*);
   int (*get_function)(void**, void*, const char*);
@@ -64,6 +65,7 @@ struct CudaRuntime::Functions {
     find(driver, "cuInit", initialize);
     find(driver, "cuDeviceGetAttribute", get_attribute);
     find(driver, "cuGetErrorString", error_string);
+    find(driver, "cuCtxSynchronize", synchronize);
     find(driver, "cuModuleLoadData", load_module);
     find(driver, "cuModuleUnload", unload_module);
     find(driver, "cuModuleGetFunction", get_function);
@@ -171,6 +173,8 @@ void CudaRuntime::launch(void* kernel, void* stream, CudaGrid grid, int block,
                                 static_cast<unsigned>(block), 1, 1, 0, stream, arguments, nullptr),
       "kernel launch");
 }
+
+bool CudaRuntime::is_broken() const { return functions_->synchronize() != 0; }
 
 void* CudaRuntime::create_stream() const {
   void* stream = nullptr;

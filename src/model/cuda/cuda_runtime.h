@@ -30,6 +30,9 @@ class CudaRuntime {
   void unload(void* module) const noexcept;
   void launch(void* kernel, void* stream, CudaGrid grid, int block, void** arguments) const;
 
+  /// Whether an error before has made the context unusable; waits for what runs.
+  bool is_broken() const;
+
   void* create_stream() const;
   void destroy_stream(void* stream) const noexcept;
 
