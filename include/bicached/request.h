@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -50,13 +51,15 @@ struct ReuseStart {
   std::string reason = "nothing is known of this model";
 };
 
+/// Numbers of decoding algorithms by name, e.g. {"threshold", 0.9}.
+using AlgorithmParams = std::map<std::string, double, std::less<>>;
+
 /// How the canvas is filled. The fields' ranges are in config/settings and http/codec.
 struct DecodeParams {
   std::string algorithm = "low_confidence";  // a name of unmasker_table()
   int steps = 64;              // denoising steps of the whole request (quota algorithms)
   int block_length = 32;       // generation positions decoded together
-  float threshold = 0.9f;      // `threshold`: commit where probability >= threshold
-  float factor = 1.0f;         // `factor`: the greater, the more tokens a forward
+  AlgorithmParams params;      // of the algorithm; what is missing has its default
   bool eos_early_stop = true;  // finish once all before the first committed end token is decided
   bool ignore_eos = false;     // end tokens are never chosen
   std::optional<IntraCache> intra_cache;  // nothing: what suits the cache policy

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bicached/request.h"
+#include "bicached/unmasker.h"
 
 namespace bicached {
 
@@ -102,8 +103,7 @@ struct DecodeSettings {
   int steps = -1;                    // [one token a step]
   int block_length = -1;             // [32]
   std::string algorithm;             // [threshold if the model names one, else low_confidence]
-  double threshold = -1;             // [0.9]
-  double factor = 1.0;               // dInfer's default
+  AlgorithmParams params;            // -1 or missing: [the algorithm's own default]
   double temperature = -1;           // [0: deterministic unless asked]
   std::string intra_cache = "auto";  // the model's start, or what was learned
   bool eos_early_stop = true;
@@ -118,14 +118,16 @@ struct DecodeSettings {
             "Block; -1 = model's, else 32.");
     v.field("algorithm", algorithm,
             "Decoding algorithm; empty = threshold if the model names one, else low_confidence.");
-    v.field("threshold", threshold, Range{-1, 1}, "probability",
-            "Of `threshold`; -1 = model's, else 0.9.");
-    v.field("factor", factor, Range{0, 100}, "", "Of `factor`.");
     v.field("temperature", temperature, Range{-1, 2}, "",
             "0 = most probable token; -1 = model's, else 0.");
     v.choice("intra_cache", intra_cache, {"auto", "none", "prefix", "dual", "adaptive"},
              "Reuse inside a request; auto: none with the cache policy off, else the plan's.");
     v.field("eos_early_stop", eos_early_stop, "Stop once all before the end token is decided.");
+    for (const UnmaskerParam& param : unmasker_params()) {
+      const FieldLimit& limit = param.limit;
+      double& value = params.try_emplace(limit.name, -1).first->second;
+      v.field(limit.name, value, Range{-1, limit.max}, limit.unit, describe(param).c_str());
+    }
   }
 };
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "bicached/field_limit.h"
 #include "bicached/request.h"
 
 namespace bicached {
@@ -47,16 +48,30 @@ class Unmasker {
   virtual bool counts_steps() const { return false; }
 };
 
+/// A number that a decoding algorithm takes: a request field, a setting and a key of a model's
+/// generation_config.json by this name. Its range begins at 0 or above: as a setting -1 leaves it
+/// open. Algorithms that share a name share the parameter.
+struct UnmaskerParam {
+  FieldLimit limit;
+  double default_value;
+  const char* about;  // a sentence
+};
+
 /// A decoding algorithm the server offers.
 struct UnmaskerInfo {
   const char* name;
   const char* about;  // a sentence with the source of the method
+  std::vector<UnmaskerParam> params;
   std::unique_ptr<Unmasker> (*make)(const DecodeParams& params);
 };
 
 /// All algorithms, in the order they are shown to users.
 std::span<const UnmaskerInfo> unmasker_table();
 std::vector<std::string> unmasker_names();
+/// The parameters of all algorithms, each once.
+std::span<const UnmaskerParam> unmasker_params();
+/// How users read of a parameter: whose it is, what it does, its default.
+std::string describe(const UnmaskerParam& param);
 /// Throws kInvalidRequest (param "algorithm") that lists the names when there is no such algorithm.
 std::unique_ptr<Unmasker> make_unmasker(const DecodeParams& params);
 

@@ -11,8 +11,7 @@ GenerateRequest make_request(const DecodeSettings& resolved, int gen_length) {
   decode.algorithm = resolved.algorithm;
   decode.steps = default_steps(resolved, gen_length);
   decode.block_length = resolved.block_length;
-  decode.threshold = static_cast<float>(resolved.threshold);
-  decode.factor = static_cast<float>(resolved.factor);
+  decode.params = resolved.params;
   decode.eos_early_stop = resolved.eos_early_stop;
   decode.intra_cache = intra_cache_of(resolved.intra_cache);
   request.sampling.temperature = static_cast<float>(resolved.temperature);

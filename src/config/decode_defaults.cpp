@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "bicached/unmasker.h"
 #include "config/limits.h"
 #include "config/model_defaults.h"
 
@@ -18,8 +19,11 @@ T choose(T setting, std::optional<double> of_model, double fallback) {
   return setting == -1 ? static_cast<T>(of_model.value_or(fallback)) : setting;
 }
 
+/// A file that gives the parameter that is called like an algorithm means that one.
 std::string choose_algorithm(const ModelDefaults& model) {
-  if (model.number("threshold", "threshold")) return "threshold";
+  for (const UnmaskerInfo& info : unmasker_table()) {
+    if (find_field_limit(info.name) && model.number(info.name, info.name)) return info.name;
+  }
   const std::string remasking = model.text("remasking");
   return remasking.empty() ? "low_confidence" : remasking;
 }
@@ -36,9 +40,13 @@ DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
   resolved.steps = choose(settings.steps, model.number("steps", "steps"), 0);
   resolved.block_length =
       choose(settings.block_length, model.number("block_length", "block_length"), 32);
-  resolved.threshold = choose(settings.threshold, model.number("threshold", "threshold"), 0.9);
   resolved.temperature =
       choose(settings.temperature, model.number("temperature", "temperature"), 0.0);
+  for (const UnmaskerParam& param : unmasker_params()) {
+    const char* name = param.limit.name;
+    double& value = resolved.params.try_emplace(name, -1).first->second;
+    value = choose(value, model.number(name, name), param.default_value);
+  }
   if (resolved.algorithm.empty()) resolved.algorithm = choose_algorithm(model);
 
   // What is left to be wrong came from the settings: the range there has to let -1 through.
@@ -46,8 +54,7 @@ DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
   check_field("max_tokens", resolved.max_tokens, kCode);
   if (resolved.steps != 0 || settings.steps == 0) check_field("steps", resolved.steps, kCode);
   check_field("block_length", resolved.block_length, kCode);
-  check_field("threshold", resolved.threshold, kCode);
-  check_field("factor", resolved.factor, kCode);
+  for (const auto& [name, value] : resolved.params) check_field(name, value, kCode);
   check_field("temperature", resolved.temperature, kCode);
   return resolved;
 }

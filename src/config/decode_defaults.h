@@ -9,7 +9,8 @@
 namespace bicached {
 
 /// Fills what `settings` leaves open (-1, empty) from the model folder's generation_config.json
-/// (gen_length or max_new_tokens, block_length, steps, threshold, temperature, remasking), else
+/// (gen_length or max_new_tokens, block_length, steps, temperature, remasking, parameters of the
+/// algorithms), else
 /// with the value in brackets beside each field of DecodeSettings. A folder without that file is
 /// fine.
 ///

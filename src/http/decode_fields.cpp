@@ -77,9 +77,11 @@ void read_decode(Fields& fields, const DecodeSettings& defaults, CommonFields& o
   out.steps = fields.limited_integer("steps");
   decode.block_length = fields.limited_integer("block_length").value_or(defaults.block_length);
   decode.algorithm = fields.choice("algorithm", unmasker_names()).value_or(defaults.algorithm);
-  decode.threshold =
-      static_cast<float>(fields.limited_number("threshold").value_or(defaults.threshold));
-  decode.factor = static_cast<float>(fields.limited_number("factor").value_or(defaults.factor));
+  decode.params = defaults.params;
+  for (const UnmaskerParam& param : unmasker_params()) {
+    const std::optional<double> value = fields.limited_number(param.limit.name);
+    if (value) decode.params[param.limit.name] = *value;
+  }
   refuse_guidance(fields);
   decode.eos_early_stop = fields.boolean("eos_early_stop").value_or(defaults.eos_early_stop);
   decode.ignore_eos = fields.boolean("ignore_eos").value_or(false);

@@ -43,7 +43,7 @@ TEST_F(DecodeDefaults, WithoutAFileTheFixedValuesHold) {
   EXPECT_EQ(resolved.max_tokens, 64);
   EXPECT_EQ(resolved.block_length, 32);
   EXPECT_EQ(resolved.algorithm, "low_confidence");
-  EXPECT_EQ(resolved.threshold, 0.9);
+  EXPECT_EQ(resolved.params.at("threshold"), 0.9);
   EXPECT_EQ(resolved.temperature, 0.0);
   EXPECT_EQ(default_steps(resolved, 100), 100);  // one a token, whatever the request's length
 }
@@ -56,7 +56,7 @@ TEST_F(DecodeDefaults, TheModelsFileFillsWhatIsOpen) {
   EXPECT_EQ(resolved.block_length, 16);
   EXPECT_EQ(default_steps(resolved, 128), 32);
   EXPECT_EQ(default_steps(resolved, 8), 8);  // never more than tokens
-  EXPECT_EQ(resolved.threshold, 0.8);
+  EXPECT_EQ(resolved.params.at("threshold"), 0.8);
   EXPECT_EQ(resolved.temperature, 0.5);
   EXPECT_EQ(resolved.algorithm, "threshold");
 }
@@ -72,7 +72,7 @@ TEST_F(DecodeDefaults, SettingsWinOverTheModel) {
   settings.steps = 5;
   settings.block_length = 2;
   settings.algorithm = "entropy";
-  settings.threshold = 0.7;
+  settings.params["threshold"] = 0.7;
   settings.temperature = 0;
   const DecodeSettings resolved = resolve(
       R"({"gen_length": 128, "block_length": 16, "steps": 32, "threshold": 0.8, "temperature": 1})",
@@ -81,7 +81,7 @@ TEST_F(DecodeDefaults, SettingsWinOverTheModel) {
   EXPECT_EQ(resolved.steps, 5);
   EXPECT_EQ(resolved.block_length, 2);
   EXPECT_EQ(resolved.algorithm, "entropy");
-  EXPECT_EQ(resolved.threshold, 0.7);
+  EXPECT_EQ(resolved.params.at("threshold"), 0.7);
   EXPECT_EQ(resolved.temperature, 0.0);
 }
 
@@ -105,7 +105,7 @@ TEST_F(DecodeDefaults, ValuesThatOnlyTheRangeForMinusOneLetThroughAreRefused) {
   settings.max_tokens = 0;
   EXPECT_EQ(error_of("{}", settings).param(), "max_tokens");
   settings = {};
-  settings.threshold = -0.5;
+  settings.params["threshold"] = -0.5;
   EXPECT_EQ(error_of("{}", settings).param(), "threshold");
 }
 

@@ -197,7 +197,7 @@ TEST(Unmasker, AnUnknownNameListsTheKnownOnes) {
 TEST(Unmasker, ThresholdTakesAllThatReachIt) {
   DecodeParams params;
   params.algorithm = "threshold";
-  params.threshold = 0.5f;
+  params.params["threshold"] = 0.5;
   const std::vector<Candidate> list{{0, 1, 0.4f}, {1, 1, 0.5f}, {2, 1, 0.9f}, {3, 1, 0.1f}};
   EXPECT_EQ(make_unmasker(params)->choose(list, {}), (std::vector<int>{1, 2}));
 }

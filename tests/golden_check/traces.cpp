@@ -53,8 +53,9 @@ GenerateRequest request_of(const json& trace) {
   }
   decode.block_length = params.value("block_length", request.gen_length);
   decode.steps = params.at("steps");
-  decode.factor = static_cast<float>(number("factor"));
-  decode.threshold = static_cast<float>(number("threshold"));
+  for (const char* name : {"threshold", "factor"}) {
+    if (number(name) > 0) decode.params[name] = number(name);
+  }
   decode.eos_early_stop = false;
   const std::string cache = trace.at("cache");
   decode.intra_cache = cache == "prefix"                         ? IntraCache::kPrefix

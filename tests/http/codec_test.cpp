@@ -25,7 +25,7 @@ class CodecTest : public testing::Test {
     backend.defaults.steps = 0;
     backend.defaults.block_length = 32;
     backend.defaults.algorithm = "threshold";
-    backend.defaults.threshold = 0.8;
+    backend.defaults.params["threshold"] = 0.8;
     backend.model_id = "demo";
   }
 
@@ -68,7 +68,7 @@ TEST_F(CodecTest, FillsInTheDefaults) {
   EXPECT_EQ(request.decode.steps, 64);
   EXPECT_EQ(request.decode.block_length, 32);
   EXPECT_EQ(request.decode.algorithm, "threshold");
-  EXPECT_FLOAT_EQ(request.decode.threshold, 0.8f);
+  EXPECT_FLOAT_EQ(request.decode.params.at("threshold"), 0.8);
   EXPECT_EQ(request.sampling.num_top_logprobs, -1);
   EXPECT_EQ(request.cache.policy, "");  // the server's
   EXPECT_FALSE(job.stream);
@@ -109,7 +109,7 @@ TEST_F(CodecTest, ReadsEveryField) {
   EXPECT_EQ(request.decode.steps, 20);
   EXPECT_EQ(request.decode.block_length, 8);
   EXPECT_EQ(request.decode.algorithm, "low_confidence");
-  EXPECT_FLOAT_EQ(request.decode.factor, 2.0f);
+  EXPECT_FLOAT_EQ(request.decode.params.at("factor"), 2.0);
   EXPECT_FALSE(request.decode.eos_early_stop);
   EXPECT_EQ(request.decode.intra_cache, IntraCache::kDual);
   EXPECT_EQ(request.cache.refresh_interval, 4);

@@ -3,6 +3,10 @@
 namespace bicached {
 namespace {
 
+// The default is dInfer's.
+constexpr UnmaskerParam kFactor{
+    {"factor", 0, 100, false, false, ""}, 1.0, "the greater, the more tokens a forward"};
+
 /// Factor-based parallel decoding as dInfer does it (arXiv 2505.22618, section 3.3): of the
 /// probabilities c0 >= c1 >= ... the leading ones while c_i >= 1 - factor / (i + 2). A walk that
 /// reaches the last candidate takes it too, passed or not.
@@ -31,8 +35,13 @@ class Factor final : public Unmasker {
 
 }  // namespace
 
-std::unique_ptr<Unmasker> make_factor(const DecodeParams& params) {
-  return std::make_unique<Factor>(params.factor);
+UnmaskerInfo factor_unmasker() {
+  return {"factor",
+          "As many as their probabilities justify together (Fast-dLLM, dInfer).",
+          {kFactor},
+          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
+            return std::make_unique<Factor>(static_cast<float>(value_of(kFactor, params)));
+          }};
 }
 
 }  // namespace bicached

@@ -25,8 +25,13 @@ class LowConfidence final : public Unmasker {
 
 }  // namespace
 
-std::unique_ptr<Unmasker> make_low_confidence(const DecodeParams&) {
-  return std::make_unique<LowConfidence>();
+UnmaskerInfo low_confidence_unmasker() {
+  return {"low_confidence",
+          "A fixed number of tokens a step, most probable first (LLaDA).",
+          {},
+          [](const DecodeParams&) -> std::unique_ptr<Unmasker> {
+            return std::make_unique<LowConfidence>();
+          }};
 }
 
 }  // namespace bicached

@@ -8,10 +8,20 @@
 
 namespace bicached {
 
-// One maker a file of this folder; the table is in unmasker_table.cpp.
-std::unique_ptr<Unmasker> make_factor(const DecodeParams& params);
-std::unique_ptr<Unmasker> make_low_confidence(const DecodeParams& params);
-std::unique_ptr<Unmasker> make_threshold(const DecodeParams& params);
+// One row a file of this folder; the table is in unmasker_table.cpp.
+UnmaskerInfo factor_unmasker();
+UnmaskerInfo low_confidence_unmasker();
+UnmaskerInfo threshold_unmasker();
+
+/// Fast-dLLM's default.
+inline constexpr UnmaskerParam kThreshold{
+    {"threshold", 0, 1, false, false, "probability"}, 0.9, "a token needs this probability"};
+
+/// What the request says, else the default.
+inline double value_of(const UnmaskerParam& param, const DecodeParams& params) {
+  const auto found = params.params.find(param.limit.name);
+  return found == params.params.end() ? param.default_value : found->second;
+}
 
 /// Index of the most probable candidate, the first of equals. `candidates` is not empty.
 inline int most_probable(std::span<const Candidate> candidates) {
