@@ -192,7 +192,7 @@ int run_eval(const Settings& settings, const EvalOptions& options) {
   const EvalPlan plan = read_plan(options, model);
   const CacheSettings cache =
       eval_cache_settings(load_cache_settings(settings, model), plan.policies, model.num_layers);
-  const DecodeSettings defaults = load_decode_defaults(settings);
+  const DecodeSettings defaults = load_decode_defaults(settings, model);
   const TextTools text = load_text_tools(settings.model.path, model);
   const std::vector<EvalQuestion> questions =
       select_questions(read_eval_data(plan.data), plan.selection, plan.data);

@@ -18,6 +18,7 @@ constexpr FieldLimit kLimits[] = {
     {"temperature", 0, 2, true, false, ""},
     {"top_p", 0, 1, false, false, ""},
     {"top_k", 0, 2147483647.0, true, true, "tokens"},
+    {"cfg_scale", 0, 100, true, false, ""},
     {"top_logprobs", 0, 20, true, true, "tokens"},
     {"logit_bias", -100, 100, true, false, ""},
     {"refresh_interval", 1, kMaxTokens, true, true, "forwards"},
@@ -78,6 +79,7 @@ void check_params(const DecodeParams& decode, const SamplingParams& sampling, in
   check_field("steps", decode.steps, code);
   check_field("block_length", decode.block_length, code);
   for (const auto& [name, value] : decode.params) check_field(name, value, code);
+  check_field("cfg_scale", decode.cfg_scale, code);
   check_field("temperature", sampling.temperature, code);
   check_field("top_p", sampling.top_p, code);
   check_field("top_k", sampling.top_k, code);

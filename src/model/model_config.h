@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "bicached/request.h"
+#include "bicached/denoiser.h"
 
 namespace bicached {
 
@@ -56,7 +56,9 @@ struct ModelFamily {
   /// Throws kInvalidModel naming the key, its value and what is supported.
   ModelConfig (*parse)(const nlohmann::json& config);
   std::string (*tensor_name)(TensorRole role, int layer);
-  int logits_shift;
+  int logits_shift = 0;  // logits of row j - shift serve position j
+  ReferenceDecoder decoder = {};
+  const char* chat_template = "";  // Jinja, for folders without one
 };
 
 const std::vector<ModelFamily>& family_table();

@@ -16,9 +16,8 @@ class Factor final : public Unmasker {
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress&) const override {
-    const auto probability = [](const Candidate& c) { return c.probability; };
-    std::vector<float> sorted;
-    for (const Candidate& c : candidates) sorted.push_back(c.probability);
+    const std::vector<double> scores = probabilities(candidates);
+    std::vector<float> sorted(scores.begin(), scores.end());
     std::sort(sorted.begin(), sorted.end(), std::greater<>());
     const int last = static_cast<int>(sorted.size()) - 1;
     int i = 1;
@@ -26,7 +25,7 @@ class Factor final : public Unmasker {
            sorted[static_cast<size_t>(i)] >= 1.0f - factor_ / static_cast<float>(i + 2)) {
       ++i;
     }
-    return best_candidates(candidates, i >= last ? last + 1 : i, probability);
+    return best_of(scores, i >= last ? last + 1 : i);
   }
 
  private:

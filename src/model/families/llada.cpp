@@ -80,7 +80,7 @@ std::string tensor_name(TensorRole role, int layer) {
 }  // namespace
 
 ModelFamily llada_family() {
-  return {"llada", "llada (LLaDA-8B, LLaDA-1.5)", recognizes, parse, tensor_name, 0};
+  return {"llada", "llada (LLaDA-8B, LLaDA-1.5)", recognizes, parse, tensor_name};
 }
 
 }  // namespace bicached
