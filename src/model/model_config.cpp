@@ -77,7 +77,7 @@ void add_turn_ends(ModelConfig& config, const fs::path& folder) {
 }  // namespace
 
 const std::vector<ModelFamily>& family_table() {
-  static const std::vector<ModelFamily> table{llada_family()};
+  static const std::vector<ModelFamily> table{llada_family(), dream_family()};
   return table;
 }
 

@@ -248,5 +248,38 @@ TEST_F(LladaConfig, RefusesFilesThatAreNoConfig) {
   EXPECT_THAT(refusal([&] { parse_model_folder(empty.path()); }), HasSubstr("config.json"));
 }
 
+TEST(DreamConfig, ReadsTheQwenLayoutAndHowTheFamilyDecodes) {
+  const TempFolder folder;
+  write_tiny_dream(folder);
+  const ParsedModel model = parse_model_folder(folder.path());
+  EXPECT_STREQ(model.family->name, "dream");
+  EXPECT_EQ(model.family->logits_shift, 1);
+  EXPECT_EQ(model.family->decoder.schedule, Schedule::kTimesteps);
+  EXPECT_TRUE(model.family->decoder.filters_confidence);
+  EXPECT_EQ(model.config.head_size, 8);
+  EXPECT_EQ(model.config.num_kv_heads, 2);
+  EXPECT_TRUE(model.config.qkv_bias);
+  EXPECT_FALSE(model.config.tied_head);
+  EXPECT_EQ(model.config.mask_token, 57);
+  EXPECT_EQ(model.config.end_tokens, (std::vector<TokenId>{55}));
+}
+
+TEST(DreamConfig, NamesKeyValueAndWhatIsSupported) {
+  const TempFolder folder;
+  const auto refusal_with = [&](const std::string& key, const json& value) {
+    json config = tiny_dream_config();
+    config[key] = value;
+    folder.write("config.json", config.dump());
+    return refusal([&] { parse_model_folder(folder.path()); });
+  };
+  EXPECT_THAT(refusal_with("use_sliding_window", true),
+              AllOf(HasSubstr("use_sliding_window is true"), HasSubstr("false")));
+  EXPECT_THAT(refusal_with("rope_scaling", {{"type", "yarn"}}), HasSubstr("rope_scaling"));
+  EXPECT_THAT(refusal_with("hidden_act", "gelu"), HasSubstr("silu"));
+  EXPECT_THAT(refusal_with("mask_token_id", 60), HasSubstr("mask_token_id is 60"));
+  EXPECT_THAT(refusal_with("hidden_size", 30), HasSubstr("hidden_size 30"));
+  EXPECT_THAT(refusal_with("model_type", "qwen2"), AllOf(HasSubstr("llada"), HasSubstr("Dream")));
+}
+
 }  // namespace
 }  // namespace bicached

@@ -5,6 +5,7 @@
 namespace bicached {
 
 // One a file of this folder; the table is family_table() in model_config.cpp.
+ModelFamily dream_family();
 ModelFamily llada_family();
 
 }  // namespace bicached
