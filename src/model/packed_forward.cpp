@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "bicached/error.h"
+#include "model/head_norm.h"
 
 namespace bicached {
 namespace {
@@ -189,6 +190,10 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& i
   const at::Tensor heads = qkv.view({rows, -1, heads_.head_size});
   const at::Tensor keys = heads.narrow(1, heads_.num_heads, heads_.num_kv_heads);
   at::Tensor queries = heads.narrow(1, 0, heads_.num_heads);
+  if (w.query_norm.defined()) {
+    norm_heads(queries, w.query_norm, config_.norm_eps);
+    norm_heads(keys, w.key_norm, config_.norm_eps);
+  }
   observe("q_pre_rope", layer, queries);
   observe("k_pre_rope", layer, keys);
   observe("v", layer, heads.narrow(1, heads_.num_heads + heads_.num_kv_heads, heads_.num_kv_heads));

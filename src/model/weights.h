@@ -16,6 +16,8 @@ struct LayerWeights {
   at::Tensor attention_norm;  // [d]
   at::Tensor qkv;             // [(H + 2 G) D, d]
   at::Tensor qkv_bias;        // [(H + 2 G) D], undefined without biases
+  at::Tensor query_norm;      // [D], undefined without norms of heads
+  at::Tensor key_norm;        // [D]
   at::Tensor attention_out;   // [d, H D]
   at::Tensor mlp_norm;        // [d]
   at::Tensor gate_up;         // [2 m, d]

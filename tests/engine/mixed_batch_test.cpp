@@ -22,14 +22,20 @@ constexpr int kNumRequests = 300;
 class MixedBatch : public ::testing::TestWithParam<const char*> {
  protected:
   MixedBatch() {
-    GetParam() == std::string("dream") ? testing::write_tiny_dream(folder_)
-                                       : testing::write_tiny_model(folder_);
+    std::string path = folder_.path();
+    if (GetParam() == std::string("llada")) {
+      testing::write_tiny_model(folder_);
+    } else if (GetParam() == std::string("dream")) {
+      testing::write_tiny_dream(folder_);
+    } else {
+      path = BICACHED_SOURCE_DIR "/tests/reference/goldens-a2d/checkpoints/a2d-untied";
+    }
     EngineSettings settings;
     settings.max_queued = kNumRequests;
     CacheSettings cache;
     cache.policy = "off";  // what others leave behind is not the matter here
-    engine_ = std::make_unique<Engine>(testing::load_model(folder_.path(), "cpu", "float32"),
-                                       settings, cache);
+    engine_ =
+        std::make_unique<Engine>(testing::load_model(path, "cpu", "float32"), settings, cache);
     engine_->start();
   }
 
@@ -101,7 +107,7 @@ TEST_P(MixedBatch, EachGetsTheTokensItGetsAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, MixedBatch, ::testing::Values("llada", "dream"),
+INSTANTIATE_TEST_SUITE_P(Families, MixedBatch, ::testing::Values("llada", "dream", "a2d"),
                          [](const auto& family) { return std::string(family.param); });
 
 }  // namespace

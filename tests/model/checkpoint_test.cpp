@@ -278,7 +278,31 @@ TEST(DreamConfig, NamesKeyValueAndWhatIsSupported) {
   EXPECT_THAT(refusal_with("hidden_act", "gelu"), HasSubstr("silu"));
   EXPECT_THAT(refusal_with("mask_token_id", 60), HasSubstr("mask_token_id is 60"));
   EXPECT_THAT(refusal_with("hidden_size", 30), HasSubstr("hidden_size 30"));
-  EXPECT_THAT(refusal_with("model_type", "qwen2"), AllOf(HasSubstr("llada"), HasSubstr("Dream")));
+  EXPECT_THAT(refusal_with("model_type", "qwen2"),
+              AllOf(HasSubstr("llada"), HasSubstr("Dream"), HasSubstr("a2d-qwen3")));
+}
+
+TEST(A2dConfig, TakesTheMaskTokenOfTheTokenizerWhereTheConfigHasNone) {
+  const TempFolder folder;
+  json config = tiny_dream_config();
+  config["model_type"] = "a2d-qwen3";
+  config["head_dim"] = 10;  // not the width by the heads
+  folder.write("config.json", config.dump());
+  const auto parse = [&] { return parse_model_folder(folder.path()).config; };
+  EXPECT_EQ(parse().mask_token, 57);
+  EXPECT_EQ(parse().head_size, 10);
+  EXPECT_TRUE(parse().qk_norm);
+  EXPECT_FALSE(parse().qkv_bias);
+  config.erase("mask_token_id");
+  folder.write("config.json", config.dump());
+  EXPECT_THAT(refusal(parse), AllOf(HasSubstr("mask_token_id is missing"), HasSubstr("'<|mask|>'"),
+                                    HasSubstr("below 60")));
+  folder.write("tokenizer_config.json",
+               R"({"added_tokens_decoder":{"56":{"content":"<|mask|>"}}})");
+  EXPECT_EQ(parse().mask_token, 56);
+  config["attention_bias"] = true;
+  folder.write("config.json", config.dump());
+  EXPECT_THAT(refusal(parse), AllOf(HasSubstr("attention_bias is true"), HasSubstr("false")));
 }
 
 }  // namespace

@@ -73,6 +73,8 @@ std::string tensor_name(TensorRole role, int layer) {
     case TensorRole::kQueryBias: return block + "q_proj.bias";
     case TensorRole::kKeyBias: return block + "k_proj.bias";
     case TensorRole::kValueBias: return block + "v_proj.bias";
+    case TensorRole::kQueryNorm:
+    case TensorRole::kKeyNorm: break;
   }
   return {};
 }
