@@ -36,14 +36,15 @@ Json params_of(const DecodeSettings& decode) {
   return params;
 }
 
-/// "threshold, threshold 0.9, blocks of 32".
-std::string decoder_text(const Json& decoder) {
+/// "threshold, threshold 0.9, schedule even, blocks of 32".
+std::string decoder_text(const Json& decoder, int max_length) {
   std::string text = decoder["algorithm"].get<std::string>();
   for (const auto& [name, value] : decoder["params"].items()) {
     text += ", " + name + " " + value.dump();
   }
-  return text + ", schedule " + decoder["schedule"].get<std::string>() + ", blocks of " +
-         decoder["block_length"].dump();
+  return text + ", schedule " + decoder["schedule"].get<std::string>() +
+         (decoder["block_length"] < max_length ? ", blocks of " + decoder["block_length"].dump()
+                                               : ", no blocks");
 }
 
 Json describe(const ModelInfo& model, const DecodeSettings& decode, const ReuseStart& start,
@@ -111,7 +112,7 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
                                                          : "yes");
   print_line("longest canvas", std::to_string(model.max_length) + " tokens");
   print_line("runs on", model.device + " in " + model.dtype);
-  print_line("decodes by", decoder_text(json["decoder"]));
+  print_line("decodes by", decoder_text(json["decoder"], model.max_length));
   print_line("starts with", json["reuse_start"].get<std::string>() + ": " +
                                 json["reuse_start_reason"].get<std::string>());
   print_line("weights", bytes_text(model.weight_bytes));
