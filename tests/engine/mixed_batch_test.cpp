@@ -17,7 +17,7 @@ namespace {
 
 using testing::TempFolder;
 
-constexpr int kNumRequests = 300;
+constexpr int kNumRequests = 300, kSharedTokens = 10;
 
 class MixedBatch : public ::testing::TestWithParam<const char*> {
  protected:
@@ -33,7 +33,10 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
     EngineSettings settings;
     settings.max_queued = kNumRequests;
     CacheSettings cache;
-    cache.policy = "off";  // what others leave behind is not the matter here
+    cache.policy = "fixed";  // one that learns would change its mind between the runs
+    cache.depth = 2;
+    cache.more_depths = {5};
+    cache.min_uses = cache.min_prefix_len = 1;
     engine_ =
         std::make_unique<Engine>(testing::load_model(path, "cpu", "float32"), settings, cache);
     engine_->start();
@@ -45,7 +48,13 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
       return std::uniform_int_distribution<int>(low, high)(random_);
     };
     GenerateRequest request;
-    for (int n = pick(1, 20); n > 0; --n) request.prompt_ids.push_back(pick(0, 54));
+    const int num_shared = pick(0, 2) == 0 ? 0 : kSharedTokens;
+    for (int n = 0; n < num_shared; ++n) request.prompt_ids.push_back(7 + n);
+    for (int n = pick(1, 10); n > 0; --n) request.prompt_ids.push_back(pick(0, 54));
+    request.cache.prefix_len = num_shared;
+    request.cache.policy =
+        std::vector<std::string>{"off", "fixed", "full"}[static_cast<size_t>(pick(0, 2))];
+    if (request.cache.policy == "fixed") request.cache.depth = pick(0, 1) == 0 ? 2 : 5;
     request.gen_length = pick(4, 24);
     for (int n = pick(0, 1) * pick(0, 3); n > 0; --n) request.suffix_ids.push_back(pick(0, 54));
     SamplingParams& sampling = request.sampling;
@@ -93,17 +102,22 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
 TEST_P(MixedBatch, EachGetsTheTokensItGetsAlone) {
   std::vector<GenerateRequest> requests;
   for (int i = 0; i < kNumRequests; ++i) requests.push_back(random_request(i));
+  decode(requests);  // from here on the prefix is stored
+  const int64_t hits = engine_->cache_stats().hits, forwards_before = engine_->stats().forwards;
   std::vector<std::vector<TokenId>> alone;
   for (const GenerateRequest& request : requests) alone.push_back(decode({request})[0]);
-  const int64_t forwards_alone = engine_->stats().forwards;
+  EXPECT_GT(engine_->cache_stats().hits - hits, kNumRequests / 5);
+  const int64_t forwards_alone = engine_->stats().forwards - forwards_before;
   const auto together = decode(requests);
-  EXPECT_LT(engine_->stats().forwards - forwards_alone, forwards_alone / 2) << "no batch";
+  EXPECT_LT(engine_->stats().forwards - forwards_before - forwards_alone, forwards_alone / 2)
+      << "no batch";
   for (size_t i = 0; i < requests.size(); ++i) {
     const DecodeParams& how = requests[i].decode;
+    EXPECT_EQ(static_cast<int>(alone[i].size()), requests[i].gen_length);
     EXPECT_EQ(together[i], alone[i])
         << "request " << i << ": " << how.algorithm << ", cache "
-        << static_cast<int>(*how.intra_cache) << ", cfg_scale " << how.cfg_scale << ", temperature "
-        << requests[i].sampling.temperature;
+        << static_cast<int>(*how.intra_cache) << ", policy " << requests[i].cache.policy
+        << ", cfg_scale " << how.cfg_scale << ", temperature " << requests[i].sampling.temperature;
   }
 }
 
