@@ -66,6 +66,25 @@ TEST_F(DecodeDefaults, RemaskingIsTheAlgorithmWhereThereIsNoThreshold) {
   EXPECT_EQ(resolve(R"({"max_new_tokens": 7})").max_tokens, 7);
 }
 
+TEST_F(DecodeDefaults, AFileOfDreamNamesItsAlgorithmAndItsNumbers) {
+  const DecodeSettings resolved =
+      resolve(R"({"alg": "origin", "alg_temp": 0.1, "eps": 0.002, "steps": 512, "top_p": null})");
+  EXPECT_EQ(resolved.algorithm, "origin");
+  EXPECT_EQ(resolved.params.at("alg_temp"), 0.1);
+  EXPECT_EQ(resolved.params.at("eps"), 0.002);
+  EXPECT_EQ(default_steps(resolved, 1000), 512);
+  EXPECT_EQ(resolve(R"({"alg_temp": null})").params.at("alg_temp"), 0.0);
+  EXPECT_EQ(error_of(R"({"eps": 2})").code(), ErrorCode::kInvalidModel);
+}
+
+TEST_F(DecodeDefaults, TheFamilysReferenceIsWhatIsLeft) {
+  const ReferenceDecoder reference{"entropy", 77, Schedule::kTimesteps, true};
+  const DecodeSettings resolved = resolve_decode_defaults({}, folder_, reference);
+  EXPECT_EQ(resolved.algorithm, "entropy");
+  EXPECT_EQ(resolved.block_length, 77);
+  EXPECT_EQ(resolved.schedule, "auto") << "the family's, which the decoder knows";
+}
+
 TEST_F(DecodeDefaults, SettingsWinOverTheModel) {
   DecodeSettings settings;
   settings.max_tokens = 10;

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include "bicached/chat_template.h"
 #include "bicached/error.h"
 #include "model/model_config.h"
 #include "model/safetensors.h"
@@ -262,6 +263,21 @@ TEST(DreamConfig, ReadsTheQwenLayoutAndHowTheFamilyDecodes) {
   EXPECT_FALSE(model.config.tied_head);
   EXPECT_EQ(model.config.mask_token, 57);
   EXPECT_EQ(model.config.end_tokens, (std::vector<TokenId>{55}));
+}
+
+TEST(ModelFamilies, ChatTemplatesForFoldersWithoutOneAreChatMl) {
+  const std::string question = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+  for (const ModelFamily& family : family_table()) {
+    if (!*family.chat_template) continue;
+    const auto chat = ChatTemplate::compile(family.chat_template, "", "", {});
+    const std::string system = family.name == std::string("dream")
+                                   ? "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+                                   : "";
+    EXPECT_EQ(chat->render({{"user", "Hi"}}, true).text(), system + question) << family.name;
+    EXPECT_EQ(chat->render({{"system", "Be short."}, {"user", "Hi"}}, true).text(),
+              "<|im_start|>system\nBe short.<|im_end|>\n" + question)
+        << family.name;
+  }
 }
 
 TEST(DreamConfig, NamesKeyValueAndWhatIsSupported) {
