@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <string>
@@ -9,6 +10,17 @@
 #include "bicached/request.h"
 
 namespace bicached {
+
+/// How the reference implementation of a model family decodes: what a request gets that asks for
+/// nothing else.
+struct ReferenceDecoder {
+  std::string algorithm = "low_confidence";
+  int block_length = 32;
+  Schedule schedule = Schedule::kEven;
+  /// Confidences are those of the distribution that tokens are drawn from, after temperature, top_p
+  /// and top_k, which then act at temperature 0 too (Dream). Else those of softmax(logits).
+  bool filters_confidence = false;
+};
 
 /// What the engine and the HTTP layer need to know of a loaded model.
 struct ModelInfo {
@@ -28,6 +40,8 @@ struct ModelInfo {
   TokenId mask_token = 0;
   std::vector<TokenId> end_tokens;  // any of them ends the text
   int logits_shift = 0;             // logits of row j - shift serve position j (Dream: 1)
+  ReferenceDecoder decoder;
+  std::string chat_template;  // Jinja, of the family, for folders without one; may be empty
   int64_t num_parameters = 0;
   int64_t weight_bytes = 0;
   int64_t kv_bytes_per_token = 0;  // K and V of all layers
@@ -74,8 +88,18 @@ struct LogitRow {
   int group = 0;                             // index into Forward::groups
   int row = 0;                               // canvas position; must be a row of that group
   const SamplingParams* sampling = nullptr;  // not owned
-  bool suppress_end_tokens = false;          // end tokens are never chosen (ignore_eos)
+  std::span<const TokenId> never;            // are not chosen: their logit is -infinity; not owned
+  /// Leave the distribution once the token is chosen: its confidence is 0 if it is one of these,
+  /// and otherwise that among the other tokens. Not owned.
+  std::span<const TokenId> discounted;
   double uniform = 0.0;  // in [0, 1): the row's randomness, used at temperature > 0
+  /// Not 0: the next logit row is the same position of a canvas without the prompt, and with c of
+  /// this row and u of that one the logits are u + guidance (c - u). That row's result means
+  /// nothing.
+  float guidance = 0.0f;
+  /// Not kNoId: the row's distribution is kept until the next forward of this slab, for
+  /// RowResult::divergence. A float32 row of logits a masked position of the active block.
+  SlabId history = kNoId;
 };
 
 /// One pass of the model over the rows of any number of canvases.
@@ -84,13 +108,18 @@ struct Forward {
   std::vector<LogitRow> logit_rows;
 };
 
-/// The four numbers that come back for a LogitRow. The mask token is never chosen, but takes part
-/// in the softmax, as in the reference implementations.
+/// What comes back for a LogitRow. The mask token is never chosen, but takes part in the softmax,
+/// as in the reference implementations.
 struct RowResult {
   TokenId token = 0;
-  float probability = 0.0f;       // softmax(logits)[token], without temperature
-  float margin = 0.0f;            // first minus second probability
-  float entropy = 0.0f;           // -sum p ln p, nats
+  float probability = 0.0f;  // softmax(logits)[token], without temperature
+  // Of the distribution by which the family compares positions (ReferenceDecoder):
+  float confidence = 0.0f;  // the token's probability
+  float margin = 0.0f;      // first minus second probability
+  float entropy = 0.0f;     // -sum p ln p, nats
+  /// The greatest of the last two KL(p now || p a forward ago) of the position, of softmax(logits),
+  /// nats; infinite while fewer are known, and without `history`.
+  float divergence = std::numeric_limits<float>::infinity();
   std::vector<TokenLogprob> top;  // num_top_logprobs most probable, when asked for
 };
 

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -50,19 +51,40 @@ struct ReuseStart {
   std::string reason = "nothing is known of this model";
 };
 
+/// How many positions the steps of a block decide, for algorithms that go by a quota.
+/// kEven (LLaDA): of m masks and S steps each decides m / S, the first m mod S steps one more.
+/// kTimesteps (Dream): of the n masks that are left, those that a walk in time from 1 down to `eps`
+/// passes on: floor(n (1 - s / t)) from time t to s, and all that are left in the last step.
+enum class Schedule { kEven, kTimesteps };
+
+/// What the forward at the start of a block decides under a prefix or dual cache. All but kDecides
+/// are for comparison with published engines.
+enum class FirstForward {
+  kDecides,        // as any other
+  kDiscarded,      // nothing: a second forward over the block decides (BiCache; the same tokens)
+  kFirstPosition,  // the block's first position, whatever the algorithm (Fast-dLLM for Dream)
+};
+
+/// Numbers of decoding algorithms by name, e.g. {"threshold", 0.9}.
+using AlgorithmParams = std::map<std::string, double, std::less<>>;
+
 /// How the canvas is filled. The fields' ranges are in config/settings and http/codec.
 struct DecodeParams {
   std::string algorithm = "low_confidence";  // a name of unmasker_table()
-  int steps = 64;              // denoising steps of the whole request (quota algorithms)
-  int block_length = 32;       // generation positions decoded together
-  float threshold = 0.9f;      // `threshold`: commit where probability >= threshold
-  float factor = 1.0f;         // `factor`: the greater, the more tokens a forward
-  bool eos_early_stop = true;  // finish once all before the first committed end token is decided
-  bool ignore_eos = false;     // end tokens are never chosen
+  int steps = 64;                    // denoising steps of the whole request (quota algorithms)
+  std::optional<Schedule> schedule;  // nothing: the model family's
+  int block_length = 32;             // generation positions decoded together
+  AlgorithmParams params;            // of the algorithm; what is missing has its default
+  bool eos_early_stop = true;   // finish once all before the first committed end token is decided
+  bool ignore_eos = false;      // end tokens are never chosen
+  bool logits_eos_inf = false;  // the model's first end token, EOS, is never chosen (LLaDA)
+  /// End tokens are as unlikely as can be when positions are compared: chosen last (LLaDA).
+  bool confidence_eos_eot_inf = false;
+  /// Classifier-free guidance: u + (cfg_scale + 1) (c - u) of the logits c and those without the
+  /// prompt, u. 0: none, and half the work.
+  float cfg_scale = 0.0f;
   std::optional<IntraCache> intra_cache;  // nothing: what suits the cache policy
-  /// The block-start forward's logits decide its first step ("use"), or are thrown away and a
-  /// second forward over the block decides ("discard", as the published engine; same tokens).
-  bool use_first_forward = true;
+  FirstForward first_forward = FirstForward::kDecides;
   /// Steps whose quota is 0 still cost a forward, as in the references. For comparison only.
   bool run_empty_steps = false;
 };

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bicached/request.h"
+#include "bicached/unmasker.h"
 
 namespace bicached {
 
@@ -106,13 +107,16 @@ struct EngineSettings {
 struct DecodeSettings {
   int max_tokens = -1;               // [64]
   int steps = -1;                    // [one token a step]
-  int block_length = -1;             // [32]
-  std::string algorithm;             // [threshold if the model names one, else low_confidence]
-  double threshold = -1;             // [0.9]
-  double factor = 1.0;               // dInfer's default
+  int block_length = -1;             // [the family's]
+  std::string algorithm;             // [threshold if the model names one, else the family's]
+  std::string schedule = "auto";     // the family's
+  AlgorithmParams params;            // -1 or missing: [the algorithm's own default]
   double temperature = -1;           // [0: deterministic unless asked]
   std::string intra_cache = "auto";  // the model's start, or what was learned
   bool eos_early_stop = true;
+  bool logits_eos_inf = false;
+  bool confidence_eos_eot_inf = false;
+  double cfg_scale = 0;  // guidance doubles the work
 
   template <class V>
   void visit(V& v) {
@@ -121,17 +125,27 @@ struct DecodeSettings {
     v.field("steps", steps, Range{-1, 1 << 20}, "steps",
             "Denoising steps; -1 = model's, else one a token.");
     v.field("block_length", block_length, Range{-1, 1 << 20}, "tokens",
-            "Block; -1 = model's, else 32.");
+            "Block; -1 = model's, else the family's (LLaDA 32, Dream all).");
     v.field("algorithm", algorithm,
-            "Decoding algorithm; empty = threshold if the model names one, else low_confidence.");
-    v.field("threshold", threshold, Range{-1, 1}, "probability",
-            "Of `threshold`; -1 = model's, else 0.9.");
-    v.field("factor", factor, Range{0, 100}, "", "Of `factor`.");
+            "Decoding algorithm; empty = model's, else the family's (see the table below).");
+    v.choice(
+        "schedule", schedule, {"auto", "even", "timesteps"},
+        "Tokens a step: as many in each (LLaDA), or by Dream's walk in time; auto = family's.");
     v.field("temperature", temperature, Range{-1, 2}, "",
             "0 = most probable token; -1 = model's, else 0.");
     v.choice("intra_cache", intra_cache, {"auto", "none", "prefix", "dual", "adaptive"},
              "Reuse inside a request; auto: none with the cache policy off, else the plan's.");
     v.field("eos_early_stop", eos_early_stop, "Stop once all before the end token is decided.");
+    v.field("logits_eos_inf", logits_eos_inf, "EOS is never chosen; a turn's end may be.");
+    v.field("confidence_eos_eot_inf", confidence_eos_eot_inf,
+            "Where the most probable positions go first, those with an end token go last.");
+    v.field("cfg_scale", cfg_scale, Range{0, 100}, "",
+            "Classifier-free guidance: away from what is likely without the prompt; 0 = off.");
+    for (const UnmaskerParam& param : unmasker_params()) {
+      const FieldLimit& limit = param.limit;
+      double& value = params.try_emplace(limit.name, -1).first->second;
+      v.field(limit.name, value, Range{-1, limit.max}, limit.unit, describe(param).c_str());
+    }
   }
 };
 

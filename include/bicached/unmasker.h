@@ -1,10 +1,12 @@
 #pragma once
 
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "bicached/field_limit.h"
 #include "bicached/request.h"
 
 namespace bicached {
@@ -13,9 +15,10 @@ namespace bicached {
 struct Candidate {
   int position = 0;  // in the canvas; candidates come in ascending order
   TokenId token = 0;
-  float probability = 0.0f;
-  float margin = 0.0f;   // first minus second probability
-  float entropy = 0.0f;  // nats
+  float probability = 0.0f;                                   // its confidence, see RowResult
+  float margin = 0.0f;                                        // first minus second probability
+  float entropy = 0.0f;                                       // nats
+  float divergence = std::numeric_limits<float>::infinity();  // of the last two steps, nats
 };
 
 /// Where the active block stands.
@@ -23,13 +26,18 @@ struct BlockProgress {
   int step = 0;       // steps done in this block
   int num_steps = 1;  // steps this block may take (quota algorithms)
   int num_masked_at_start = 0;
+  int num_masked = 0;  // now: as many as there are candidates
+  Schedule schedule = Schedule::kEven;
+  /// For each candidate, uniform in [0, 1) and new in each step: a function of seed, block, step
+  /// and position.
+  std::span<const double> noise = {};
 };
 
 /// Which masked positions to decide now: the decoding algorithm.
 ///
 /// Pure: no tensors, no clock, no state; any thread. One implementation per file in
-/// src/decode/unmask/, one line in `unmasker_table()`. Deterministic; ties go to the lowest
-/// position.
+/// src/decode/unmask/, one line in `unmasker_table()`. A function of its arguments; ties go to the
+/// lowest position.
 class Unmasker {
  public:
   virtual ~Unmasker() = default;
@@ -45,18 +53,34 @@ class Unmasker {
   virtual int min_choices(const BlockProgress&) const { return 1; }
   /// Whether a block always takes `num_steps` steps (quota) or ends when nothing is masked.
   virtual bool counts_steps() const { return false; }
+  /// Whether it looks at Candidate::divergence, which costs memory.
+  virtual bool wants_divergence() const { return false; }
+};
+
+/// A number that a decoding algorithm takes: a request field, a setting and a key of a model's
+/// generation_config.json by this name. Its range begins at 0 or above: as a setting -1 leaves it
+/// open. Algorithms that share a name share the parameter.
+struct UnmaskerParam {
+  FieldLimit limit;
+  double default_value;
+  const char* about;  // a sentence
 };
 
 /// A decoding algorithm the server offers.
 struct UnmaskerInfo {
   const char* name;
   const char* about;  // a sentence with the source of the method
+  std::vector<UnmaskerParam> params;
   std::unique_ptr<Unmasker> (*make)(const DecodeParams& params);
 };
 
 /// All algorithms, in the order they are shown to users.
 std::span<const UnmaskerInfo> unmasker_table();
 std::vector<std::string> unmasker_names();
+/// The parameters of all algorithms, each once.
+std::span<const UnmaskerParam> unmasker_params();
+/// How users read of a parameter: whose it is, what it does, its default.
+std::string describe(const UnmaskerParam& param);
 /// Throws kInvalidRequest (param "algorithm") that lists the names when there is no such algorithm.
 std::unique_ptr<Unmasker> make_unmasker(const DecodeParams& params);
 

@@ -11,9 +11,12 @@ GenerateRequest make_request(const DecodeSettings& resolved, int gen_length) {
   decode.algorithm = resolved.algorithm;
   decode.steps = default_steps(resolved, gen_length);
   decode.block_length = resolved.block_length;
-  decode.threshold = static_cast<float>(resolved.threshold);
-  decode.factor = static_cast<float>(resolved.factor);
+  decode.params = resolved.params;
+  decode.schedule = schedule_of(resolved.schedule);
   decode.eos_early_stop = resolved.eos_early_stop;
+  decode.logits_eos_inf = resolved.logits_eos_inf;
+  decode.confidence_eos_eot_inf = resolved.confidence_eos_eot_inf;
+  decode.cfg_scale = static_cast<float>(resolved.cfg_scale);
   decode.intra_cache = intra_cache_of(resolved.intra_cache);
   request.sampling.temperature = static_cast<float>(resolved.temperature);
   return request;

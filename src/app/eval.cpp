@@ -138,33 +138,33 @@ Json or_null(bool is_given, const T& value) {
 
 Json settings_json(const EvalPlan& plan, const DecodeSettings& decode, const CacheSettings& cache,
                    const ModelInfo& model) {
-  return {{"device", model.device},
-          {"dtype", model.dtype},
-          {"algorithm", decode.algorithm},
-          {"steps", or_null(decode.steps > 0, decode.steps)},
-          {"threshold", decode.threshold},
-          {"factor", decode.factor},
-          {"temperature", decode.temperature},
-          {"gen_length", or_null(plan.gen_length > 0, plan.gen_length)},
-          {"max_tokens", decode.max_tokens},
-          {"block_length", decode.block_length},
-          {"intra_cache", decode.intra_cache},
-          {"refresh_interval", cache.refresh_interval},
-          {"refresh_commits", cache.refresh_commits},
-          {"refresh_depth", cache.refresh_depth},
-          {"min_uses", cache.min_uses},
-          {"min_prefix_len", cache.min_prefix_len},
-          {"cache_bytes", cache.cache_bytes},
-          {"max_disagreement", cache.max_disagreement},
-          {"probe_budget", cache.probe_budget},
-          {"state_dir", or_null(!cache.state_dir.empty(), cache.state_dir)},
-          {"depth_table", cache.depth_table},
-          {"concurrency", plan.concurrency},
-          {"limit", or_null(plan.selection.limit > 0, plan.selection.limit)},
-          {"families", plan.selection.families},
-          {"without_families", plan.selection.without_families},
-          {"rounds", plan.num_rounds},
-          {"warmup", plan.num_warmup}};
+  Json json = {{"device", model.device},
+               {"dtype", model.dtype},
+               {"algorithm", decode.algorithm},
+               {"steps", or_null(decode.steps > 0, decode.steps)},
+               {"temperature", decode.temperature},
+               {"gen_length", or_null(plan.gen_length > 0, plan.gen_length)},
+               {"max_tokens", decode.max_tokens},
+               {"block_length", decode.block_length},
+               {"intra_cache", decode.intra_cache},
+               {"refresh_interval", cache.refresh_interval},
+               {"refresh_commits", cache.refresh_commits},
+               {"refresh_depth", cache.refresh_depth},
+               {"min_uses", cache.min_uses},
+               {"min_prefix_len", cache.min_prefix_len},
+               {"cache_bytes", cache.cache_bytes},
+               {"max_disagreement", cache.max_disagreement},
+               {"probe_budget", cache.probe_budget},
+               {"state_dir", or_null(!cache.state_dir.empty(), cache.state_dir)},
+               {"depth_table", cache.depth_table},
+               {"concurrency", plan.concurrency},
+               {"limit", or_null(plan.selection.limit > 0, plan.selection.limit)},
+               {"families", plan.selection.families},
+               {"without_families", plan.selection.without_families},
+               {"rounds", plan.num_rounds},
+               {"warmup", plan.num_warmup}};
+  for (const auto& [name, value] : decode.params) json[name] = value;
+  return json;
 }
 
 /// Opens the file for the results before the long part: a path that can't be written is told at
@@ -192,7 +192,7 @@ int run_eval(const Settings& settings, const EvalOptions& options) {
   const EvalPlan plan = read_plan(options, model);
   const CacheSettings cache =
       eval_cache_settings(load_cache_settings(settings, model), plan.policies, model.num_layers);
-  const DecodeSettings defaults = load_decode_defaults(settings);
+  const DecodeSettings defaults = load_decode_defaults(settings, model);
   const TextTools text = load_text_tools(settings.model.path, model);
   const std::vector<EvalQuestion> questions =
       select_questions(read_eval_data(plan.data), plan.selection, plan.data);

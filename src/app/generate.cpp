@@ -166,7 +166,7 @@ int run_generate(const Settings& settings, const GenerateOptions& options) {
   const Clock::time_point start = Clock::now();
   const ModelInfo model = inspect_model(settings.model);
   const TextTools text = load_text_tools(settings.model.path, model);
-  GenerateRequest request = make_request(options, load_decode_defaults(settings));
+  GenerateRequest request = make_request(options, load_decode_defaults(settings, model));
   request.prompt_ids = prompt_ids(options, text, model);
   if (!options.suffix.empty()) request.suffix_ids = text.tokenizer->encode(options.suffix, true);
 

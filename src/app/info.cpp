@@ -6,6 +6,7 @@
 #include "app/model_folder.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
+#include "config/decode_defaults.h"
 #include "config/reuse_start.h"
 
 namespace bicached {
@@ -23,8 +24,31 @@ std::string bytes_text(int64_t bytes) {
   return buffer;
 }
 
-Json describe(const ModelInfo& model, const ReuseStart& start, const TextTools& text,
-              const InfoOptions& options) {
+/// The parameters of the algorithm, with their values.
+Json params_of(const DecodeSettings& decode) {
+  Json params = Json::object();
+  for (const UnmaskerInfo& info : unmasker_table()) {
+    if (decode.algorithm != info.name) continue;
+    for (const UnmaskerParam& param : info.params) {
+      params[param.limit.name] = decode.params.at(param.limit.name);
+    }
+  }
+  return params;
+}
+
+/// "threshold, threshold 0.9, schedule even, blocks of 32".
+std::string decoder_text(const Json& decoder, int max_length) {
+  std::string text = decoder["algorithm"].get<std::string>();
+  for (const auto& [name, value] : decoder["params"].items()) {
+    text += ", " + name + " " + value.dump();
+  }
+  return text + ", schedule " + decoder["schedule"].get<std::string>() +
+         (decoder["block_length"] < max_length ? ", blocks of " + decoder["block_length"].dump()
+                                               : ", no blocks");
+}
+
+Json describe(const ModelInfo& model, const DecodeSettings& decode, const ReuseStart& start,
+              const TextTools& text, const InfoOptions& options) {
   const int64_t canvases = parse_count("--canvases", options.canvases);
   const int64_t tokens = options.canvas_tokens.empty()
                              ? model.max_length
@@ -45,6 +69,15 @@ Json describe(const ModelInfo& model, const ReuseStart& start, const TextTools& 
           {"end_tokens", model.end_tokens},
           {"device", model.device},
           {"dtype", model.dtype},
+          {"logits_shift", model.logits_shift},
+          {"decoder",
+           {{"algorithm", decode.algorithm},
+            {"steps", decode.steps},
+            {"schedule", decode.schedule},
+            {"block_length", decode.block_length},
+            {"temperature", decode.temperature},
+            {"cfg_scale", decode.cfg_scale},
+            {"params", params_of(decode)}}},
           {"reuse_start", describe_plan(start.plan)},
           {"reuse_start_reason", start.reason},
           {"weight_bytes", model.weight_bytes},
@@ -74,9 +107,12 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
                            std::to_string(model.num_kv_heads) + " of them with own K/V");
   print_line("vocabulary", std::to_string(model.vocab_size) + " ids, tokenizer with " +
                                std::to_string(text.tokenizer->vocab_size()) + " (byte-level BPE)");
-  print_line("chat template", text.chat_template ? "yes" : "none: only raw prompts");
+  print_line("chat template", !text.chat_template        ? "none: only raw prompts"
+                              : text.has_family_template ? "none: the family's is used"
+                                                         : "yes");
   print_line("longest canvas", std::to_string(model.max_length) + " tokens");
   print_line("runs on", model.device + " in " + model.dtype);
+  print_line("decodes by", decoder_text(json["decoder"], model.max_length));
   print_line("starts with", json["reuse_start"].get<std::string>() + ": " +
                                 json["reuse_start_reason"].get<std::string>());
   print_line("weights", bytes_text(model.weight_bytes));
@@ -95,7 +131,9 @@ int run_info(const Settings& settings, const InfoOptions& options) {
   const ModelInfo model = inspect_model(settings.model);
   const TextTools text = load_text_tools(settings.model.path, model);
   const ReuseStart start = load_reuse_start(settings.model.path, model);
-  const Json json = describe(model, start, text, options);
+  DecodeSettings decode = load_decode_defaults(settings, model);
+  if (decode.schedule == "auto") decode.schedule = schedule_name(model.decoder.schedule);
+  const Json json = describe(model, decode, start, text, options);
   if (options.json) {
     std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {

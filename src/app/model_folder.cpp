@@ -64,11 +64,17 @@ TextTools load_text_tools(const std::string& folder, const ModelInfo& model) {
                                               ": the tokenizer is another model's");
   }
   tools.chat_template = ChatTemplate::load(folder, *tools.tokenizer);
+  if (!tools.chat_template && !model.chat_template.empty()) {
+    tools.chat_template =
+        ChatTemplate::compile(model.chat_template, "", "", tools.tokenizer->added_token_texts());
+    tools.has_family_template = true;
+  }
   return tools;
 }
 
-DecodeSettings load_decode_defaults(const Settings& settings) {
-  DecodeSettings resolved = resolve_decode_defaults(settings.decode, settings.model.path);
+DecodeSettings load_decode_defaults(const Settings& settings, const ModelInfo& model) {
+  DecodeSettings resolved =
+      resolve_decode_defaults(settings.decode, settings.model.path, model.decoder);
   DecodeParams probe;
   probe.algorithm = resolved.algorithm;
   try {

@@ -13,7 +13,8 @@ namespace bicached {
 /// The torch-free half of a model folder.
 struct TextTools {
   std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<ChatTemplate> chat_template;  // null: the folder has none
+  std::unique_ptr<ChatTemplate> chat_template;  // null: neither the folder nor the family has one
+  bool has_family_template = false;             // the folder has none
 };
 
 /// Throws kInvalidSettings when no model folder was named or there is no such folder.
@@ -23,9 +24,9 @@ void check_model_folder(const std::string& folder);
 /// in the folder would else end in an index outside the embedding. Throws kInvalidModel.
 TextTools load_text_tools(const std::string& folder, const ModelInfo& model);
 
-/// Defaults of requests: settings, else the model's generation_config.json. Throws kInvalidSettings
-/// for an algorithm that there is not.
-DecodeSettings load_decode_defaults(const Settings& settings);
+/// Defaults of requests: settings, else the model's generation_config.json, else its family's.
+/// Throws kInvalidSettings for an algorithm that there is not.
+DecodeSettings load_decode_defaults(const Settings& settings, const ModelInfo& model);
 /// With the plan that the model starts from.
 CacheSettings load_cache_settings(const Settings& settings, const ModelInfo& model);
 

@@ -92,7 +92,7 @@ int run_profile(const Settings& settings, const ProfileOptions& options) {
   const ModelInfo model = inspect_model(settings.model);
   const ProfilePlan plan = read_plan(options, measure, model);
   const int limit = options.limit.empty() ? 0 : parse_count("--limit", options.limit);
-  const DecodeSettings defaults = load_decode_defaults(settings);
+  const DecodeSettings defaults = load_decode_defaults(settings, model);
   const TextTools text = load_text_tools(settings.model.path, model);
   ProfileLengths lengths{defaults.max_tokens};
   if (measure == Measure::kSimilarity) lengths.num_masks = plan.num_masks;

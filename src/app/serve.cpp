@@ -61,9 +61,9 @@ int run_serve(const Settings& settings) {
   ShutdownSignals signals;
   HttpServer server(settings);
   const int port = server.bind();
-  const DecodeSettings defaults = load_decode_defaults(settings);
   // A broken folder ends the process here, before anybody could have sent a request.
   const ModelInfo model = inspect_model(settings.model);
+  const DecodeSettings defaults = load_decode_defaults(settings, model);
   const CacheSettings cache = load_cache_settings(settings, model);
   const TextTools text = load_text_tools(settings.model.path, model);
   const auto pinned = encode_pinned_prefixes(settings.cache.pinned_prefixes, text, model);

@@ -39,8 +39,8 @@ std::string request_kind(const GenerateRequest& request) {
   const auto rounded = [](int n) {
     return std::to_string(std::bit_ceil(static_cast<unsigned>(std::max(n, 1))));
   };
-  return request.decode.algorithm + "/" + rounded(request.decode.block_length) + "/" +
-         rounded(request.gen_length);
+  return request.decode.algorithm + (request.decode.cfg_scale != 0 ? "/guided/" : "/") +
+         rounded(request.decode.block_length) + "/" + rounded(request.gen_length);
 }
 
 std::vector<InsidePlan> inside_plans(int num_layers, const InsidePlan& start) {

@@ -2,6 +2,9 @@
 
 #include <cmath>
 #include <cstdio>
+#include <vector>
+
+#include "bicached/unmasker.h"
 
 namespace bicached {
 namespace {
@@ -15,8 +18,7 @@ constexpr FieldLimit kLimits[] = {
     {"temperature", 0, 2, true, false, ""},
     {"top_p", 0, 1, false, false, ""},
     {"top_k", 0, 2147483647.0, true, true, "tokens"},
-    {"threshold", 0, 1, false, false, ""},
-    {"factor", 0, 100, false, false, ""},
+    {"cfg_scale", 0, 100, true, false, ""},
     {"top_logprobs", 0, 20, true, true, "tokens"},
     {"logit_bias", -100, 100, true, false, ""},
     {"refresh_interval", 1, kMaxTokens, true, true, "forwards"},
@@ -34,10 +36,17 @@ std::string number_text(double value) {
 
 }  // namespace
 
-std::span<const FieldLimit> field_limits() { return kLimits; }
+std::span<const FieldLimit> field_limits() {
+  static const std::vector<FieldLimit> limits = [] {
+    std::vector<FieldLimit> all(std::begin(kLimits), std::end(kLimits));
+    for (const UnmaskerParam& param : unmasker_params()) all.push_back(param.limit);
+    return all;
+  }();
+  return limits;
+}
 
 const FieldLimit* find_field_limit(std::string_view name) {
-  for (const FieldLimit& limit : kLimits) {
+  for (const FieldLimit& limit : field_limits()) {
     if (name == limit.name) return &limit;
   }
   return nullptr;
@@ -69,8 +78,8 @@ void check_params(const DecodeParams& decode, const SamplingParams& sampling, in
   check_field("max_tokens", gen_length, code);
   check_field("steps", decode.steps, code);
   check_field("block_length", decode.block_length, code);
-  check_field("threshold", decode.threshold, code);
-  check_field("factor", decode.factor, code);
+  for (const auto& [name, value] : decode.params) check_field(name, value, code);
+  check_field("cfg_scale", decode.cfg_scale, code);
   check_field("temperature", sampling.temperature, code);
   check_field("top_p", sampling.top_p, code);
   check_field("top_k", sampling.top_k, code);

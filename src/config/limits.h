@@ -5,24 +5,15 @@
 #include <string_view>
 
 #include "bicached/error.h"
+#include "bicached/field_limit.h"
 #include "bicached/request.h"
 
 namespace bicached {
 
-/// What a number of a request may be. The one place: the HTTP codec, the command line and the
-/// defaults of the configuration check against it.
-struct FieldLimit {
-  const char* name;  // as in a request
-  double min;
-  double max;
-  bool min_allowed;  // false: the value must be greater than `min`
-  bool is_integer;
-  const char* unit;  // for messages; may be empty
-};
-
 /// All fields with a range: max_tokens, steps, block_length, temperature, top_p, top_k,
-/// threshold, factor, top_logprobs, logit_bias, refresh_interval, refresh_commits,
-/// refresh_depth, depth, prefix_len.
+/// cfg_scale, top_logprobs, logit_bias, refresh_interval, refresh_commits, refresh_depth, depth,
+/// prefix_len, and the parameters of the decoding algorithms. The one place: the HTTP codec, the
+/// command line and the defaults of the configuration check against it.
 std::span<const FieldLimit> field_limits();
 
 /// The limit of a field, or null.

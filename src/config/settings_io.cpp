@@ -381,6 +381,15 @@ std::string settings_to_markdown() {
     text += "| `" + info.name + "` | " + shown + " | " + escape_cell(describe_values(info)) +
             " | " + escape_cell(info.about) + " |\n";
   }
+  text += "\n**Decoding algorithms**\n\n| `algorithm` | parameters | what |\n| --- | --- | --- |\n";
+  for (const UnmaskerInfo& info : unmasker_table()) {
+    std::string params;
+    for (const UnmaskerParam& param : info.params) {
+      params += (params.empty() ? "`" : ", `") + std::string(param.limit.name) + "`";
+    }
+    text +=
+        "| `" + std::string(info.name) + "` | " + params + " | " + escape_cell(info.about) + " |\n";
+  }
   return text;
 }
 

@@ -8,6 +8,18 @@
 #include "decode/unmask/unmaskers.h"
 
 namespace bicached {
+namespace {
+
+/// The row of these groups, from `first_group` on, that has the logits of a position.
+void find_row(LogitRow& row, std::span<const RowGroup> groups, int first_group) {
+  row.group = first_group;
+  for (const RowGroup& group : groups) {
+    if (row.row < group.end) break;
+    ++row.group;
+  }
+}
+
+}  // namespace
 
 CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& model, Reuse reuse)
     : request_(request),
@@ -22,6 +34,18 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
   stats_.prefix_len = reuse.prefix_len;
   stats_.depth = reuse.depth;
   stats_.refresh_depth = reuse.refresh_depth;
+  const std::vector<TokenId>& ends = model.end_tokens;
+  const DecodeParams& decode = request.decode;
+  if (decode.ignore_eos) {
+    never_ = ends;
+  } else if (decode.logits_eos_inf && !ends.empty()) {
+    never_ = {ends.front()};
+  }
+  if (decode.confidence_eos_eot_inf) {
+    // LLaDA's code spares EOS where tokens are drawn.
+    const bool draws = request.sampling.temperature > 0 && !ends.empty();
+    discounted_.assign(ends.begin() + (draws ? 1 : 0), ends.end());
+  }
   enter_block(0);
   prepare_next();
 }
@@ -37,6 +61,23 @@ void CanvasDecoder::enter_block(int block) {
   const int64_t last = steps * (block_end_ - canvas_.generation_begin()) / length;
   progress_ = {0, std::max(1, static_cast<int>(last - first)),
                canvas_.num_masked_in(block_begin_, block_end_)};
+  progress_.schedule = request_.decode.schedule.value_or(model_.decoder.schedule);
+}
+
+/// What of the progress is new in every step.
+void CanvasDecoder::update_progress() {
+  // Apart from the noise that draws tokens.
+  constexpr uint64_t kStream = 0x6a09e667f3bcc908ull;
+  const uint64_t step =
+      (static_cast<uint64_t>(block_) << 32) + static_cast<uint64_t>(progress_.step);
+  noise_.clear();
+  for (int position = block_begin_; position < block_end_; ++position) {
+    if (!canvas_.is_masked(position)) continue;
+    noise_.push_back(
+        counter_uniform(request_.sampling.seed ^ kStream, step, static_cast<uint64_t>(position)));
+  }
+  progress_.num_masked = static_cast<int>(noise_.size());
+  progress_.noise = noise_;
 }
 
 bool CanvasDecoder::block_is_done() const {
@@ -54,18 +95,34 @@ void CanvasDecoder::prepare_next() {
     finish_ = text_ended_ ? FinishReason::kStop : FinishReason::kLength;
     return;
   }
+  update_progress();
   if (!request_.decode.run_empty_steps) {
     while (progress_.step < progress_.num_steps && unmasker_->min_choices(progress_) == 0) {
       ++progress_.step;
+      update_progress();
     }
   }
 
   next_ = {};
   next_.refresh = refresh_is_due();
-  next_.decides = request_.decode.use_first_forward || !at_block_start_ ||
+  next_.decides = request_.decode.first_forward != FirstForward::kDiscarded || !at_block_start_ ||
                   reuse_.intra_cache != IntraCache::kDual;
   next_.in_block = reuse_.is_adaptive() ? !next_.refresh : !runs_full_suffix();
   next_.block = block_;
+  PlanState state = plan_state();
+  next_.groups = plan_rows(state);
+  if (is_guided(request_)) {
+    // No other request has a prompt of masks.
+    state.reuse.prefix_len = state.reuse.depth = state.reuse.refresh_depth = 0;
+    next_.guide = plan_rows(state);
+  }
+  for (const auto* groups : {&next_.groups, &next_.guide}) {
+    for (const RowGroup& group : *groups) next_.num_rows += group.num_rows();
+    next_.row_layers += row_layers(*groups, model_.num_layers);
+  }
+}
+
+PlanState CanvasDecoder::plan_state() const {
   PlanState state;
   state.length = canvas_.length();
   state.prompt_len = canvas_.generation_begin();
@@ -75,11 +132,15 @@ void CanvasDecoder::prepare_next() {
   state.at_block_start = at_block_start_;
   state.at_first_forward = !has_run();
   state.refresh_due = next_.refresh;
-  state.logits_shift = model_.logits_shift;
+  state.rows_before_block = canvas_.is_masked(block_begin_) ? model_.logits_shift : 0;
   state.reuse = reuse_;
-  next_.groups = plan_rows(state);
-  for (const RowGroup& group : next_.groups) next_.num_rows += group.num_rows();
-  next_.row_layers = row_layers(next_.groups, model_.num_layers);
+  return state;
+}
+
+/// As Fast-dLLM's loop for Dream: the rows of a block alone have no logits for its first position.
+bool CanvasDecoder::decides_first_position() const {
+  return request_.decode.first_forward == FirstForward::kFirstPosition && at_block_start_ &&
+         (reuse_.intra_cache == IntraCache::kPrefix || reuse_.intra_cache == IntraCache::kDual);
 }
 
 /// Whether a prefix or dual cache lets all rows behind the prefix run now.
@@ -101,13 +162,38 @@ bool CanvasDecoder::is_end_token(TokenId token) const {
 }
 
 int CanvasDecoder::num_logit_rows() const {
-  return next_.decides ? canvas_.num_masked_in(block_begin_, block_end_) : 0;
+  return next_.decides ? progress_.num_masked * (is_guided(request_) ? 2 : 1) : 0;
 }
 
-void CanvasDecoder::append_to(Forward& forward, SlabId slab, const PrefixStates& prefix) const {
+LogitRow CanvasDecoder::logit_row(int position) const {
+  LogitRow row;
+  row.row = std::max(0, position - model_.logits_shift);
+  row.sampling = &request_.sampling;
+  row.never = never_;
+  row.discounted = discounted_;
+  row.uniform = counter_uniform(request_.sampling.seed, static_cast<uint64_t>(denoise_step_),
+                                static_cast<uint64_t>(position));
+  return row;
+}
+
+/// The rows of the canvas without prompt and suffix.
+void CanvasDecoder::append_guide(Forward& forward, SlabId slab) const {
+  for (RowGroup group : next_.guide) {
+    group.slab = slab;
+    for (int position = group.begin; position < group.end; ++position) {
+      const bool is_given =
+          position < canvas_.generation_begin() || position >= canvas_.generation_end();
+      group.tokens.push_back(is_given ? model_.mask_token : canvas_.token(position));
+    }
+    forward.groups.push_back(std::move(group));
+  }
+}
+
+void CanvasDecoder::append_to(Forward& forward, CanvasSlabs slabs,
+                              const PrefixStates& prefix) const {
   const int first_group = static_cast<int>(forward.groups.size());
   for (RowGroup group : next_.groups) {
-    group.slab = slab;
+    group.slab = slabs.canvas;
     if (group.enter_layer == 0) {
       group.tokens.assign(canvas_.tokens().begin() + group.begin,
                           canvas_.tokens().begin() + group.end);
@@ -119,37 +205,44 @@ void CanvasDecoder::append_to(Forward& forward, SlabId slab, const PrefixStates&
     if (!has_run() && is_kept) group.capture_to = prefix.own;
     forward.groups.push_back(std::move(group));
   }
+  const int first_guide = static_cast<int>(forward.groups.size());
+  append_guide(forward, slabs.guide);
   if (!next_.decides) return;
+  static const SamplingParams kPlain;
   for (int position = block_begin_; position < block_end_; ++position) {
     if (!canvas_.is_masked(position)) continue;
-    LogitRow row;
-    row.row = std::max(0, position - model_.logits_shift);
-    row.group = first_group;
-    while (row.row >= next_.groups[static_cast<size_t>(row.group - first_group)].end) ++row.group;
-    row.sampling = &request_.sampling;
-    row.suppress_end_tokens = request_.decode.ignore_eos;
-    row.uniform = counter_uniform(request_.sampling.seed, static_cast<uint64_t>(denoise_step_),
-                                  static_cast<uint64_t>(position));
+    LogitRow row = logit_row(position);
+    find_row(row, next_.groups, first_group);
+    if (unmasker_->wants_divergence()) row.history = slabs.canvas;
+    if (is_guided(request_)) row.guidance = request_.decode.cfg_scale + 1;
     forward.logit_rows.push_back(row);
+    if (!is_guided(request_)) continue;
+    LogitRow guide;
+    guide.row = row.row;
+    guide.sampling = &kPlain;
+    find_row(guide, next_.guide, first_guide);
+    forward.logit_rows.push_back(guide);
   }
 }
 
 std::vector<Commit> CanvasDecoder::decide(std::span<const RowResult> results) const {
   if (!next_.decides) return {};
+  const size_t stride = is_guided(request_) ? 2 : 1;  // a guide's result stands behind each
   std::vector<Candidate> candidates;
   for (int position = block_begin_; position < block_end_; ++position) {
     if (!canvas_.is_masked(position)) continue;
-    const RowResult& r = results[candidates.size()];
-    candidates.push_back({position, r.token, r.probability, r.margin, r.entropy});
+    const RowResult& r = results[candidates.size() * stride];
+    candidates.push_back({position, r.token, r.confidence, r.margin, r.entropy, r.divergence});
   }
   if (candidates.empty()) return {};
-  std::vector<int> chosen = unmasker_->choose(candidates, progress_);
+  std::vector<int> chosen =
+      decides_first_position() ? std::vector{0} : unmasker_->choose(candidates, progress_);
   const bool may_be_empty = request_.decode.run_empty_steps && unmasker_->counts_steps() &&
                             progress_.step < progress_.num_steps;
   if (chosen.empty() && !may_be_empty) chosen.push_back(most_probable(candidates));
   std::vector<Commit> commits;
   for (const int i : chosen) {
-    const RowResult& r = results[static_cast<size_t>(i)];
+    const RowResult& r = results[static_cast<size_t>(i) * stride];
     commits.push_back({candidates[static_cast<size_t>(i)].position, r.token, r.probability, r.top});
   }
   return commits;

@@ -16,12 +16,20 @@ namespace bicached {
 /// What the next forward of a canvas is, as the scheduler and the golden traces see it.
 struct PlannedForward {
   std::vector<RowGroup> groups;  // without slab, tokens and entries
-  bool decides = true;           // false: its logits are thrown away (use_first_forward off)
+  std::vector<RowGroup> guide;   // those of the canvas without the prompt (cfg_scale)
+  bool decides = true;           // false: its logits are thrown away (FirstForward::kDiscarded)
   bool refresh = false;          // the prefix takes part
   bool in_block = false;         // runs only what the intra-request cache leaves: cheap
   int num_rows = 0;
   int64_t row_layers = 0;  // sum of rows * layers
   int block = 0;
+};
+
+/// Slabs of a canvas, as long as it is.
+struct CanvasSlabs {
+  CanvasSlabs(SlabId canvas_in, SlabId guide_in = kNoId) : canvas(canvas_in), guide(guide_in) {}
+  SlabId canvas;
+  SlabId guide;  // with cfg_scale
 };
 
 /// Entries that a canvas works with.
@@ -39,6 +47,9 @@ struct Commit {
   std::vector<TokenLogprob> top;  // when asked for
 };
 
+/// Whether a request needs a second canvas, without its prompt.
+inline bool is_guided(const GenerateRequest& request) { return request.decode.cfg_scale != 0; }
+
 /// Decodes one request: canvas, blocks, refreshes, commits, end of text. Torch-free and without a
 /// clock: the same results give the same canvas. Engine thread only.
 ///
@@ -52,7 +63,7 @@ class CanvasDecoder {
   const PlannedForward& next() const { return next_; }
 
   /// Adds the next forward's row groups and logit rows, on this slab.
-  void append_to(Forward& forward, SlabId slab, const PrefixStates& prefix) const;
+  void append_to(Forward& forward, CanvasSlabs slabs, const PrefixStates& prefix) const;
   /// Takes the results of the rows that `append_to` added, in order, and moves on.
   void commit(std::span<const RowResult> results) { follow(decide(results)); }
   /// What `commit` would decide by these results.
@@ -74,6 +85,11 @@ class CanvasDecoder {
 
  private:
   void prepare_next();
+  void update_progress();
+  PlanState plan_state() const;
+  void append_guide(Forward& forward, SlabId slab) const;
+  LogitRow logit_row(int position) const;
+  bool decides_first_position() const;
   void enter_block(int block);
   bool block_is_done() const;
   bool has_run() const { return stats_.num_forwards > 0; }
@@ -88,6 +104,8 @@ class CanvasDecoder {
   const Reuse reuse_;
   const std::unique_ptr<Unmasker> unmasker_;
   Canvas canvas_;
+  std::vector<TokenId> never_;       // of LogitRow
+  std::vector<TokenId> discounted_;  // of LogitRow
 
   // The active block.
   int num_blocks_ = 0;
@@ -95,6 +113,7 @@ class CanvasDecoder {
   int block_begin_ = 0;
   int block_end_ = 0;
   BlockProgress progress_;
+  std::vector<double> noise_;  // of the step, by masked position
   bool at_block_start_ = true;
 
   // Refreshes of the prefix, over the whole request.

@@ -101,6 +101,8 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   info.mask_token = config.mask_token;
   info.end_tokens = config.end_tokens;
   info.logits_shift = model.family->logits_shift;
+  info.decoder = model.family->decoder;
+  info.chat_template = model.family->chat_template;
   info.num_parameters = check_tensors(checkpoint, model);
   info.weight_bytes = weight_bytes(config, info.num_parameters, dtype, fp8);
   info.kv_bytes_per_token = KvPool::bytes_per_token(config, dtype);

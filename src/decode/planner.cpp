@@ -20,22 +20,22 @@ std::vector<RowGroup> plan_rows(const PlanState& state) {
     group.key_end = state.length;
   };
   const Reuse& reuse = state.reuse;
-  const int prefix_len = reuse.prefix_len;
-  // A family whose logits are shifted needs the row before the block as well.
-  const int block_begin = state.block_begin - state.logits_shift;
+  const int first_row = std::max(0, state.block_begin - state.rows_before_block);
+  // A row before the block runs with the block, also where it is the prefix's last.
+  const int prefix_end = std::min(reuse.prefix_len, first_row);
 
   // The prefix takes part only in a refresh, from its layer on.
   const int refresh_depth = state.at_first_forward ? 0 : reuse.refresh_depth;
-  if (state.refresh_due) add(0, prefix_len, std::max(reuse.depth, refresh_depth));
+  if (state.refresh_due) add(0, prefix_end, std::max(reuse.depth, refresh_depth));
 
   if (reuse.is_adaptive() && !state.at_first_forward) {
     if (state.refresh_due) {
       // What was generated in earlier blocks has other tokens than the first forward saw.
-      const int generated = std::max(prefix_len, state.prompt_len - state.logits_shift);
-      add(prefix_len, generated, refresh_depth);
-      add(generated, block_begin, 0);
+      const int generated = std::max(prefix_end, state.prompt_len - state.rows_before_block);
+      add(prefix_end, generated, refresh_depth);
+      add(generated, first_row, 0);
     }
-    add(block_begin, state.block_end, 0);
+    add(first_row, state.block_end, 0);
     if (state.refresh_due) add(state.block_end, state.length, refresh_depth);
     return groups;
   }
@@ -44,8 +44,7 @@ std::vector<RowGroup> plan_rows(const PlanState& state) {
   const bool in_block = !state.at_block_start && (reuse.intra_cache == IntraCache::kPrefix ||
                                                   reuse.intra_cache == IntraCache::kDual);
   const bool only_block = in_block && reuse.intra_cache == IntraCache::kDual;
-  add(in_block ? std::max(prefix_len, block_begin) : prefix_len,
-      only_block ? state.block_end : state.length, 0);
+  add(in_block ? first_row : prefix_end, only_block ? state.block_end : state.length, 0);
   return groups;
 }
 

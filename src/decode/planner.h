@@ -42,7 +42,9 @@ struct PlanState {
   bool at_block_start = true;    // no forward of this block has run yet
   bool at_first_forward = true;  // no forward of the canvas has run yet
   bool refresh_due = false;
-  int logits_shift = 0;  // logits of row j - shift serve position j
+  /// How many rows before the block have logits for a masked position of it: with a shift of the
+  /// logits 1 as long as the first one is masked.
+  int rows_before_block = 0;
   Reuse reuse;
 };
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bicached/denoiser.h"
+#include "decode/distribution_history.h"
 #include "model/cuda/model_kernels.h"
 
 namespace bicached {
@@ -15,20 +16,22 @@ namespace bicached {
 struct TokenRules {
   int vocab_size = 0;
   TokenId mask_token = -1;          // -1: none
-  std::vector<TokenId> end_tokens;  // what `suppress_end_tokens` means
+  bool filters_confidence = false;  // see ReferenceDecoder
 };
 
-/// Chooses a token for each row and computes the four numbers that decoding needs, on the device.
-/// Returns float64 [n, 4 + 2 top], or what `ModelKernels::row_statistics` does where that is all
-/// that is asked, still on the device: `read_rows` fetches all chunks of a forward.
+/// Chooses a token for each row and computes the numbers that decoding needs, on the device.
+/// Returns float64 [n, 6 + 2 top], or what `ModelKernels::row_statistics` does where no row asks
+/// for more, still on the device: `read_rows` fetches all chunks of a forward.
 ///
-/// The distribution is softmax(logits + logit_bias) without suppressed end tokens (their logit is
-/// -infinity, as in the reference). Greedy at temperature 0 (ties: lowest id); else logits /
-/// temperature, then top_p (a token goes when all more probable ones hold more than top_p
-/// together), then top_k (those below the k-th greatest go), then a draw by the inverse
+/// The distribution is softmax(logits + logit_bias), after guidance, with a logit of -infinity for
+/// tokens that are never chosen, as in the reference. Greedy at temperature 0 (ties: lowest id);
+/// else logits / temperature, then top_p (a token goes when all more probable ones hold more than
+/// top_p together), then top_k (those below the k-th greatest go), then a draw by the inverse
 /// distribution function at the row's `uniform`. logits: [n, V], in float32 overwritten, else
-/// computed with in float32; rows[i] belongs to logits[i]. `kernels`: of the device, or null.
+/// computed with in float32; rows[i] belongs to logits[i], and a row with guidance is not the last.
+/// `history` may be null where no row asks for it; `kernels`: of the device, or null.
 at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
+                       DistributionHistory* history = nullptr,
                        const ModelKernels* kernels = nullptr);
 
 /// Results of `sample_rows` on the host, chunk after chunk. Throws kInternal when one is not

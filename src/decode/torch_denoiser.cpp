@@ -38,13 +38,16 @@ TorchDenoiser::TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights we
             weights_.embedding.scalar_type()),
       entries_(config_, pool_),
       forward_(config_, weights_, pool_, cuda_graphs),
-      rules_{config_.vocab_size, config_.mask_token, info_.end_tokens} {}
+      rules_{config_.vocab_size, config_.mask_token, info_.decoder.filters_confidence} {}
 
 std::optional<SlabId> TorchDenoiser::open_slab(int num_tokens) {
   return pool_.slabs().open(num_tokens);
 }
 
-void TorchDenoiser::close_slab(SlabId slab) { pool_.slabs().close(slab); }
+void TorchDenoiser::close_slab(SlabId slab) {
+  history_.forget(slab);
+  pool_.slabs().close(slab);
+}
 
 std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
   return in_inference("forward", [&] {
@@ -53,14 +56,18 @@ std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
     const int64_t logits = hidden.is_cuda() ? kLogitsPerCudaChunk : kLogitsPerChunk;
     const int64_t chunk_rows = std::max<int64_t>(1, logits / info_.num_logits);
     std::vector<at::Tensor> chunks;  // read only at the end: the device never waits for the host
-    for (int64_t begin = 0; begin < hidden.size(0); begin += chunk_rows) {
-      const int64_t count = std::min(chunk_rows, hidden.size(0) - begin);
+    history_.drop();
+    for (int64_t begin = 0, count = 0; begin < hidden.size(0); begin += count) {
+      count = std::min(chunk_rows, hidden.size(0) - begin);
+      if (rows[static_cast<size_t>(begin + count - 1)].guidance != 0) ++count;  // with its guide
       chunks.push_back(
           sample_rows(forward_.logits(hidden.narrow(0, begin, count)),
                       rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), rules_,
-                      forward_.kernels()));
+                      &history_, forward_.kernels()));
     }
-    return read_rows(chunks, rows);
+    std::vector<RowResult> results = read_rows(chunks, rows);
+    history_.keep();
+    return results;
   });
 }
 

@@ -46,6 +46,7 @@ class TorchDenoiser final : public Denoiser {
   PrefixEntries entries_;
   PackedForward forward_;
   TokenRules rules_;
+  DistributionHistory history_;
 };
 
 }  // namespace bicached

@@ -88,7 +88,8 @@ struct Engine::Impl {
       return sequence_.decoder->num_logit_rows() + (shadow ? shadow->num_logit_rows() : 0);
     }
     void append_to(Forward& forward) const override {
-      sequence_.decoder->append_to(forward, sequence_.slab.id(), sequence_.cache.states());
+      sequence_.decoder->append_to(forward, {sequence_.slab.id(), sequence_.guide_slab.id()},
+                                   sequence_.cache.states());
       if (sequence_.cache.shadow) sequence_.cache.shadow->append_to(forward);
     }
     void commit(std::span<const RowResult> results) override {
@@ -308,6 +309,10 @@ Placement Engine::Impl::try_place(Sequence& sequence) {
   }
   Lease slab = open_slab(sequence.num_tokens());
   if (!slab) return Placement::kNoRoom;
+  if (is_guided(sequence.request)) {
+    sequence.guide_slab = open_slab(sequence.num_tokens());
+    if (!sequence.guide_slab) return Placement::kNoRoom;
+  }
   sequence.slab = std::move(slab);
   --stats.queued;
   cache.take_up(sequence.request, sequence.cache, sequence.slab.id());
@@ -427,7 +432,8 @@ void Engine::Impl::update_gauges() {
 // --- Any thread --------------------------------------------------------------------------------
 
 void Engine::Impl::check_fits(const GenerateRequest& request, int num_tokens) const {
-  const int64_t longest = std::min<int64_t>(info.max_length, capacity_tokens);
+  const int64_t room = is_guided(request) ? capacity_tokens / 2 : capacity_tokens;
+  const int64_t longest = std::min<int64_t>(info.max_length, room);
   if (num_tokens <= longest) return;
   throw Error(ErrorCode::kContextLengthExceeded,
               "prompt and generation take " + std::to_string(num_tokens) + " tokens (" +

@@ -253,7 +253,8 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
   const CacheUse::Candidate* prefix = choose_prefix(request, use);
   describe(request, prefix, use);
   use.reuse = {choose_inside(request, use)};
-  if (use.policy->learns) use.trial = learner_.next_trial(use.subject);
+  // A probe of a guided request would need a guide as well.
+  if (use.policy->learns && !is_guided(request)) use.trial = learner_.next_trial(use.subject);
   // Also where nothing is shared yet, the beginning may be reused from one forward to the next.
   if (!use.candidates.empty()) use.reuse.prefix_len = use.candidates.back().length;
   if (!prefix || (use.trial && !use.trial->is_shared)) return Readiness::kReady;
@@ -284,15 +285,17 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
 }
 
 void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId slab) {
-  if (!use.policy->reuses) return;
-  if (use.entry) use.held = hold(*use.entry);
-  if (use.trial && !start_probe(request, use)) use.trial.reset();
-  ++(use.reuse.depth > 0 ? stats_.hits : stats_.misses);
-  if (use.reuse.depth > 0) {
-    ++use.entry->hits;
-    denoiser_.load_entry(use.held.id(), slab, use.reuse.depth);
-    stats_.cached_tokens += use.reuse.prefix_len;
+  if (use.policy->reuses) {
+    if (use.entry) use.held = hold(*use.entry);
+    if (use.trial && !start_probe(request, use)) use.trial.reset();
+    ++(use.reuse.depth > 0 ? stats_.hits : stats_.misses);
+    if (use.reuse.depth > 0) {
+      ++use.entry->hits;
+      denoiser_.load_entry(use.held.id(), slab, use.reuse.depth);
+      stats_.cached_tokens += use.reuse.prefix_len;
+    }
   }
+  // Of its own forwards a request may reuse something under any policy, if it says so.
   if (use.reuse.own_states(total_len(request), info_.num_layers) > 0) {
     use.own = own_states(use.reuse, total_len(request));
     if (!use.own) use.reuse.refresh_depth = 0;

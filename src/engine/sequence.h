@@ -37,6 +37,7 @@ struct Sequence {
   // From admission on.
   std::optional<CanvasDecoder> decoder;
   Lease slab;
+  Lease guide_slab;  // of the canvas without the prompt (cfg_scale)
   Clock::time_point admitted;
   Clock::time_point last_forward;  // or admission: what ageing counts from
   int64_t first_token_us = 0;
@@ -50,6 +51,7 @@ struct Sequence {
     cache.own.reset();
     cache.held.reset();
     slab.reset();
+    guide_slab.reset();
   }
   /// Rows of the next forward, with those of its probe.
   int num_rows() const {

@@ -62,25 +62,23 @@ void read_sampling(Fields& fields, const DecodeSettings& defaults, const ModelIn
   sampling.logit_bias = read_logit_bias(fields, model);
 }
 
-void refuse_guidance(Fields& fields) {
-  const nlohmann::json* cfg_scale = fields.find("cfg_scale");
-  if (!cfg_scale) return;
-  if (!cfg_scale->is_number()) throw_wrong_type("cfg_scale", "a number", *cfg_scale);
-  if (cfg_scale->get<double>() == 0) return;
-  throw Error(ErrorCode::kUnsupportedParameter,
-              "cfg_scale: this server has no classifier-free guidance; only 0 is allowed",
-              "cfg_scale");
-}
-
 void read_decode(Fields& fields, const DecodeSettings& defaults, CommonFields& out) {
   DecodeParams& decode = out.request.decode;
   out.steps = fields.limited_integer("steps");
   decode.block_length = fields.limited_integer("block_length").value_or(defaults.block_length);
   decode.algorithm = fields.choice("algorithm", unmasker_names()).value_or(defaults.algorithm);
-  decode.threshold =
-      static_cast<float>(fields.limited_number("threshold").value_or(defaults.threshold));
-  decode.factor = static_cast<float>(fields.limited_number("factor").value_or(defaults.factor));
-  refuse_guidance(fields);
+  decode.params = defaults.params;
+  for (const UnmaskerParam& param : unmasker_params()) {
+    const std::optional<double> value = fields.limited_number(param.limit.name);
+    if (value) decode.params[param.limit.name] = *value;
+  }
+  decode.schedule = schedule_of(
+      fields.choice("schedule", {"auto", "even", "timesteps"}).value_or(defaults.schedule));
+  decode.cfg_scale =
+      static_cast<float>(fields.limited_number("cfg_scale").value_or(defaults.cfg_scale));
+  decode.logits_eos_inf = fields.boolean("logits_eos_inf").value_or(defaults.logits_eos_inf);
+  decode.confidence_eos_eot_inf =
+      fields.boolean("confidence_eos_eot_inf").value_or(defaults.confidence_eos_eot_inf);
   decode.eos_early_stop = fields.boolean("eos_early_stop").value_or(defaults.eos_early_stop);
   decode.ignore_eos = fields.boolean("ignore_eos").value_or(false);
   const std::optional<std::string> intra_cache =

@@ -59,25 +59,49 @@ void add_end_tokens(ModelConfig& config, const json& file) {
   }
 }
 
-/// Chat models end a turn with a token that config.json does not call EOS.
-void add_turn_ends(ModelConfig& config, const fs::path& folder) {
-  static const std::set<std::string> kTurnEnds{"<|eot_id|>", "<|im_end|>"};
+/// The tokens that tokenizer_config.json adds, id and text.
+std::vector<std::pair<int64_t, std::string>> added_tokens(const fs::path& folder) {
+  std::vector<std::pair<int64_t, std::string>> tokens;
   const json tokenizer = read_json(folder / "tokenizer_config.json", false);
   const auto added = tokenizer.find("added_tokens_decoder");
-  if (added == tokenizer.end() || !added->is_object()) return;
+  if (added == tokenizer.end() || !added->is_object()) return tokens;
   for (const auto& [id, about] : added->items()) {
     if (!about.is_object() || !about.contains("content") || !about["content"].is_string()) continue;
     const bool is_number =
         !id.empty() && id.size() < 10 &&
         std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
-    if (is_number && kTurnEnds.contains(about["content"])) add_end_token(config, std::stoll(id));
+    if (is_number) tokens.emplace_back(std::stoll(id), about["content"].get<std::string>());
   }
+  return tokens;
+}
+
+/// Chat models end a turn with a token that config.json does not call EOS.
+void add_turn_ends(ModelConfig& config, const fs::path& folder) {
+  static const std::set<std::string> kTurnEnds{"<|eot_id|>", "<|im_end|>"};
+  for (const auto& [id, text] : added_tokens(folder)) {
+    if (kTurnEnds.contains(text)) add_end_token(config, id);
+  }
+}
+
+/// The mask token by its text, where config.json leaves it out.
+void find_mask_token(ModelConfig& config, const ModelFamily& family, const fs::path& folder) {
+  if (config.mask_token >= 0) return;
+  for (const auto& [id, text] : added_tokens(folder)) {
+    if (text == family.mask_token_text && id < config.num_logits) {
+      config.mask_token = static_cast<TokenId>(id);
+      return;
+    }
+  }
+  refuse((folder / "config.json").string() +
+         ": mask_token_id is missing, and tokenizer_config.json adds no token '" +
+         family.mask_token_text + "' below " + std::to_string(config.num_logits) +
+         "; one of them must name the mask token");
 }
 
 }  // namespace
 
 const std::vector<ModelFamily>& family_table() {
-  static const std::vector<ModelFamily> table{llada_family()};
+  static const std::vector<ModelFamily> table{llada_family(), dream_family(), a2d_qwen3_family()};
   return table;
 }
 
@@ -100,6 +124,7 @@ ParsedModel parse_model_folder(const std::string& folder) {
   } catch (const Error& e) {
     refuse(path.string() + ": " + e.what());
   }
+  find_mask_token(parsed.config, *parsed.family, folder);
   add_end_tokens(parsed.config, config);
   add_end_tokens(parsed.config, read_json(fs::path(folder) / "generation_config.json", false));
   add_turn_ends(parsed.config, folder);

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "bicached/request.h"
+#include "bicached/denoiser.h"
 
 namespace bicached {
 
@@ -24,7 +24,8 @@ struct ModelConfig {
   double rope_theta = 10000.0;
   bool tied_head = false;  // the head is the embedding
   bool qkv_bias = false;
-  TokenId mask_token = 0;
+  bool qk_norm = false;             // of query and key heads, before the rotation
+  TokenId mask_token = 0;           // -1 from `parse`: the tokenizer's, see ModelFamily
   std::vector<TokenId> end_tokens;  // of config.json; the tokenizer's are added when loading
 };
 
@@ -45,6 +46,8 @@ enum class TensorRole {
   kQueryBias,
   kKeyBias,
   kValueBias,
+  kQueryNorm,
+  kKeyNorm,
 };
 
 /// A model family: how its config.json reads and how its tensors are called. One file each in
@@ -56,7 +59,10 @@ struct ModelFamily {
   /// Throws kInvalidModel naming the key, its value and what is supported.
   ModelConfig (*parse)(const nlohmann::json& config);
   std::string (*tensor_name)(TensorRole role, int layer);
-  int logits_shift;
+  int logits_shift = 0;  // logits of row j - shift serve position j
+  ReferenceDecoder decoder = {};
+  const char* chat_template = "";    // Jinja, for folders without one
+  const char* mask_token_text = "";  // in tokenizer_config.json, where config.json has no id
 };
 
 const std::vector<ModelFamily>& family_table();

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "bicached/error.h"
+#include "model/head_norm.h"
 
 namespace bicached {
 namespace {
@@ -226,6 +227,10 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
   const at::Tensor heads = qkv.view({rows, -1, heads_.head_size});
   const at::Tensor keys = heads.narrow(1, heads_.num_heads, heads_.num_kv_heads);
   at::Tensor queries = heads.narrow(1, 0, heads_.num_heads);
+  if (w.query_norm.defined()) {
+    norm_heads(queries, w.query_norm, config_.norm_eps);
+    norm_heads(keys, w.key_norm, config_.norm_eps);
+  }
   observe("q_pre_rope", layer, queries);
   observe("k_pre_rope", layer, keys);
   observe("v", layer, heads.narrow(1, heads_.num_heads + heads_.num_kv_heads, heads_.num_kv_heads));
@@ -284,8 +289,8 @@ bool PackedForward::is_tiled(const std::vector<AttentionSequence>& sequences) co
 /// Whether nothing but its rows and their places tells it from other forwards of its size.
 bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& plan) const {
   const LayerSegment& segment = plan.segments.front();
-  return kernels_ && !observer_ && plan.segments.size() == 1 && segment.num_rows > 0 &&
-         segment.num_rows <= kMaxGraphRows && is_tiled(segment.sequences) &&
+  return kernels_ && !observer_ && !config_.qk_norm && plan.segments.size() == 1 &&
+         segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows && is_tiled(segment.sequences) &&
          std::ranges::all_of(forward.groups,
                              [](const RowGroup& g) { return g.capture_to == kNoId; });
 }

@@ -48,6 +48,9 @@ class TensorTable {
       roles.insert(roles.end(),
                    {TensorRole::kQueryBias, TensorRole::kKeyBias, TensorRole::kValueBias});
     }
+    if (model_.config.qk_norm) {
+      roles.insert(roles.end(), {TensorRole::kQueryNorm, TensorRole::kKeyNorm});
+    }
     return roles;
   }
 
@@ -78,6 +81,8 @@ class TensorTable {
       case TensorRole::kQueryBias: return {q};
       case TensorRole::kKeyBias:
       case TensorRole::kValueBias: return {kv};
+      case TensorRole::kQueryNorm:
+      case TensorRole::kKeyNorm: return {c.head_size};
     }
     return {};
   }
@@ -169,6 +174,10 @@ ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model
     if (model.config.qkv_bias) {
       layer.qkv.bias = at::cat({place(TensorRole::kQueryBias, i), place(TensorRole::kKeyBias, i),
                                 place(TensorRole::kValueBias, i)});
+    }
+    if (model.config.qk_norm) {
+      layer.query_norm = place(TensorRole::kQueryNorm, i);
+      layer.key_norm = place(TensorRole::kKeyNorm, i);
     }
     layer.attention_out = linear(place(TensorRole::kAttentionOut, i));
     layer.mlp_norm = place(TensorRole::kMlpNorm, i);

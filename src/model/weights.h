@@ -28,6 +28,8 @@ Linear quantised(const at::Tensor& weight);
 struct LayerWeights {
   at::Tensor attention_norm;  // [d]
   Linear qkv;                 // [(H + 2 G) D, d]
+  at::Tensor query_norm;      // [D], undefined without norms of heads
+  at::Tensor key_norm;        // [D]
   Linear attention_out;       // [d, H D]
   at::Tensor mlp_norm;        // [d]
   Linear gate_up;             // [2 m, d]

@@ -82,6 +82,9 @@ def test_info_of_the_demo():
     info = json.loads(done.stdout)
     assert info["layers"] == 12
     assert info["vocab_size"] == 2048
+    assert info["decoder"]["algorithm"] == "threshold"
+    assert info["decoder"]["params"] == {"threshold": 0.9}
+    assert info["decoder"]["block_length"] == 32
     assert info["memory"]["kv_bytes"] == 16 * 1024 * info["kv_bytes_per_token"]
     assert "12 of width 256" in run("info", DEMO).stdout
 

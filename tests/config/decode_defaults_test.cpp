@@ -43,7 +43,7 @@ TEST_F(DecodeDefaults, WithoutAFileTheFixedValuesHold) {
   EXPECT_EQ(resolved.max_tokens, 64);
   EXPECT_EQ(resolved.block_length, 32);
   EXPECT_EQ(resolved.algorithm, "low_confidence");
-  EXPECT_EQ(resolved.threshold, 0.9);
+  EXPECT_EQ(resolved.params.at("threshold"), 0.9);
   EXPECT_EQ(resolved.temperature, 0.0);
   EXPECT_EQ(default_steps(resolved, 100), 100);  // one a token, whatever the request's length
 }
@@ -56,7 +56,7 @@ TEST_F(DecodeDefaults, TheModelsFileFillsWhatIsOpen) {
   EXPECT_EQ(resolved.block_length, 16);
   EXPECT_EQ(default_steps(resolved, 128), 32);
   EXPECT_EQ(default_steps(resolved, 8), 8);  // never more than tokens
-  EXPECT_EQ(resolved.threshold, 0.8);
+  EXPECT_EQ(resolved.params.at("threshold"), 0.8);
   EXPECT_EQ(resolved.temperature, 0.5);
   EXPECT_EQ(resolved.algorithm, "threshold");
 }
@@ -66,13 +66,32 @@ TEST_F(DecodeDefaults, RemaskingIsTheAlgorithmWhereThereIsNoThreshold) {
   EXPECT_EQ(resolve(R"({"max_new_tokens": 7})").max_tokens, 7);
 }
 
+TEST_F(DecodeDefaults, AFileOfDreamNamesItsAlgorithmAndItsNumbers) {
+  const DecodeSettings resolved =
+      resolve(R"({"alg": "origin", "alg_temp": 0.1, "eps": 0.002, "steps": 512, "top_p": null})");
+  EXPECT_EQ(resolved.algorithm, "origin");
+  EXPECT_EQ(resolved.params.at("alg_temp"), 0.1);
+  EXPECT_EQ(resolved.params.at("eps"), 0.002);
+  EXPECT_EQ(default_steps(resolved, 1000), 512);
+  EXPECT_EQ(resolve(R"({"alg_temp": null})").params.at("alg_temp"), 0.0);
+  EXPECT_EQ(error_of(R"({"eps": 2})").code(), ErrorCode::kInvalidModel);
+}
+
+TEST_F(DecodeDefaults, TheFamilysReferenceIsWhatIsLeft) {
+  const ReferenceDecoder reference{"entropy", 77, Schedule::kTimesteps, true};
+  const DecodeSettings resolved = resolve_decode_defaults({}, folder_, reference);
+  EXPECT_EQ(resolved.algorithm, "entropy");
+  EXPECT_EQ(resolved.block_length, 77);
+  EXPECT_EQ(resolved.schedule, "auto") << "the family's, which the decoder knows";
+}
+
 TEST_F(DecodeDefaults, SettingsWinOverTheModel) {
   DecodeSettings settings;
   settings.max_tokens = 10;
   settings.steps = 5;
   settings.block_length = 2;
   settings.algorithm = "entropy";
-  settings.threshold = 0.7;
+  settings.params["threshold"] = 0.7;
   settings.temperature = 0;
   const DecodeSettings resolved = resolve(
       R"({"gen_length": 128, "block_length": 16, "steps": 32, "threshold": 0.8, "temperature": 1})",
@@ -81,7 +100,7 @@ TEST_F(DecodeDefaults, SettingsWinOverTheModel) {
   EXPECT_EQ(resolved.steps, 5);
   EXPECT_EQ(resolved.block_length, 2);
   EXPECT_EQ(resolved.algorithm, "entropy");
-  EXPECT_EQ(resolved.threshold, 0.7);
+  EXPECT_EQ(resolved.params.at("threshold"), 0.7);
   EXPECT_EQ(resolved.temperature, 0.0);
 }
 
@@ -105,7 +124,7 @@ TEST_F(DecodeDefaults, ValuesThatOnlyTheRangeForMinusOneLetThroughAreRefused) {
   settings.max_tokens = 0;
   EXPECT_EQ(error_of("{}", settings).param(), "max_tokens");
   settings = {};
-  settings.threshold = -0.5;
+  settings.params["threshold"] = -0.5;
   EXPECT_EQ(error_of("{}", settings).param(), "threshold");
 }
 

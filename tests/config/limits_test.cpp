@@ -71,8 +71,9 @@ TEST(Limits, ParamsAreCheckedFieldByField) {
   EXPECT_EQ(param_of([](auto&, auto&, int& length) { length = 0; }), "max_tokens");
   EXPECT_EQ(param_of([](auto& decode, auto&, int&) { decode.steps = 0; }), "steps");
   EXPECT_EQ(param_of([](auto& decode, auto&, int&) { decode.block_length = 0; }), "block_length");
-  EXPECT_EQ(param_of([](auto& decode, auto&, int&) { decode.threshold = 0; }), "threshold");
-  EXPECT_EQ(param_of([](auto& decode, auto&, int&) { decode.factor = 0; }), "factor");
+  EXPECT_EQ(param_of([](auto& decode, auto&, int&) { decode.params["threshold"] = 0; }),
+            "threshold");
+  EXPECT_EQ(param_of([](auto& decode, auto&, int&) { decode.params["factor"] = 0; }), "factor");
   EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.temperature = 3; }), "temperature");
   EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.top_p = 0; }), "top_p");
   EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.top_k = -1; }), "top_k");

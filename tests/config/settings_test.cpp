@@ -86,7 +86,7 @@ TEST(Settings, EveryKindComesFromFileAndFromText) {
   for (const Settings& settings : {file, text}) {
     EXPECT_THAT(settings.server.alias, ElementsAre("a", "b"));
     EXPECT_FALSE(settings.decode.eos_early_stop);
-    EXPECT_EQ(settings.decode.threshold, 0.5);
+    EXPECT_EQ(settings.decode.params.at("threshold"), 0.5);
     EXPECT_EQ(settings.model.dtype, "float32");
     EXPECT_EQ(settings.model.kv_cache_bytes, 5000000000);
   }
@@ -141,7 +141,7 @@ TEST(Settings, BrokenFilesAreErrorsWithTheirName) {
 TEST(Settings, JsonOfTheSettingsLoadsToTheSameSettings) {
   Settings settings;
   settings.server.alias = {"x", "*"};
-  settings.decode.threshold = 0.25;
+  settings.decode.params["threshold"] = 0.25;
   settings.model.kv_cache_bytes = 123456789012;
   settings.server.api_key_file = "/etc/keys";
   const std::string json = settings_to_json(settings);

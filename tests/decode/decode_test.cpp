@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <map>
+#include <numeric>
+#include <tuple>
 
 #include "bicached/error.h"
 #include "bicached/unmasker.h"
@@ -74,7 +76,7 @@ TEST(Planner, InsideABlockRunsWhatTheIntraCacheLeaves) {
   EXPECT_EQ(spans_of(state), (Spans{{60, 100, 0}}));
   state.reuse.intra_cache = IntraCache::kDual;
   EXPECT_EQ(spans_of(state), (Spans{{60, 70, 0}}));
-  state.logits_shift = 1;
+  state.rows_before_block = 1;
   EXPECT_EQ(spans_of(state), (Spans{{59, 70, 0}}));
 }
 
@@ -104,7 +106,7 @@ TEST(Planner, AdaptiveRunsTheBlockAloneBetweenRefreshes) {
   EXPECT_EQ(spans_of(state), (Spans{{0, 40, 3}, {40, 100, 0}})) << "the first forward runs all";
   state.at_first_forward = state.refresh_due = false;
   EXPECT_EQ(spans_of(state), (Spans{{60, 70, 0}})) << "at the start of a block too";
-  state.logits_shift = 1;
+  state.rows_before_block = 1;
   EXPECT_EQ(spans_of(state), (Spans{{59, 70, 0}}));
 }
 
@@ -116,7 +118,7 @@ TEST(Planner, AdaptiveRefreshEntersOutsideTheBlockWhereTokensAreTheSame) {
   state.at_first_forward = state.at_block_start = false;
   state.refresh_due = true;
   EXPECT_EQ(spans_of(state), (Spans{{0, 50, 5}, {50, 70, 0}, {70, 100, 5}}));
-  state.logits_shift = 1;
+  state.rows_before_block = 1;
   EXPECT_EQ(spans_of(state), (Spans{{0, 49, 5}, {49, 70, 0}, {70, 100, 5}}));
   state.reuse.depth = 6;
   EXPECT_EQ(spans_of(state), (Spans{{0, 40, 6}, {40, 49, 5}, {49, 70, 0}, {70, 100, 5}}));
@@ -143,44 +145,219 @@ TEST(Noise, IsUniformAndAFunctionOfItsArguments) {
   EXPECT_NE(counter_uniform(1, 2, 3), counter_uniform(1, 3, 2));
 }
 
-/// Every algorithm of the table keeps these promises.
-class UnmaskerContract : public testing::TestWithParam<std::string> {
+std::vector<double> noise_of(int count, uint64_t seed) {
+  std::vector<double> noise;
+  for (int i = 0; i < count; ++i) {
+    noise.push_back(counter_uniform(seed, 1, static_cast<uint64_t>(i)));
+  }
+  return noise;
+}
+
+std::unique_ptr<Unmasker> unmasker_of(const std::string& name, const AlgorithmParams& params = {}) {
+  DecodeParams decode;
+  decode.algorithm = name;
+  decode.params = params;
+  return make_unmasker(decode);
+}
+
+/// Every algorithm of the table keeps these promises, by either schedule.
+class UnmaskerContract : public testing::TestWithParam<std::tuple<std::string, Schedule>> {
  protected:
   static std::vector<Candidate> candidates(int count, uint64_t seed) {
     std::vector<Candidate> list;
     for (int i = 0; i < count; ++i) {
       const auto u = static_cast<float>(counter_uniform(seed, 0, static_cast<uint64_t>(i)));
-      list.push_back({10 + i, i, u, u / 2, 1 - u});
+      list.push_back({10 + i, i, u, u / 2, 1 - u, u / 10});
     }
     return list;
+  }
+  std::unique_ptr<Unmasker> unmasker() const { return unmasker_of(std::get<0>(GetParam())); }
+
+  /// Decodes 30 positions in blocks of 8 with made-up results. Returns canvas and forwards.
+  std::pair<std::vector<TokenId>, int> decode(int steps, uint64_t seed) const {
+    GenerateRequest request;
+    request.prompt_ids = {5, 6};
+    request.gen_length = 30;
+    request.sampling.seed = seed;
+    request.decode.algorithm = std::get<0>(GetParam());
+    request.decode.schedule = std::get<1>(GetParam());
+    request.decode.block_length = 8;
+    request.decode.steps = steps;
+    ModelInfo model;
+    model.num_layers = 4;
+    model.mask_token = 99;
+    CanvasDecoder decoder(request, model, {});
+    int num_forwards = 0;
+    for (; !decoder.finished() && num_forwards < 100; ++num_forwards) {
+      Forward forward;
+      decoder.append_to(forward, 0, {});
+      std::vector<RowResult> results;
+      for (const LogitRow& row : forward.logit_rows) {
+        RowResult& result = results.emplace_back();
+        const double u =
+            counter_uniform(static_cast<uint64_t>(num_forwards), 7, static_cast<uint64_t>(row.row));
+        result.token = static_cast<TokenId>(90 * u);
+        result.probability = result.confidence = static_cast<float>(u);
+        result.margin = static_cast<float>(u / 2);
+        result.entropy = static_cast<float>(1 - u);
+        result.divergence = static_cast<float>(u / 20);
+      }
+      const int masked = decoder.canvas().num_masked();
+      decoder.commit(results);  // throws at a position that is decided already
+      EXPECT_LT(decoder.canvas().num_masked(), masked) << "a forward for nothing";
+    }
+    EXPECT_TRUE(decoder.finished());
+    return {decoder.canvas().tokens(), num_forwards};
   }
 };
 
 TEST_P(UnmaskerContract, ChoosesAscendingValidIndicesAndIsDeterministic) {
-  DecodeParams params;
-  params.algorithm = GetParam();
-  const auto unmasker = make_unmasker(params);
+  const auto unmasker = this->unmasker();
   for (int count = 1; count < 40; ++count) {
     const auto list = candidates(count, static_cast<uint64_t>(count));
-    const BlockProgress progress{0, 4, count};
-    const std::vector<int> chosen = unmasker->choose(list, progress);
-    EXPECT_EQ(chosen, unmasker->choose(list, progress));
-    EXPECT_GE(static_cast<int>(chosen.size()), std::min(count, unmasker->min_choices(progress)));
-    for (size_t i = 0; i < chosen.size(); ++i) {
-      EXPECT_GE(chosen[i], i == 0 ? 0 : chosen[i - 1] + 1);
-      EXPECT_LT(chosen[i], count);
+    const auto noise = noise_of(count, static_cast<uint64_t>(count));
+    for (int step = 0; step < 4; ++step) {
+      const BlockProgress progress{step, 4, 40, count, std::get<1>(GetParam()), noise};
+      const std::vector<int> chosen = unmasker->choose(list, progress);
+      EXPECT_EQ(chosen, unmasker->choose(list, progress));
+      EXPECT_GE(static_cast<int>(chosen.size()), std::min(count, unmasker->min_choices(progress)));
+      for (size_t i = 0; i < chosen.size(); ++i) {
+        EXPECT_GE(chosen[i], i == 0 ? 0 : chosen[i - 1] + 1);
+        EXPECT_LT(chosen[i], count);
+      }
     }
   }
 }
 
 TEST_P(UnmaskerContract, TiesGoToTheLowestPosition) {
-  DecodeParams params;
-  params.algorithm = GetParam();
   const std::vector<Candidate> equal(5, Candidate{0, 1, 0.5f, 0.1f, 1.0f});
-  EXPECT_EQ(make_unmasker(params)->choose(equal, {0, 5, 5}), std::vector<int>{0});
+  const std::vector<double> noise(5, 0.5);
+  const BlockProgress progress{0, 5, 5, 5, std::get<1>(GetParam()), noise};
+  const auto unmasker = this->unmasker();
+  const int count = std::max(0, std::min(1, unmasker->min_choices(progress)));
+  EXPECT_EQ(unmasker->choose(equal, progress), std::vector<int>(static_cast<size_t>(count), 0));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, UnmaskerContract, testing::ValuesIn(unmasker_names()));
+TEST_P(UnmaskerContract, EveryForwardDecidesSomethingAndTheTextIsTheSeeds) {
+  for (const int steps : {4, 30, 100}) {
+    const auto [tokens, num_forwards] = decode(steps, 3);
+    EXPECT_LE(num_forwards, 30);
+    EXPECT_EQ(decode(steps, 3).first, tokens);
+  }
+}
+
+std::string contract_name(const testing::TestParamInfo<UnmaskerContract::ParamType>& info) {
+  return std::get<0>(info.param) +
+         (std::get<1>(info.param) == Schedule::kEven ? "_even" : "_timesteps");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, UnmaskerContract,
+                         testing::Combine(testing::ValuesIn(unmasker_names()),
+                                          testing::Values(Schedule::kEven, Schedule::kTimesteps)),
+                         contract_name);
+
+TEST(Unmasker, ParametersOfOneNameAreOneParameter) {
+  std::map<std::string, const UnmaskerParam*> known;
+  for (const UnmaskerInfo& info : unmasker_table()) {
+    for (const UnmaskerParam& param : info.params) {
+      const auto& [at, is_new] = known.emplace(param.limit.name, &param);
+      EXPECT_EQ(at->second->default_value, param.default_value) << param.limit.name;
+      EXPECT_EQ(at->second->limit.max, param.limit.max) << param.limit.name;
+      EXPECT_GE(param.limit.min, 0) << "-1 leaves a setting open";
+    }
+  }
+  EXPECT_EQ(known.size(), unmasker_params().size());
+}
+
+TEST(Unmasker, EachGoesByItsOwnNumber) {
+  // Token, probability, margin, entropy.
+  const std::vector<Candidate> list{
+      {0, 1, 0.9f, 0.1f, 2.0f}, {1, 1, 0.5f, 0.4f, 1.0f}, {2, 1, 0.4f, 0.2f, 0.5f}};
+  const std::vector<double> noise{0.3, 0.2, 0.7};
+  const BlockProgress progress{0, 3, 3, 3, Schedule::kEven, noise};
+  EXPECT_EQ(unmasker_of("low_confidence")->choose(list, progress), std::vector<int>{0});
+  EXPECT_EQ(unmasker_of("maskgit_plus")->choose(list, progress), std::vector<int>{0});
+  EXPECT_EQ(unmasker_of("topk_margin")->choose(list, progress), std::vector<int>{1});
+  EXPECT_EQ(unmasker_of("entropy")->choose(list, progress), std::vector<int>{2});
+  EXPECT_EQ(unmasker_of("random")->choose(list, progress), std::vector<int>{2});
+  EXPECT_EQ(unmasker_of("origin")->choose(list, progress), (std::vector<int>{0, 1}));
+}
+
+TEST(Unmasker, EntropyBoundTakesThoseOfTheLeastSumWithoutTheGreatest) {
+  const std::vector<Candidate> list{
+      {0, 1, 0.5f, 0, 0.4f}, {1, 1, 0.9f, 0, 0.1f}, {2, 1, 0.8f, 0, 0.2f}, {3, 1, 0.1f, 0, 0.9f}};
+  const auto count = [&](double bound) {
+    return unmasker_of("entropy_bound", {{"entropy_bound", bound}})->choose(list, {});
+  };
+  EXPECT_EQ(count(0.05), std::vector<int>{1});
+  EXPECT_EQ(count(0.15), (std::vector<int>{1, 2}));        // 0.3 - 0.2
+  EXPECT_EQ(count(0.35), (std::vector<int>{0, 1, 2}));     // 0.7 - 0.4
+  EXPECT_EQ(count(0.75), (std::vector<int>{0, 1, 2, 3}));  // 1.6 - 0.9
+}
+
+TEST(Unmasker, KlassTakesWhatIsProbableAndStableElseTheSchedule) {
+  const auto klass = unmasker_of("klass", {{"threshold", 0.6}, {"kl_threshold", 0.01}});
+  std::vector<Candidate> list{
+      {0, 1, 0.7f, 0, 0, 0.02f}, {1, 1, 0.65f, 0, 0, 0.005f}, {2, 1, 0.5f, 0, 0, 0.0f}};
+  const BlockProgress progress{0, 3, 3, 3};
+  EXPECT_EQ(klass->choose(list, progress), std::vector<int>{1});
+  list[1].divergence = 0.02f;
+  EXPECT_EQ(klass->choose(list, progress), std::vector<int>{0});
+  EXPECT_TRUE(klass->wants_divergence());
+}
+
+TEST(Unmasker, QuotaThresholdCarriesOverWhatItLeft) {
+  const auto unmasker = unmasker_of("quota_threshold", {{"threshold", 0.5}});
+  const std::vector<Candidate> list{{0, 1, 0.9f}, {1, 1, 0.4f}, {2, 1, 0.6f}, {3, 1, 0.3f}};
+  EXPECT_EQ(unmasker->choose(list, {0, 2, 4, 4}), (std::vector<int>{0, 2}));
+  // Of three left after the first step three are looked at, and one is good enough or the best.
+  const std::vector<Candidate> rest(list.begin() + 1, list.end());
+  EXPECT_EQ(unmasker->choose(rest, {1, 2, 4, 3}), std::vector<int>{1});
+  EXPECT_EQ(unmasker->min_choices({5, 2, 4, 2}), 1) << "steps go on while something is left";
+}
+
+/// Chi-square of counts against shares, as deviations (Wilson and Hilferty 1931).
+double chi_square_deviation(const std::vector<int>& counts, const std::vector<double>& shares) {
+  const double draws = std::accumulate(counts.begin(), counts.end(), 0.0);
+  double chi_square = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    chi_square += std::pow(counts[i] - draws * shares[i], 2) / (draws * shares[i]);
+  }
+  const double freedom = static_cast<double>(counts.size()) - 1, spread = 2 / (9 * freedom);
+  return (std::cbrt(chi_square / freedom) - (1 - spread)) / std::sqrt(spread);
+}
+
+TEST(Unmasker, AlgTempDrawsPositionsBySoftmaxOfTheScore) {
+  const std::vector<Candidate> list{{0, 1, 0.9f}, {1, 1, 0.5f}, {2, 1, 0.4f}, {3, 1, 0.1f}};
+  constexpr double kTemp = 0.5;
+  std::vector<double> shares;
+  for (const Candidate& c : list) shares.push_back(std::exp(c.probability / kTemp));
+  const double total = std::accumulate(shares.begin(), shares.end(), 0.0);
+  for (double& share : shares) share /= total;
+  const auto unmasker = unmasker_of("maskgit_plus", {{"alg_temp", kTemp}});
+  std::vector<int> counts(4, 0);
+  for (uint64_t seed = 0; seed < 20000; ++seed) {
+    const auto noise = noise_of(4, seed);
+    ++counts[static_cast<size_t>(unmasker->choose(list, {0, 4, 4, 4, Schedule::kEven, noise})[0])];
+  }
+  EXPECT_LT(chi_square_deviation(counts, shares), 4);
+}
+
+TEST(Unmasker, OriginAndRandomFavourNoPosition) {
+  const std::vector<Candidate> list{{0, 1, 0.9f}, {1, 1, 0.5f}, {2, 1, 0.4f}, {3, 1, 0.1f}};
+  for (const char* name : {"random", "origin"}) {
+    const auto unmasker = unmasker_of(name);
+    std::vector<int> counts(4, 0);
+    for (uint64_t seed = 0; seed < 20000; ++seed) {
+      const auto noise = noise_of(4, seed);
+      for (const int i : unmasker->choose(list, {0, 4, 4, 4, Schedule::kEven, noise})) {
+        ++counts[static_cast<size_t>(i)];
+      }
+    }
+    EXPECT_LT(chi_square_deviation(counts, std::vector<double>(4, 0.25)), 4) << name;
+    EXPECT_NEAR(std::accumulate(counts.begin(), counts.end(), 0) / 20000.0, 1.0, 0.03) << name;
+  }
+}
 
 TEST(Unmasker, AnUnknownNameListsTheKnownOnes) {
   DecodeParams params;
@@ -190,14 +367,14 @@ TEST(Unmasker, AnUnknownNameListsTheKnownOnes) {
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.param(), "algorithm");
-    EXPECT_NE(std::string(e.what()).find("low_confidence, threshold, factor"), std::string::npos);
+    EXPECT_NE(std::string(e.what()).find("low_confidence, random, threshold"), std::string::npos);
   }
 }
 
 TEST(Unmasker, ThresholdTakesAllThatReachIt) {
   DecodeParams params;
   params.algorithm = "threshold";
-  params.threshold = 0.5f;
+  params.params["threshold"] = 0.5;
   const std::vector<Candidate> list{{0, 1, 0.4f}, {1, 1, 0.5f}, {2, 1, 0.9f}, {3, 1, 0.1f}};
   EXPECT_EQ(make_unmasker(params)->choose(list, {}), (std::vector<int>{1, 2}));
 }
@@ -227,7 +404,7 @@ class CanvasDecoderTest : public testing::Test {
       for (const LogitRow& row : forward.logit_rows) {
         RowResult result;
         result.token = token_at.count(row.row) ? token_at[row.row] : 7;
-        result.probability = 1.0f / static_cast<float>(2 + row.row);
+        result.probability = result.confidence = 1.0f / static_cast<float>(2 + row.row);
         results.push_back(result);
       }
       decoder.commit(results);
@@ -298,12 +475,83 @@ TEST_F(CanvasDecoderTest, SuffixStandsBehindTheMasksAndIsNeverTouched) {
   EXPECT_EQ(decoder.canvas().token(1), 99);
 }
 
+TEST_F(CanvasDecoderTest, AShiftOfTheLogitsRunsTheRowBeforeTheBlockWhileItIsNeeded) {
+  model.logits_shift = 1;
+  Reuse reuse;
+  reuse.intra_cache = IntraCache::kDual;
+  CanvasDecoder decoder(request, model, reuse);
+  EXPECT_EQ(decode(decoder), 12);
+  // Probabilities fall from left to right, so that the first step decides the first position.
+  EXPECT_EQ(forwards[1][0].begin, 3);
+  EXPECT_EQ(forwards[1][0].end, 7);
+}
+
+TEST_F(CanvasDecoderTest, APrefixThatEndsAtTheBlockKeepsItsLastRow) {
+  model.logits_shift = 1;
+  prefix = {40, 41};
+  CanvasDecoder decoder(request, model, reuse_of(3, 2, 2, 100, 100));
+  EXPECT_EQ(decode(decoder), 12);
+  ASSERT_EQ(forwards[0].size(), 2u);
+  EXPECT_EQ(forwards[0][0].end, 2);
+  EXPECT_EQ(forwards[0][1].begin, 2);
+}
+
+TEST_F(CanvasDecoderTest, AGuideIsTheCanvasWithoutPromptAndSuffix) {
+  request.decode.cfg_scale = 1.5f;
+  request.suffix_ids = {8};
+  CanvasDecoder decoder(request, model, reuse_of(2, 1, 1, 100, 3));
+  Forward forward;
+  decoder.append_to(forward, {0, 1}, {40});
+  ASSERT_EQ(forward.groups.size(), 3u);
+  const RowGroup& guide = forward.groups[2];
+  EXPECT_EQ(guide.slab, 1);
+  EXPECT_EQ(guide.tokens, std::vector<TokenId>(16, 99));
+  ASSERT_EQ(static_cast<int>(forward.logit_rows.size()), decoder.num_logit_rows());
+  ASSERT_EQ(forward.logit_rows.size(), 8u);
+  EXPECT_FLOAT_EQ(forward.logit_rows[0].guidance, 2.5f);
+  EXPECT_EQ(forward.logit_rows[1].guidance, 0.0f);
+  EXPECT_EQ(forward.logit_rows[1].group, 2);
+  EXPECT_EQ(forward.logit_rows[1].row, forward.logit_rows[0].row);
+  std::vector<RowResult> results(8);
+  for (size_t i = 0; i < 8; ++i) {
+    results[i].token = i % 2 == 0 ? 7 : 50;  // that of a guide means nothing
+    results[i].confidence = 0.5f;
+  }
+  decoder.commit(results);
+  EXPECT_EQ(decoder.canvas().token(3), 7);
+  Forward second;
+  decoder.append_to(second, {0, 1}, {40});
+  EXPECT_EQ(second.groups.back().tokens[3], 7) << "what is decided stands on both";
+}
+
+TEST_F(CanvasDecoderTest, EndTokensAreKeptBackAsAsked) {
+  model.end_tokens = {1, 2};
+  const auto row_of = [&] {
+    CanvasDecoder decoder(request, model, {});
+    Forward forward;
+    decoder.append_to(forward, 0, {});
+    const LogitRow& row = forward.logit_rows[0];
+    return std::pair(std::vector<TokenId>(row.never.begin(), row.never.end()),
+                     std::vector<TokenId>(row.discounted.begin(), row.discounted.end()));
+  };
+  using Tokens = std::vector<TokenId>;
+  EXPECT_EQ(row_of(), std::pair(Tokens{}, Tokens{}));
+  request.decode.logits_eos_inf = true;
+  EXPECT_EQ(row_of().first, Tokens{1}) << "EOS alone";
+  request.decode.ignore_eos = true;
+  EXPECT_EQ(row_of().first, (Tokens{1, 2}));
+  request.decode.confidence_eos_eot_inf = true;
+  EXPECT_EQ(row_of().second, (Tokens{1, 2}));
+  request.sampling.temperature = 1;
+  EXPECT_EQ(row_of().second, Tokens{2});
+}
+
 TEST_F(CanvasDecoderTest, DiscardingTheFirstForwardCostsOneABlock) {
   Reuse reuse;
   reuse.intra_cache = IntraCache::kDual;
   CanvasDecoder use(request, model, reuse);
   EXPECT_EQ(decode(use), 12);
-  request.decode.use_first_forward = false;
+  request.decode.first_forward = FirstForward::kDiscarded;
   CanvasDecoder discard(request, model, reuse);
   EXPECT_EQ(decode(discard), 15);
 }

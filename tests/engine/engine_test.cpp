@@ -83,6 +83,36 @@ TEST_F(EngineTest, AnswersAndGivesMemoryBack) {
   EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
 }
 
+TEST_F(EngineTest, AGuidedRequestHoldsTwoSlabsAndGivesBothBack) {
+  start();
+  GenerateRequest request = request_of("hello");
+  request.decode.cfg_scale = 1;
+  const std::string alone = ask(request).text;
+  EXPECT_FALSE(alone.empty());
+  EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
+  control->forward_ms = 1;
+  std::vector<ResponseStream> streams;
+  for (int i = 0; i < 4; ++i) streams.push_back(submit(request));
+  EXPECT_TRUE(eventually([&] { return control->num_open_slabs >= 2; }));
+  for (ResponseStream& stream : streams) EXPECT_EQ(read_all(std::move(stream))[0].text, alone);
+  EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
+}
+
+TEST_F(EngineTest, AGuidedRequestNeedsRoomForTwoCanvases) {
+  start({}, 100);
+  GenerateRequest request = request_of("hello", 60);
+  EXPECT_FALSE(ask(request).text.empty());
+  request.decode.cfg_scale = 1;
+  try {
+    ask(request);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kContextLengthExceeded);
+    EXPECT_NE(std::string(error.what()).find("the longest canvas is 50"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(EngineTest, AnswerIsTheSameAloneAndInABatch) {
   start();
   std::vector<std::string> alone;

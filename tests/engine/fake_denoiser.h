@@ -173,10 +173,11 @@ class FakeDenoiser final : public Denoiser {
     hash ^= hash >> 29;
     RowResult result;
     const int end_one_in = control_->end_one_in;
-    const bool ends = end_one_in > 0 && !row.suppress_end_tokens &&
-                      (hash >> 8) % static_cast<uint64_t>(end_one_in) == 0;
+    const bool ends =
+        end_one_in > 0 && row.never.empty() && (hash >> 8) % static_cast<uint64_t>(end_one_in) == 0;
     result.token = ends ? kEnd : static_cast<TokenId>('a' + hash % 26);
-    result.probability = 0.2f + 0.79f * static_cast<float>((hash >> 16) % 1000) / 1000.0f;
+    result.probability = result.confidence =
+        0.2f + 0.79f * static_cast<float>((hash >> 16) % 1000) / 1000.0f;
     for (int i = 0; i < row.sampling->num_top_logprobs; ++i) {
       result.top.push_back({static_cast<TokenId>('a' + (hash + static_cast<uint64_t>(i)) % 26),
                             -0.1f - static_cast<float>(i)});

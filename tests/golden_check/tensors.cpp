@@ -227,7 +227,8 @@ void check_sampling_case(const fs::path& path) {
   sampling.temperature = params.at("temperature");
   if (params.at("top_p").is_number()) sampling.top_p = params["top_p"];
   if (params.at("top_k").is_number()) sampling.top_k = params["top_k"];
-  const TokenRules rules{static_cast<int>(logits.size()), -1, {}};
+  const bool is_dream = about.at("form") == "dream";
+  const TokenRules rules{static_cast<int>(logits.size()), -1, is_dream};
   constexpr int kChunk = 1000, kChunks = 40;
   const at::Tensor row = at::tensor(logits).unsqueeze(0);
   const at::Tensor full = row.to(at::kDouble).softmax(1);
@@ -249,15 +250,51 @@ void check_sampling_case(const fs::path& path) {
       if (!expected.contains(result.token) && full[0][result.token].item<double>() > 1e-9) {
         throw Mismatch{"token " + std::to_string(result.token) + " must never be drawn"};
       }
-      const double confidence = full[0][result.token].item<double>();
-      if (std::abs(result.probability - confidence) > 2e-4) {
+      const double probability = full[0][result.token].item<double>();
+      if (std::abs(result.probability - probability) > 2e-4) {
         throw Mismatch{"the probability is not the untempered one"};
+      }
+      const auto found = expected.find(result.token);
+      const double share = found == expected.end() ? 0 : found->second;
+      if (std::abs(result.confidence - (is_dream ? share : probability)) > 2e-4) {
+        throw Mismatch{"the confidence of token " + std::to_string(result.token) + " is " +
+                       std::to_string(result.confidence)};
       }
     }
   }
   const double deviation = chi_square_deviation(counts, expected, kChunk * kChunks);
   if (deviation > 4) {
     throw Mismatch{"frequencies are " + std::to_string(deviation) + " deviations off"};
+  }
+}
+
+/// The three confidences of Dream at temperature 0, under filters.
+void check_dream_confidences(const fs::path& path) {
+  std::map<std::string, at::Tensor> logits;
+  for (const json& row : read_json(path).at("rows")) {
+    const std::string checkpoint = row.at("checkpoint");
+    if (!logits.contains(checkpoint)) {
+      const std::string name = path.stem().string() + "_" + checkpoint + ".safetensors";
+      logits[checkpoint] = read_tensors(path.parent_path() / name).at("logits");
+    }
+    SamplingParams sampling;
+    sampling.temperature = row.at("temperature");
+    if (row.at("top_p").is_number()) sampling.top_p = row["top_p"];
+    if (row.at("top_k").is_number()) sampling.top_k = row["top_k"];
+    std::vector<LogitRow> rows(1);
+    rows[0].sampling = &sampling;
+    const at::Tensor one = logits[checkpoint].narrow(0, row.at("row"), 1).clone();
+    const TokenRules rules{static_cast<int>(one.size(1)), -1, true};
+    const RowResult result = read_rows({sample_rows(one, rows, rules)}, rows)[0];
+    const auto is_close = [](double got, double want) { return std::abs(got - want) <= 2e-4; };
+    if (result.token != row.at("token") || !is_close(result.confidence, row.at("maskgit_plus")) ||
+        !is_close(result.margin, row.at("topk_margin")) ||
+        !is_close(-result.entropy, row.at("entropy"))) {
+      std::ostringstream text;
+      text << row.dump() << ": got token " << result.token << ", " << result.confidence << ", "
+           << result.margin << ", " << -result.entropy;
+      throw Mismatch{text.str()};
+    }
   }
 }
 
@@ -447,8 +484,7 @@ void check_tensors(const fs::path& folder, Report& report) {
   }
   for (const fs::path& path : files_of(folder / "sampling", ".json")) {
     run_case(name_of(path), report, [&] {
-      if (!read_json(path).contains("form")) throw MissingFeature{"confidence after filters"};
-      check_sampling_case(path);
+      read_json(path).contains("form") ? check_sampling_case(path) : check_dream_confidences(path);
     });
   }
   for (const fs::path& path : files_of(folder / "entry", ".entry.safetensors")) {

@@ -12,6 +12,7 @@
 #include "bicached/unmasker.h"
 #include "decode/canvas_decoder.h"
 #include "decode/prefix_entry.h"
+#include "decode/unmask/schedule.h"
 #include "golden_check/checkpoints.h"
 #include "golden_check/golden_case.h"
 #include "golden_check/report.h"
@@ -36,14 +37,12 @@ GenerateRequest request_of(const json& trace) {
   const auto number = [&](const char* name) {
     return params.contains(name) && params[name].is_number() ? params[name].get<double>() : 0.0;
   };
-  if (number("cfg_scale") > 0) throw MissingFeature{"classifier-free guidance"};
-  for (const char* flag : {"logits_eos_inf", "confidence_eos_eot_inf"}) {
-    if (params.value(flag, false)) throw MissingFeature{flag};
-  }
 
   GenerateRequest request;
   request.prompt_ids = trace.at("prompt_ids").get<std::vector<TokenId>>();
-  request.gen_length = params.at("gen_length");
+  request.gen_length = params.at(params.contains("gen_length") ? "gen_length" : "max_new_tokens");
+  if (number("top_p") > 0) request.sampling.top_p = static_cast<float>(number("top_p"));
+  request.sampling.top_k = static_cast<int>(number("top_k"));
   DecodeParams& decode = request.decode;
   const std::string algorithm = trace.at("algorithm"), schedule = trace.at("schedule");
   decode.algorithm = schedule == "quota" ? algorithm : schedule;
@@ -53,8 +52,12 @@ GenerateRequest request_of(const json& trace) {
   }
   decode.block_length = params.value("block_length", request.gen_length);
   decode.steps = params.at("steps");
-  decode.factor = static_cast<float>(number("factor"));
-  decode.threshold = static_cast<float>(number("threshold"));
+  decode.cfg_scale = static_cast<float>(number("cfg_scale"));
+  decode.logits_eos_inf = params.value("logits_eos_inf", false);
+  decode.confidence_eos_eot_inf = params.value("confidence_eos_eot_inf", false);
+  for (const char* name : {"threshold", "factor", "eps"}) {
+    if (number(name) > 0) decode.params[name] = number(name);
+  }
   decode.eos_early_stop = false;
   const std::string cache = trace.at("cache");
   decode.intra_cache = cache == "prefix"                         ? IntraCache::kPrefix
@@ -62,12 +65,16 @@ GenerateRequest request_of(const json& trace) {
                                                                  : IntraCache::kNone;
   // The published engine throws the first forward's logits away where a trace does not say.
   if (trace.contains("entry")) {
-    decode.use_first_forward = params.value("first_forward", json()) == "use";
+    if (params.value("first_forward", json()) != "use") {
+      decode.first_forward = FirstForward::kDiscarded;
+    }
     request.cache.refresh_by_step_modulo = params.value("refresh_rule", "") == "step_modulo";
   }
+  if (trace.at("family") == "dream") decode.first_forward = FirstForward::kFirstPosition;
   // Some references run steps that decide nothing; the trace shows whether this one did.
   for (const json& step : trace.at("steps")) {
-    const bool thrown_away = decode.intra_cache == IntraCache::kDual && !decode.use_first_forward &&
+    const bool thrown_away = decode.intra_cache == IntraCache::kDual &&
+                             decode.first_forward == FirstForward::kDiscarded &&
                              step.at("forward").get<std::string>().starts_with("suffix");
     if (step.at("commits").empty() && !thrown_away) decode.run_empty_steps = true;
   }
@@ -104,12 +111,21 @@ std::vector<std::vector<int>> groups_of(const PlannedForward& planned) {
   return groups;
 }
 
-/// Slab and entry of one case, given back however it ends.
+/// The model with the ids that a trace has for end tokens: those of LLaDA are literals in its code.
+ModelInfo model_of(const json& trace, const Denoiser& denoiser) {
+  ModelInfo model = denoiser.info();
+  const json& params = trace.at("params");
+  if (params.contains("eos_id")) model.end_tokens = {params["eos_id"], params.at("eot_id")};
+  return model;
+}
+
+/// Slabs and entry of one case, given back however it ends.
 class Lease {
  public:
   explicit Lease(Denoiser& denoiser) : denoiser_(denoiser) {}
   ~Lease() {
     if (slab != kNoId) denoiser_.close_slab(slab);
+    if (guide != kNoId) denoiser_.close_slab(guide);
     if (entry != kNoId) denoiser_.destroy_entry(entry);
   }
   SlabId open(int num_tokens) {
@@ -118,7 +134,7 @@ class Lease {
     return *id;
   }
 
-  SlabId slab = kNoId;
+  SlabId slab = kNoId, guide = kNoId;
   EntryId entry = kNoId;
 
  private:
@@ -139,22 +155,44 @@ void make_entry(Denoiser& denoiser, Lease& lease, std::span<const TokenId> prefi
   denoiser.fill_entry(lease.entry, own.slab);
 }
 
-void check_step(const json& step, const PlannedForward& planned, const CanvasDecoder& decoder,
+/// The number that a trace gives for a decision by its algorithm; that of a block's first position
+/// is always the probability.
+double score_of(const json& trace, const json& step, const RowResult& result) {
+  const std::string algorithm = trace.at("algorithm");
+  const bool is_first = trace.at("cache") != "none" && step.at("forward") == "full";
+  if (algorithm == "topk_margin" && !is_first) return result.margin;
+  if (algorithm == "entropy" && !is_first) return -result.entropy;
+  return result.confidence;
+}
+
+/// What the model says of the masked positions of the block.
+std::map<int, RowResult> by_position(const CanvasDecoder& decoder, bool is_guided,
+                                     const std::vector<RowResult>& results) {
+  std::map<int, RowResult> found;
+  const size_t stride = is_guided ? 2 : 1;
+  for (int position = decoder.block_begin(); position < decoder.block_end(); ++position) {
+    const size_t at = found.size() * stride;
+    if (decoder.canvas().is_masked(position) && at < results.size()) found[position] = results[at];
+  }
+  return found;
+}
+
+void check_step(const json& trace, const json& step, const PlannedForward& planned,
+                const std::vector<Commit>& got, const std::map<int, RowResult>& results,
                 const std::vector<std::vector<int>>& want_groups, double tolerance) {
   const std::string where = "step " + step.at("step").dump() + " ";
   expect_equal(where + "rows", groups_of(planned), want_groups);
   const json& want = step.at("commits");
-  const auto& got = decoder.last_commits();
   std::vector<std::vector<int>> got_tokens, want_tokens;
   for (const Commit& c : got) got_tokens.push_back({c.position, c.token});
   for (const json& c : want) want_tokens.push_back({c[0], c[1]});
   expect_equal(where + "commits", got_tokens, want_tokens);
   for (size_t i = 0; i < got.size(); ++i) {
     const double confidence = want[i][2];
-    if (std::abs(got[i].probability - confidence) > tolerance) {
+    const double found = score_of(trace, step, results.at(got[i].position));
+    if (std::abs(found - confidence) > tolerance) {
       throw Mismatch{where + "confidence at position " + std::to_string(got[i].position) + " is " +
-                     std::to_string(got[i].probability) + ", expected " +
-                     std::to_string(confidence)};
+                     std::to_string(found) + ", expected " + std::to_string(confidence)};
     }
   }
 }
@@ -175,8 +213,10 @@ void check_trace(const json& trace, Denoiser& denoiser) {
     make_entry(denoiser, lease,
                std::span(request.prompt_ids).first(static_cast<size_t>(reuse.prefix_len)));
   }
-  CanvasDecoder decoder(request, denoiser.info(), reuse);
+  const ModelInfo model = model_of(trace, denoiser);
+  CanvasDecoder decoder(request, model, reuse);
   lease.slab = lease.open(decoder.canvas().length());
+  if (is_guided(request)) lease.guide = lease.open(decoder.canvas().length());
   if (reuse.depth > 0) denoiser.load_entry(lease.entry, lease.slab, reuse.depth);
 
   // READMEs of the folders: 2e-4 for the references, 1e-4 for the traces of BiCache.
@@ -189,9 +229,11 @@ void check_trace(const json& trace, Denoiser& denoiser) {
     }
     const PlannedForward planned = decoder.next();
     Forward forward;
-    decoder.append_to(forward, lease.slab, {lease.entry});
-    decoder.commit(denoiser.run(forward));
-    check_step(steps[num_forwards], planned, decoder,
+    decoder.append_to(forward, {lease.slab, lease.guide}, {lease.entry});
+    const std::vector<RowResult> results = denoiser.run(forward);
+    const auto found = by_position(decoder, is_guided(request), results);
+    decoder.commit(results);
+    check_step(trace, steps[num_forwards], planned, decoder.last_commits(), found,
                groups_of(steps[num_forwards], denoiser.info().num_layers), tolerance);
   }
   expect_equal("number of forwards", num_forwards, steps.size());
@@ -223,6 +265,25 @@ void check_trace_file(const fs::path& folder, const fs::path& path, Checkpoints&
   }
 }
 
+/// A row of Dream's schedule: tokens of the steps, and the probability of a position in each.
+void check_timesteps(const json& row) {
+  const double eps = row.at("eps");
+  BlockProgress progress{0, row.at("steps"), row.at("masks"), row.at("masks")};
+  progress.schedule = Schedule::kTimesteps;
+  std::vector<int> got;
+  for (; progress.step < progress.num_steps; ++progress.step) {
+    const double want = row.at("p_transfer")[static_cast<size_t>(progress.step)];
+    const float share = step_share(progress, eps);
+    if (std::abs(share - want) > 1e-6) {
+      throw Mismatch{"the share of step " + std::to_string(progress.step) + " is " +
+                     std::to_string(share) + ", expected " + std::to_string(want)};
+    }
+    got.push_back(step_quota(progress, eps));
+    progress.num_masked -= got.back();
+  }
+  expect_equal("tokens a step", got, row.at("tokens").get<std::vector<int>>());
+}
+
 /// schedules.json: how many tokens each step decides.
 void check_schedules(const fs::path& folder, Report& report) {
   const fs::path path = folder / "schedules" / "schedules.json";
@@ -233,17 +294,21 @@ void check_schedules(const fs::path& folder, Report& report) {
     const std::string name = folder.filename().string() + "/schedules/llada_quota m" +
                              row.at("masks").dump() + " s" + row.at("steps").dump();
     std::vector<int> got;
-    BlockProgress progress{0, row.at("steps"), row.at("masks")};
+    BlockProgress progress{0, row.at("steps"), row.at("masks"), row.at("masks")};
     for (; progress.step < progress.num_steps; ++progress.step) {
       got.push_back(unmasker->min_choices(progress));
+      progress.num_masked -= got.back();
     }
     const auto want = row.at("tokens").get<std::vector<int>>();
     got == want ? report.pass(name)
                 : report.fail(name, "tokens a step are " + json(got).dump() + ", expected " +
                                         json(want).dump());
   }
-  if (schedules.contains("dream")) {
-    report.skip(folder.filename().string() + "/schedules/dream", "family dream");
+  if (!schedules.contains("dream")) return;
+  for (const json& row : schedules["dream"]) {
+    const std::string name = folder.filename().string() + "/schedules/dream m" +
+                             row.at("masks").dump() + " s" + row.at("steps").dump();
+    run_case(name, report, [&] { check_timesteps(row); });
   }
 }
 

@@ -25,7 +25,7 @@ class CodecTest : public testing::Test {
     backend.defaults.steps = 0;
     backend.defaults.block_length = 32;
     backend.defaults.algorithm = "threshold";
-    backend.defaults.threshold = 0.8;
+    backend.defaults.params["threshold"] = 0.8;
     backend.model_id = "demo";
   }
 
@@ -68,7 +68,7 @@ TEST_F(CodecTest, FillsInTheDefaults) {
   EXPECT_EQ(request.decode.steps, 64);
   EXPECT_EQ(request.decode.block_length, 32);
   EXPECT_EQ(request.decode.algorithm, "threshold");
-  EXPECT_FLOAT_EQ(request.decode.threshold, 0.8f);
+  EXPECT_FLOAT_EQ(request.decode.params.at("threshold"), 0.8);
   EXPECT_EQ(request.sampling.num_top_logprobs, -1);
   EXPECT_EQ(request.cache.policy, "");  // the server's
   EXPECT_FALSE(job.stream);
@@ -92,7 +92,8 @@ TEST_F(CodecTest, ReadsEveryField) {
       "top_p":0.9,"top_k":7,"seed":-3,"stop":["a","b"],"n":3,"stream":true,
       "stream_options":{"include_usage":true},"logprobs":true,"top_logprobs":5,
       "logit_bias":{"97":-100},"ignore_eos":true,"steps":20,"block_length":8,
-      "algorithm":"low_confidence","threshold":0.7,"factor":2,"cfg_scale":0,"eos_early_stop":false,
+      "algorithm":"low_confidence","threshold":0.7,"factor":2,"cfg_scale":1.5,"schedule":"timesteps",
+      "logits_eos_inf":true,"confidence_eos_eot_inf":true,"eos_early_stop":false,
       "intra_cache":"dual","cache":{"policy":"off","refresh_interval":4,"prefix_len":3,"salt":"s"},
       "diffusion_stream":true,"user":"u","metadata":{},"store":false,"service_tier":"auto")");
   ASSERT_EQ(job.canvases.size(), 3u);
@@ -109,7 +110,11 @@ TEST_F(CodecTest, ReadsEveryField) {
   EXPECT_EQ(request.decode.steps, 20);
   EXPECT_EQ(request.decode.block_length, 8);
   EXPECT_EQ(request.decode.algorithm, "low_confidence");
-  EXPECT_FLOAT_EQ(request.decode.factor, 2.0f);
+  EXPECT_FLOAT_EQ(request.decode.params.at("factor"), 2.0);
+  EXPECT_FLOAT_EQ(request.decode.cfg_scale, 1.5f);
+  EXPECT_EQ(request.decode.schedule, Schedule::kTimesteps);
+  EXPECT_TRUE(request.decode.logits_eos_inf);
+  EXPECT_TRUE(request.decode.confidence_eos_eot_inf);
   EXPECT_FALSE(request.decode.eos_early_stop);
   EXPECT_EQ(request.decode.intra_cache, IntraCache::kDual);
   EXPECT_EQ(request.cache.refresh_interval, 4);
@@ -166,7 +171,15 @@ TEST_F(CodecTest, RefusesWhatIsWrongAndNamesIt) {
       {R"("block_length":0)", kBad, "block_length", "1 to"},
       {R"("algorithm":"magic")", kBad, "algorithm", "low_confidence"},
       {R"("threshold":0)", kBad, "threshold", "at most 1"},
-      {R"("cfg_scale":1)", kNo, "cfg_scale", "only 0"},
+      {R"("cfg_scale":101)", kBad, "cfg_scale", "cfg_scale is 101; allowed is 0 to 100"},
+      {R"("schedule":"cosine")", kBad, "schedule", "auto, even, timesteps"},
+      {R"("alg_temp":-0.5)", kBad, "alg_temp", "alg_temp is -0.5; allowed is 0 to 100"},
+      {R"("eps":0)", kBad, "eps", "more than 0, at most 0.5"},
+      {R"("entropy_bound":"a")", kBad, "entropy_bound", "a number, not string"},
+      {R"("kl_threshold":0)", kBad, "kl_threshold", "more than 0, at most 100 nats"},
+      {R"("factor":101)", kBad, "factor", "factor is 101"},
+      {R"("logits_eos_inf":1)", kBad, "logits_eos_inf", "true or false"},
+      {R"("confidence_eos_eot_inf":"x")", kBad, "confidence_eos_eot_inf", "true or false"},
       {R"("intra_cache":"triple")", kBad, "intra_cache", "auto, none, prefix, dual, adaptive"},
       {R"("cache":3)", kBad, "cache", "an object"},
       {R"("cache":{"policy":"magic"})", kBad, "cache.policy", "off"},

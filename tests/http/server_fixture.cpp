@@ -155,7 +155,6 @@ void ServerTest::start() {
   backend.defaults.steps = 0;
   backend.defaults.block_length = 8;
   backend.defaults.algorithm = "low_confidence";
-  backend.defaults.threshold = 0.9;
   backend.model_id = "demo";
   server = std::make_unique<HttpServer>(settings);
   port = server->bind();

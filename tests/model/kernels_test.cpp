@@ -198,7 +198,7 @@ TEST_P(Kernels, AttentionIsThatOfTheDefinition) {
 }
 
 TEST_P(Kernels, StatisticsAreThoseOfTheSampler) {
-  const TokenRules rules{model.vocab_size, model.mask_token, {}};
+  const TokenRules rules{model.vocab_size, model.mask_token, false};
   at::Tensor logits = random({6, model.num_logits}).mul(5);
   logits.select(0, 1).fill_(0.5);                               // ties: the lowest id
   logits.select(0, 2).select(0, model.mask_token).fill_(60.0);  // the mask token leads
@@ -209,7 +209,7 @@ TEST_P(Kernels, StatisticsAreThoseOfTheSampler) {
   row.sampling = &greedy;
   const std::vector<LogitRow> rows(6, row);
   const auto expected = read_rows({sample_rows(logits, rows, rules)}, rows);
-  const auto results = read_rows({sample_rows(logits, rows, rules, kernels.get())}, rows);
+  const auto results = read_rows({sample_rows(logits, rows, rules, nullptr, kernels.get())}, rows);
   ASSERT_EQ(results.size(), 6u);
   for (size_t i = 0; i < 6; ++i) {
     EXPECT_EQ(results[i].token, expected[i].token) << i;

@@ -88,6 +88,36 @@ inline std::map<std::string, std::vector<int64_t>> tiny_shapes(const nlohmann::j
   return shapes;
 }
 
+/// A Dream config of the same size, and its tensors.
+inline nlohmann::json tiny_dream_config() {
+  return {
+      {"model_type", "Dream"},       {"hidden_act", "silu"},     {"hidden_size", 32},
+      {"num_attention_heads", 4},    {"num_key_value_heads", 2}, {"num_hidden_layers", 5},
+      {"intermediate_size", 48},     {"vocab_size", 60},         {"max_position_embeddings", 128},
+      {"rms_norm_eps", 1e-6},        {"rope_theta", 1e6},        {"rope_scaling", nullptr},
+      {"use_sliding_window", false}, {"mask_token_id", 57},      {"eos_token_id", 55},
+      {"tie_word_embeddings", false}};
+}
+
+inline std::map<std::string, std::vector<int64_t>> tiny_dream_shapes() {
+  constexpr int64_t d = 32, kv = 16, m = 48, v = 60;
+  std::map<std::string, std::vector<int64_t>> shapes{{"model.embed_tokens.weight", {v, d}},
+                                                     {"model.norm.weight", {d}},
+                                                     {"lm_head.weight", {v, d}}};
+  for (int i = 0; i < 5; ++i) {
+    const std::string block = "model.layers." + std::to_string(i) + ".";
+    shapes[block + "input_layernorm.weight"] = {d};
+    shapes[block + "post_attention_layernorm.weight"] = {d};
+    shapes[block + "self_attn.q_proj.weight"] = shapes[block + "self_attn.o_proj.weight"] = {d, d};
+    shapes[block + "self_attn.k_proj.weight"] = shapes[block + "self_attn.v_proj.weight"] = {kv, d};
+    shapes[block + "self_attn.q_proj.bias"] = {d};
+    shapes[block + "self_attn.k_proj.bias"] = shapes[block + "self_attn.v_proj.bias"] = {kv};
+    shapes[block + "mlp.gate_proj.weight"] = shapes[block + "mlp.up_proj.weight"] = {m, d};
+    shapes[block + "mlp.down_proj.weight"] = {d, m};
+  }
+  return shapes;
+}
+
 /// A safetensors file of random float32 tensors: norms near 1, matrices that keep the scale.
 inline std::string random_tensors(const std::map<std::string, std::vector<int64_t>>& shapes) {
   std::mt19937 random(3);
@@ -112,6 +142,11 @@ inline void write_tiny_model(const TempFolder& folder,
                              const nlohmann::json& config = tiny_config()) {
   folder.write("config.json", config.dump());
   folder.write("model.safetensors", random_tensors(tiny_shapes(config)));
+}
+
+inline void write_tiny_dream(const TempFolder& folder) {
+  folder.write("config.json", tiny_dream_config().dump());
+  folder.write("model.safetensors", random_tensors(tiny_dream_shapes()));
 }
 
 }  // namespace bicached::testing

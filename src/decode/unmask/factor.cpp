@@ -3,6 +3,10 @@
 namespace bicached {
 namespace {
 
+// The default is dInfer's.
+constexpr UnmaskerParam kFactor{
+    {"factor", 0, 100, false, false, ""}, 1.0, "the greater, the more tokens a forward"};
+
 /// Factor-based parallel decoding as dInfer does it (arXiv 2505.22618, section 3.3): of the
 /// probabilities c0 >= c1 >= ... the leading ones while c_i >= 1 - factor / (i + 2). A walk that
 /// reaches the last candidate takes it too, passed or not.
@@ -12,9 +16,8 @@ class Factor final : public Unmasker {
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress&) const override {
-    const auto probability = [](const Candidate& c) { return c.probability; };
-    std::vector<float> sorted;
-    for (const Candidate& c : candidates) sorted.push_back(c.probability);
+    const std::vector<double> scores = probabilities(candidates);
+    std::vector<float> sorted(scores.begin(), scores.end());
     std::sort(sorted.begin(), sorted.end(), std::greater<>());
     const int last = static_cast<int>(sorted.size()) - 1;
     int i = 1;
@@ -22,7 +25,7 @@ class Factor final : public Unmasker {
            sorted[static_cast<size_t>(i)] >= 1.0f - factor_ / static_cast<float>(i + 2)) {
       ++i;
     }
-    return best_candidates(candidates, i >= last ? last + 1 : i, probability);
+    return best_of(scores, i >= last ? last + 1 : i);
   }
 
  private:
@@ -31,8 +34,13 @@ class Factor final : public Unmasker {
 
 }  // namespace
 
-std::unique_ptr<Unmasker> make_factor(const DecodeParams& params) {
-  return std::make_unique<Factor>(params.factor);
+UnmaskerInfo factor_unmasker() {
+  return {"factor",
+          "As many as their probabilities justify together (Fast-dLLM, dInfer).",
+          {kFactor},
+          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
+            return std::make_unique<Factor>(static_cast<float>(value_of(kFactor, params)));
+          }};
 }
 
 }  // namespace bicached

@@ -27,8 +27,13 @@ class Threshold final : public Unmasker {
 
 }  // namespace
 
-std::unique_ptr<Unmasker> make_threshold(const DecodeParams& params) {
-  return std::make_unique<Threshold>(params.threshold);
+UnmaskerInfo threshold_unmasker() {
+  return {"threshold",
+          "Every token whose probability reaches the threshold, at least one (Fast-dLLM).",
+          {kThreshold},
+          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
+            return std::make_unique<Threshold>(static_cast<float>(value_of(kThreshold, params)));
+          }};
 }
 
 }  // namespace bicached

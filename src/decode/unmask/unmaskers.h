@@ -8,10 +8,28 @@
 
 namespace bicached {
 
-// One maker a file of this folder; the table is in unmasker_table.cpp.
-std::unique_ptr<Unmasker> make_factor(const DecodeParams& params);
-std::unique_ptr<Unmasker> make_low_confidence(const DecodeParams& params);
-std::unique_ptr<Unmasker> make_threshold(const DecodeParams& params);
+// One row a file of this folder; the table is in unmasker_table.cpp.
+UnmaskerInfo entropy_unmasker();
+UnmaskerInfo entropy_bound_unmasker();
+UnmaskerInfo factor_unmasker();
+UnmaskerInfo klass_unmasker();
+UnmaskerInfo low_confidence_unmasker();
+UnmaskerInfo maskgit_plus_unmasker();
+UnmaskerInfo origin_unmasker();
+UnmaskerInfo quota_threshold_unmasker();
+UnmaskerInfo random_unmasker();
+UnmaskerInfo threshold_unmasker();
+UnmaskerInfo topk_margin_unmasker();
+
+/// Fast-dLLM's default.
+inline constexpr UnmaskerParam kThreshold{
+    {"threshold", 0, 1, false, false, "probability"}, 0.9, "a token needs this probability"};
+
+/// What the request says, else the default.
+inline double value_of(const UnmaskerParam& param, const DecodeParams& params) {
+  const auto found = params.params.find(param.limit.name);
+  return found == params.params.end() ? param.default_value : found->second;
+}
 
 /// Index of the most probable candidate, the first of equals. `candidates` is not empty.
 inline int most_probable(std::span<const Candidate> candidates) {
@@ -21,17 +39,23 @@ inline int most_probable(std::span<const Candidate> candidates) {
   return static_cast<int>(best - candidates.begin());
 }
 
-/// Indices of the `count` candidates with the greatest score(candidate), ascending.
-template <typename Score>
-std::vector<int> best_candidates(std::span<const Candidate> candidates, int count, Score score) {
-  std::vector<int> order(candidates.size());
+/// Indices of the `count` greatest scores, ascending; of equal scores the first.
+inline std::vector<int> best_of(const std::vector<double>& scores, int count) {
+  std::vector<int> order(scores.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
-    return score(candidates[static_cast<size_t>(a)]) > score(candidates[static_cast<size_t>(b)]);
+    return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)];
   });
   order.resize(std::min(order.size(), static_cast<size_t>(std::max(count, 0))));
   std::sort(order.begin(), order.end());
   return order;
+}
+
+/// The candidates' probabilities, as scores.
+inline std::vector<double> probabilities(std::span<const Candidate> candidates) {
+  std::vector<double> scores;
+  for (const Candidate& candidate : candidates) scores.push_back(candidate.probability);
+  return scores;
 }
 
 }  // namespace bicached

@@ -21,8 +21,9 @@ constexpr int64_t kMaxSplits = 8;
 
 bool fits(const ModelConfig& model) {
   const int size = model.head_size;
+  // A bias is added where keys are rotated, which is after the norm of heads.
   return (size == 32 || size == 64 || size == 128) && model.hidden_size % 8 == 0 &&
-         model.mlp_size % 8 == 0;
+         model.mlp_size % 8 == 0 && !(model.qkv_bias && model.qk_norm);
 }
 
 std::vector<std::string> options_of(const ModelConfig& model) {

@@ -5,6 +5,8 @@
 namespace bicached {
 
 // One a file of this folder; the table is family_table() in model_config.cpp.
+ModelFamily a2d_qwen3_family();
+ModelFamily dream_family();
 ModelFamily llada_family();
 
 }  // namespace bicached

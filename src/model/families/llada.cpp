@@ -73,6 +73,8 @@ std::string tensor_name(TensorRole role, int layer) {
     case TensorRole::kQueryBias: return block + "q_proj.bias";
     case TensorRole::kKeyBias: return block + "k_proj.bias";
     case TensorRole::kValueBias: return block + "v_proj.bias";
+    case TensorRole::kQueryNorm:
+    case TensorRole::kKeyNorm: break;
   }
   return {};
 }
@@ -80,7 +82,7 @@ std::string tensor_name(TensorRole role, int layer) {
 }  // namespace
 
 ModelFamily llada_family() {
-  return {"llada", "llada (LLaDA-8B, LLaDA-1.5)", recognizes, parse, tensor_name, 0};
+  return {"llada", "llada (LLaDA-8B, LLaDA-1.5)", recognizes, parse, tensor_name};
 }
 
 }  // namespace bicached

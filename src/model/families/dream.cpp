@@ -1,0 +1,49 @@
+#include "model/families/families.h"
+#include "model/families/qwen_layout.h"
+
+namespace bicached {
+namespace {
+
+using nlohmann::json;
+
+/// Dream-v0, Dream-Coder and DiffuCoder (`DreamModel`, arXiv 2508.15487): the layout of Qwen2.5,
+/// whose weights they began with. Hence biases of query, key and value, and the shift: the logits
+/// of row j - 1 are those of position j.
+bool recognizes(const json& config) { return config.value("model_type", json()) == "Dream"; }
+
+ModelConfig parse(const json& config) {
+  ModelConfig model = parse_qwen_config(config);
+  model.qkv_bias = true;
+  model.mask_token = ConfigReader(config).integer("mask_token_id", 0, model.num_logits - 1);
+  return model;
+}
+
+/// ChatML with the system message that Qwen2.5 has by default, without the name.
+constexpr const char* kChatTemplate = R"({%- if messages[0]['role'] != 'system' -%}
+<|im_start|>system
+You are a helpful assistant.<|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] }}
+{{ message['content'] }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{% endif -%})";
+
+constexpr int kWholeGeneration = 1 << 20;  // the reference has no blocks
+
+}  // namespace
+
+ModelFamily dream_family() {
+  ModelFamily family{"dream", "Dream (Dream-v0, Dream-Coder, DiffuCoder)", recognizes, parse,
+                     qwen_tensor_name};
+  family.logits_shift = 1;
+  // `entropy` is what all three models' examples use; the code's own default is `origin`, and so is
+  // that of folders whose generation_config.json says it.
+  family.decoder = {"entropy", kWholeGeneration, Schedule::kTimesteps, true};
+  family.chat_template = kChatTemplate;
+  return family;
+}
+
+}  // namespace bicached

@@ -1,0 +1,128 @@
+// Requests of all kinds in one batch, on real models with random weights: each gets the tokens that
+// it gets alone.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bicached/engine.h"
+#include "bicached/unmasker.h"
+#include "model/load_model.h"
+#include "model/tiny_model.h"
+
+namespace bicached {
+namespace {
+
+using testing::TempFolder;
+
+constexpr int kNumRequests = 300, kSharedTokens = 10;
+
+class MixedBatch : public ::testing::TestWithParam<const char*> {
+ protected:
+  MixedBatch() {
+    std::string path = folder_.path();
+    if (GetParam() == std::string("llada")) {
+      testing::write_tiny_model(folder_);
+    } else if (GetParam() == std::string("dream")) {
+      testing::write_tiny_dream(folder_);
+    } else {
+      path = BICACHED_SOURCE_DIR "/tests/reference/goldens-a2d/checkpoints/a2d-untied";
+    }
+    EngineSettings settings;
+    settings.max_queued = kNumRequests;
+    CacheSettings cache;
+    cache.policy = "fixed";  // one that learns would change its mind between the runs
+    cache.depth = 2;
+    cache.more_depths = {5};
+    cache.min_uses = cache.min_prefix_len = 1;
+    engine_ =
+        std::make_unique<Engine>(testing::load_model(path, "cpu", "float32"), settings, cache);
+    engine_->start();
+  }
+
+  /// Each of its numbers at random; every algorithm comes up.
+  GenerateRequest random_request(int i) {
+    const auto pick = [&](int low, int high) {
+      return std::uniform_int_distribution<int>(low, high)(random_);
+    };
+    GenerateRequest request;
+    const int num_shared = pick(0, 2) == 0 ? 0 : kSharedTokens;
+    for (int n = 0; n < num_shared; ++n) request.prompt_ids.push_back(7 + n);
+    for (int n = pick(1, 10); n > 0; --n) request.prompt_ids.push_back(pick(0, 54));
+    request.cache.prefix_len = num_shared;
+    request.cache.policy =
+        std::vector<std::string>{"off", "fixed", "full"}[static_cast<size_t>(pick(0, 2))];
+    if (request.cache.policy == "fixed") request.cache.depth = pick(0, 1) == 0 ? 2 : 5;
+    request.gen_length = pick(4, 24);
+    for (int n = pick(0, 1) * pick(0, 3); n > 0; --n) request.suffix_ids.push_back(pick(0, 54));
+    SamplingParams& sampling = request.sampling;
+    sampling.seed = static_cast<uint64_t>(pick(0, 1000));
+    sampling.temperature = pick(0, 1) == 0 ? 0.0f : 0.8f;
+    if (pick(0, 2) == 0) sampling.top_p = 0.9f;
+    if (pick(0, 2) == 0) sampling.top_k = 10;
+    DecodeParams& decode = request.decode;
+    decode.algorithm = unmasker_names()[static_cast<size_t>(i) % unmasker_names().size()];
+    decode.params = {{"threshold", 0.3},
+                     {"kl_threshold", 0.5},
+                     {"entropy_bound", 1.0},
+                     {"alg_temp", pick(0, 1) * 0.5}};
+    decode.schedule = pick(0, 1) == 0 ? Schedule::kEven : Schedule::kTimesteps;
+    decode.steps = pick(1, request.gen_length);
+    decode.block_length = pick(2, 12);
+    decode.intra_cache = static_cast<IntraCache>(pick(0, 3));
+    decode.cfg_scale = pick(0, 3) == 0 ? 0.7f : 0.0f;
+    decode.logits_eos_inf = pick(0, 3) == 0;
+    decode.confidence_eos_eot_inf = pick(0, 3) == 0;
+    decode.eos_early_stop = pick(0, 1) == 0;
+    request.cache.refresh_interval = pick(1, 5);
+    request.cache.refresh_commits = pick(1, 8);
+    request.cache.refresh_depth = pick(0, 5);
+    request.wants_canvas = true;
+    return request;
+  }
+
+  /// The canvases of the requests as they end.
+  std::vector<std::vector<TokenId>> decode(const std::vector<GenerateRequest>& requests) {
+    ResponseStream stream = engine_->submit(requests);
+    std::vector<std::vector<TokenId>> canvases(requests.size());
+    while (const auto update = stream.next()) {
+      EXPECT_NE(update->finish, FinishReason::kError) << update->error_message;
+      canvases[static_cast<size_t>(update->index)] = update->canvas;
+    }
+    return canvases;
+  }
+
+  TempFolder folder_;
+  std::mt19937 random_{11};
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_P(MixedBatch, EachGetsTheTokensItGetsAlone) {
+  std::vector<GenerateRequest> requests;
+  for (int i = 0; i < kNumRequests; ++i) requests.push_back(random_request(i));
+  decode(requests);  // from here on the prefix is stored
+  const int64_t hits = engine_->cache_stats().hits, forwards_before = engine_->stats().forwards;
+  std::vector<std::vector<TokenId>> alone;
+  for (const GenerateRequest& request : requests) alone.push_back(decode({request})[0]);
+  EXPECT_GT(engine_->cache_stats().hits - hits, kNumRequests / 5);
+  const int64_t forwards_alone = engine_->stats().forwards - forwards_before;
+  const auto together = decode(requests);
+  EXPECT_LT(engine_->stats().forwards - forwards_before - forwards_alone, forwards_alone / 2)
+      << "no batch";
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const DecodeParams& how = requests[i].decode;
+    EXPECT_EQ(static_cast<int>(alone[i].size()), requests[i].gen_length);
+    EXPECT_EQ(together[i], alone[i])
+        << "request " << i << ": " << how.algorithm << ", cache "
+        << static_cast<int>(*how.intra_cache) << ", policy " << requests[i].cache.policy
+        << ", cfg_scale " << how.cfg_scale << ", temperature " << requests[i].sampling.temperature;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, MixedBatch, ::testing::Values("llada", "dream", "a2d"),
+                         [](const auto& family) { return std::string(family.param); });
+
+}  // namespace
+}  // namespace bicached
