@@ -121,6 +121,27 @@ TEST_P(MixedBatch, EachGetsTheTokensItGetsAlone) {
   }
 }
 
+/// Right after the forward over all rows, one over the block says the same of it: the row before
+/// the block too, where the logits are shifted, and the guide's rows.
+TEST_P(MixedBatch, ABlocksOwnRowsSayWhatAllRowsSaid) {
+  std::vector<GenerateRequest> deciding;
+  for (int i = 0; i < 40; ++i) {
+    GenerateRequest& request = deciding.emplace_back(random_request(i));
+    request.cache = {};
+    request.cache.policy = "off";
+    request.decode.intra_cache = IntraCache::kDual;
+    request.decode.steps = request.gen_length;
+  }
+  std::vector<GenerateRequest> discarding = deciding;
+  for (GenerateRequest& request : discarding) {
+    request.decode.first_forward = FirstForward::kDiscarded;
+  }
+  const auto want = decode(deciding), got = decode(discarding);
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_EQ(got[i], want[i]) << "request " << i << ": " << deciding[i].decode.algorithm;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, MixedBatch, ::testing::Values("llada", "dream", "a2d"),
                          [](const auto& family) { return std::string(family.param); });
 

@@ -177,11 +177,17 @@ std::map<int, RowResult> by_position(const CanvasDecoder& decoder, bool is_guide
   return found;
 }
 
-void check_step(const json& trace, const json& step, const PlannedForward& planned,
-                const std::vector<Commit>& got, const std::map<int, RowResult>& results,
-                const std::vector<std::vector<int>>& want_groups, double tolerance) {
+void check_rows(const json& step, const PlannedForward& planned, int num_layers) {
+  expect_equal("step " + step.at("step").dump() + " rows", groups_of(planned),
+               groups_of(step, num_layers));
+}
+
+/// `results`: what the model said by position, of the forward that led to these decisions.
+void check_commits(const json& trace, const json& step, const std::vector<Commit>& got,
+                   const std::map<int, RowResult>& results) {
+  // READMEs of the folders: 2e-4 for the references, 1e-4 for the traces of BiCache.
+  const double tolerance = trace.contains("entry") ? 1e-4 : 2e-4;
   const std::string where = "step " + step.at("step").dump() + " ";
-  expect_equal(where + "rows", groups_of(planned), want_groups);
   const json& want = step.at("commits");
   std::vector<std::vector<int>> got_tokens, want_tokens;
   for (const Commit& c : got) got_tokens.push_back({c.position, c.token});
@@ -219,8 +225,6 @@ void check_trace(const json& trace, Denoiser& denoiser) {
   if (is_guided(request)) lease.guide = lease.open(decoder.canvas().length());
   if (reuse.depth > 0) denoiser.load_entry(lease.entry, lease.slab, reuse.depth);
 
-  // READMEs of the folders: 2e-4 for the references, 1e-4 for the traces of BiCache.
-  const double tolerance = trace.contains("entry") ? 1e-4 : 2e-4;
   const json& steps = trace.at("steps");
   size_t num_forwards = 0;
   for (; !decoder.finished(); ++num_forwards) {
@@ -233,8 +237,8 @@ void check_trace(const json& trace, Denoiser& denoiser) {
     const std::vector<RowResult> results = denoiser.run(forward);
     const auto found = by_position(decoder, is_guided(request), results);
     decoder.commit(results);
-    check_step(trace, steps[num_forwards], planned, decoder.last_commits(), found,
-               groups_of(steps[num_forwards], denoiser.info().num_layers), tolerance);
+    check_rows(steps[num_forwards], planned, model.num_layers);
+    check_commits(trace, steps[num_forwards], decoder.last_commits(), found);
   }
   expect_equal("number of forwards", num_forwards, steps.size());
   expect_equal("output", decoder.canvas().tokens(),
