@@ -169,7 +169,8 @@ at::Tensor divergences(const at::Tensor& logits, std::span<const LogitRow> rows,
   return at::full({logits.size(0), 1}, std::numeric_limits<float>::infinity(), logits.options());
 }
 
-/// Whether the most probable token and its numbers are all that a row asks for.
+}  // namespace
+
 bool is_plain(const LogitRow& row, const TokenRules& rules) {
   const SamplingParams& sampling = *row.sampling;
   return sampling.temperature == 0 && sampling.num_top_logprobs < 0 &&
@@ -177,8 +178,6 @@ bool is_plain(const LogitRow& row, const TokenRules& rules) {
          row.guidance == 0 && row.history == kNoId &&
          !(rules.filters_confidence && has_filter(sampling));
 }
-
-}  // namespace
 
 at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
                        DistributionHistory* history, const ModelKernels* kernels) {

@@ -19,6 +19,9 @@ struct TokenRules {
   bool filters_confidence = false;  // see ReferenceDecoder
 };
 
+/// Whether the most probable token and its numbers are all that a row asks for.
+bool is_plain(const LogitRow& row, const TokenRules& rules);
+
 /// Chooses a token for each row and computes the numbers that decoding needs, on the device.
 /// Returns float64 [n, 6 + 2 top], or what `ModelKernels::row_statistics` does where no row asks
 /// for more, still on the device: `read_rows` fetches all chunks of a forward.

@@ -11,9 +11,9 @@
 namespace bicached {
 namespace {
 
-/// Logits at a time: on a card as many as keep its multiplying units busy, elsewhere few beside any
-/// model whose vocabulary makes it matter.
-constexpr int64_t kLogitsPerChunk = int64_t{16} << 20, kLogitsPerCudaChunk = int64_t{128} << 20;
+/// Logits at a time: 64 MB in float32, small beside any model whose vocabulary makes it matter.
+/// Where they stay as they are, as many as keep a card's multiplying units busy.
+constexpr int64_t kLogitsPerChunk = int64_t{16} << 20, kPlainLogitsPerChunk = int64_t{128} << 20;
 
 }  // namespace
 
@@ -53,7 +53,10 @@ std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
   return in_inference("forward", [&] {
     const at::Tensor hidden = forward_.run(forward, entries_);
     const std::span<const LogitRow> rows(forward.logit_rows);
-    const int64_t logits = hidden.is_cuda() ? kLogitsPerCudaChunk : kLogitsPerChunk;
+    const bool plain = forward_.kernels() && std::ranges::all_of(rows, [&](const LogitRow& row) {
+                         return is_plain(row, rules_);
+                       });
+    const int64_t logits = plain ? kPlainLogitsPerChunk : kLogitsPerChunk;
     const int64_t chunk_rows = std::max<int64_t>(1, logits / info_.num_logits);
     std::vector<at::Tensor> chunks;  // read only at the end: the device never waits for the host
     history_.drop();
