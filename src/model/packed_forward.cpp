@@ -50,12 +50,12 @@ PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weig
   const int64_t positions = std::min<int64_t>(config.max_length, pool.slabs().capacity_tokens());
   rope_ =
       make_rope_table(positions, config.head_size, config.rope_theta, weights.embedding.device());
-  if (!kernels_ && weights.layers.front().qkv.is_quantised()) {
-    throw Error(
-        ErrorCode::kInvalidSettings,
-        "weights is fp8, which needs head sizes of 32, 64 or 128, widths that are multiples "
-        "of 8, and NVRTC; see the log",
-        "weights");
+  const int widths = config.hidden_size | config.mlp_size;
+  if (weights.layers.front().qkv.is_quantised() && (!kernels_ || widths % 16 != 0)) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "weights is fp8, which needs head sizes of 32, 64 or 128, widths that are "
+                "multiples of 16, and NVRTC; see the log",
+                "weights");
   }
   if (!kernels_) return;
   stream_ = std::make_unique<CudaStream>();
@@ -297,6 +297,7 @@ bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& pla
 
 at::Tensor PackedForward::run(const Forward& forward, const BoundaryStates& states) {
   const ForwardPlan plan = plan_forward(forward, config_, pool_.slabs());
+  pending_ = at::Tensor();  // of a forward that failed
   Padding size;
   const bool is_padded = is_capturable(forward, plan);
   if (is_padded) {

@@ -205,6 +205,8 @@ def test_interrupted_it_prints_what_was_measured(server):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # A shell that puts the tests into the background has them ignore it, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     finished = server.metric("bicached_forwards_total")
     while server.metric("bicached_forwards_total") < finished + 20 and process.poll() is None:

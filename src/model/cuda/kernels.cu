@@ -437,10 +437,10 @@ extern "C" __global__ void __launch_bounds__(128)
 /// of exp(x - most) and of (x - most) exp(x - most).
 struct Statistics {
   float best = -1e30f, other = -1e30f, most = -1e30f, total = 0, weighted = 0;
-  int token = 0x7fffffff;
+  int token = 0x7fffffff;  // none yet
 
   __device__ void offer(float x, int id) {
-    if (id < VOCAB && id != MASK_TOKEN && x > best) {
+    if (id < VOCAB && id != MASK_TOKEN && (x > best || token == 0x7fffffff)) {
       other = fmaxf(other, best);
       best = x;
       token = id;
