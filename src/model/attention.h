@@ -17,7 +17,7 @@ struct AttentionIndex {
   at::Tensor query_starts;  // [B + 1]
   at::Tensor key_starts;    // [B + 1], the last is not used
   at::Tensor key_counts;    // [B]
-  at::Tensor tiles;         // [n, 4], for ModelKernels::attend
+  at::Tensor tiles;  // [n, 4], for ModelKernels::attend; undefined where that is not to do it
   int64_t max_rows = 0;
   int64_t max_keys = 0;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "model/cuda/model_kernels.h"
 
@@ -44,11 +45,12 @@ class Packer {
 };
 
 struct AttentionPlaces {
-  Place query_starts, key_starts, key_counts, tiles;
+  Place query_starts, key_starts, key_counts;
+  std::optional<Place> tiles;
 };
 
 AttentionPlaces add_attention(const std::vector<AttentionSequence>& sequences, int64_t num_tiles,
-                              Packer& packer) {
+                              const ModelKernels* kernels, Packer& packer) {
   std::vector<int32_t> query_starts, key_starts, key_counts;
   for (const AttentionSequence& sequence : sequences) {
     query_starts.push_back(static_cast<int32_t>(sequence.first_row));
@@ -59,9 +61,11 @@ AttentionPlaces add_attention(const std::vector<AttentionSequence>& sequences, i
   query_starts.push_back(static_cast<int32_t>(end.first_row + end.num_rows));
   key_starts.push_back(0);
   AttentionPlaces places;
-  const std::vector<int32_t> tiles = attention_tiles(sequences);
-  places.tiles =
-      packer.add(tiles, std::max<int64_t>(4 * num_tiles, static_cast<int64_t>(tiles.size())), 0);
+  if (kernels && kernels->suits(sequences)) {
+    const std::vector<int32_t> tiles = attention_tiles(sequences);
+    const auto count = std::max<int64_t>(4 * num_tiles, static_cast<int64_t>(tiles.size()));
+    places.tiles = packer.add(tiles, count, 0);
+  }
   places.query_starts = packer.add(query_starts);
   places.key_starts = packer.add(key_starts);
   places.key_counts = packer.add(key_counts);
@@ -83,10 +87,10 @@ ForwardIndex IndexUploader::upload(const ForwardPlan& plan, const Padding& paddi
   for (const LayerSegment& segment : plan.segments) {
     const Place positions = packer.add(segment.positions, padded(segment.positions), int64_t{0});
     rows.emplace_back(positions, packer.add(segment.slots, padded(segment.slots), int64_t{-1}));
-    attention.push_back(add_attention(segment.sequences, padding.num_tiles, packer));
+    attention.push_back(add_attention(segment.sequences, padding.num_tiles, kernels_, packer));
   }
   const Place wanted = packer.add(plan.wanted_rows);
-  const AttentionPlaces of_wanted = add_attention(plan.wanted, 0, packer);
+  const AttentionPlaces of_wanted = add_attention(plan.wanted, 0, kernels_, packer);
   std::vector<int64_t> final_rows = plan.logit_index;
   if (!only_wanted) {
     for (int64_t& row : final_rows) row = plan.wanted_rows[static_cast<size_t>(row)];
@@ -100,10 +104,14 @@ ForwardIndex IndexUploader::upload(const ForwardPlan& plan, const Padding& paddi
     buffer_ = at::empty({capacity}, at::dtype(at::kByte).device(device_));
     ++version_;
   }
-  // A new host buffer each time: libtorch keeps it until the copy has read it.
-  host_ = device_.is_cpu() ? buffer_ : at::empty({size}, at::dtype(at::kByte).pinned_memory(true));
-  std::memcpy(host_.mutable_data_ptr(), bytes.data(), bytes.size());
-  if (!device_.is_cpu()) buffer_.narrow(0, 0, size).copy_(host_, /*non_blocking=*/true);
+  if (device_.is_cpu()) {
+    std::memcpy(buffer_.mutable_data_ptr(), bytes.data(), bytes.size());
+  } else {
+    // A new host buffer each time: libtorch keeps it until the copy has read it.
+    const at::Tensor host = at::empty({size}, at::dtype(at::kByte).pinned_memory(true));
+    std::memcpy(host.mutable_data_ptr(), bytes.data(), bytes.size());
+    buffer_.narrow(0, 0, size).copy_(host, /*non_blocking=*/true);
+  }
 
   const auto tensor = [&](const Place& place) {
     const auto width = static_cast<int64_t>(c10::elementSize(place.type));
@@ -117,7 +125,7 @@ ForwardIndex IndexUploader::upload(const ForwardPlan& plan, const Padding& paddi
     index.query_starts = tensor(places.query_starts);
     index.key_starts = tensor(places.key_starts);
     index.key_counts = tensor(places.key_counts);
-    index.tiles = tensor(places.tiles).view({-1, 4});
+    if (places.tiles) index.tiles = tensor(*places.tiles).view({-1, 4});
     for (const AttentionSequence& sequence : sequences) {
       index.max_rows = std::max(index.max_rows, sequence.num_rows);
       index.max_keys = std::max(index.max_keys, sequence.num_keys);

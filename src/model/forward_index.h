@@ -10,6 +10,8 @@
 
 namespace bicached {
 
+class ModelKernels;
+
 /// A segment's numbers on the device.
 struct SegmentIndex {
   RowIndex rows;
@@ -36,7 +38,9 @@ struct Padding {
 /// Puts the numbers of forwards on a device: one buffer, one copy. On the CPU there is no copy.
 class IndexUploader {
  public:
-  explicit IndexUploader(at::Device device) : device_(device) {}
+  /// `kernels`: of the device, or null; outlives it.
+  IndexUploader(at::Device device, const ModelKernels* kernels)
+      : device_(device), kernels_(kernels) {}
 
   /// What it returns is valid until the next call. With the same padding, segment 0 is at the same
   /// addresses as long as `version` is the same. `only_wanted`: the last layer leaves nothing but
@@ -47,7 +51,8 @@ class IndexUploader {
 
  private:
   const at::Device device_;
-  at::Tensor host_, buffer_;
+  const ModelKernels* const kernels_;
+  at::Tensor buffer_;
   int version_ = 0;
 };
 

@@ -28,9 +28,6 @@ at::Tensor to_device(const std::vector<T>& values, const at::Device& device) {
   return device.is_cpu() ? host : host.to(device);
 }
 
-/// Longer sequences go to flash attention, which reads a key once for more of their rows, unless it
-/// is little work in all: so many products of numbers, some microseconds.
-constexpr int64_t kMaxTiledRows = 64, kLittleAttention = int64_t{1} << 30;
 /// Graphs hold forwards up to this size; a larger one keeps the card busy for longer than the host
 /// takes to launch it.
 constexpr int64_t kMaxGraphRows = 4096;
@@ -44,7 +41,7 @@ PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weig
       pool_(pool),
       kernel_(choose_attention(weights.embedding.options(), config.head_size)),
       kernels_(ModelKernels::make(config, weights.embedding)),
-      uploader_(weights.embedding.device()) {
+      uploader_(weights.embedding.device(), kernels_.get()) {
   heads_ = {config.num_heads, config.num_kv_heads, config.head_size};
   // No canvas is longer than the pool, and a table of a claimed million positions would be waste.
   const int64_t positions = std::min<int64_t>(config.max_length, pool.slabs().capacity_tokens());
@@ -157,34 +154,24 @@ at::Tensor PackedForward::embed(const at::Tensor& tokens) {
   return x;
 }
 
-at::Tensor PackedForward::quantised(int64_t rows, int64_t columns) const {
-  return scratch_.quantised.narrow(0, 0, rows * columns).view({rows, columns});
+/// Room for the input of `next`, as wide as `buffer`, which is that room in the compute dtype.
+PackedForward::Activation PackedForward::room(const at::Tensor& buffer, int64_t rows,
+                                              const Linear& next) const {
+  if (!next.is_quantised()) return {buffer.narrow(0, 0, rows), {}};
+  const int64_t columns = buffer.size(1);
+  return {scratch_.quantised.narrow(0, 0, rows * columns).view({rows, columns}),
+          scratch_.scales.narrow(0, 0, rows)};
 }
 
 /// Of all rows, as `next` takes it.
 PackedForward::Activation PackedForward::norm(at::Tensor& x, const at::Tensor& weight,
                                               const Linear& next) {
-  const int64_t rows = x.size(0);
-  Activation out;
-  if (next.is_quantised()) {
-    out = {quantised(rows, config_.hidden_size), scratch_.scales.narrow(0, 0, rows)};
-    kernels_->add_and_norm(x, std::exchange(pending_, {}), weight, out.values, out.scales);
-    return out;
-  }
-  out.values = scratch_.normed.narrow(0, 0, rows);
+  Activation out = room(scratch_.normed, x.size(0), next);
   if (kernels_) {
-    kernels_->rms_norm(x, weight, {}, out.values);
+    kernels_->add_and_norm(x, std::exchange(pending_, {}), weight, out.values, out.scales);
   } else {
     rms_norm(x, weight, config_.norm_eps, out.values);
   }
-  return out;
-}
-
-PackedForward::Activation PackedForward::activation(const at::Tensor& values, const Linear& next) {
-  if (!next.is_quantised()) return {values, {}};
-  Activation out{quantised(values.size(0), values.size(1)),
-                 scratch_.scales.narrow(0, 0, values.size(0))};
-  kernels_->quantise(values, out.values, out.scales);
   return out;
 }
 
@@ -207,7 +194,6 @@ void PackedForward::add_product(const Linear& linear, const Activation& input, a
     x.addmm_(input.values, linear.weight.t());
     return;
   }
-  settle(x);
   at::Tensor added = scratch_.added.narrow(0, 0, x.size(0));
   multiply(linear, input, added);
   pending_ = added;
@@ -248,13 +234,15 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
   }
   const AttentionIndex& sequences = only_wanted ? index.wanted_attention : segment.attention;
   at::Tensor attention = scratch_.attention.narrow(0, 0, x.size(0));
-  if (is_tiled(sequences.sequences)) {
+  if (sequences.tiles.defined()) {
     kernels_->attend(queries, pool_keys, pool_values, sequences.tiles, attention);
   } else {
     attend(queries, pool_keys, pool_values, sequences, kernel_, attention);
   }
   observe("attention", layer, attention);
-  add_product(w.attention_out, activation(attention, w.attention_out), x);
+  Activation attended = room(scratch_.attention, x.size(0), w.attention_out);
+  if (attended.scales.defined()) kernels_->quantise(attention, attended.values, attended.scales);
+  add_product(w.attention_out, attended, x);
 }
 
 void PackedForward::mlp_layer(int layer, at::Tensor& x) {
@@ -262,10 +250,7 @@ void PackedForward::mlp_layer(int layer, at::Tensor& x) {
   const int64_t rows = x.size(0);
   at::Tensor gate_up = scratch_.gate_up.narrow(0, 0, rows);
   multiply(w.gate_up, norm(x, w.mlp_norm, w.gate_up), gate_up);
-  Activation activated{scratch_.activated.narrow(0, 0, rows), {}};
-  if (w.down.is_quantised()) {
-    activated = {quantised(rows, config_.mlp_size), scratch_.scales.narrow(0, 0, rows)};
-  }
+  Activation activated = room(scratch_.activated, rows, w.down);
   if (kernels_) {
     kernels_->silu_times_up(gate_up, activated.values, activated.scales);
   } else {
@@ -275,22 +260,12 @@ void PackedForward::mlp_layer(int layer, at::Tensor& x) {
   observe("hidden", layer, x);
 }
 
-/// Whether our own kernel computes the attention of these.
-bool PackedForward::is_tiled(const std::vector<AttentionSequence>& sequences) const {
-  int64_t longest = 0, pairs = 0;
-  for (const AttentionSequence& sequence : sequences) {
-    longest = std::max(longest, sequence.num_rows);
-    pairs += sequence.num_rows * sequence.num_keys;
-  }
-  const int64_t products = 2 * pairs * heads_.num_heads * heads_.head_size;
-  return kernels_ && (longest <= kMaxTiledRows || products <= kLittleAttention);
-}
-
 /// Whether nothing but its rows and their places tells it from other forwards of its size.
 bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& plan) const {
   const LayerSegment& segment = plan.segments.front();
   return kernels_ && !observer_ && !config_.qk_norm && plan.segments.size() == 1 &&
-         segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows && is_tiled(segment.sequences) &&
+         segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows &&
+         kernels_->suits(segment.sequences) &&
          std::ranges::all_of(forward.groups,
                              [](const RowGroup& g) { return g.capture_to == kNoId; });
 }
@@ -351,7 +326,7 @@ at::Tensor PackedForward::run_segments(const ForwardPlan& plan, const ForwardInd
     if (s > 0) x = enter_segment(x, plan, s, forward, states);
     if (segment.num_rows == 0) continue;
     for (int layer = segment.first_layer; layer < segment.end_layer; ++layer) {
-      if (layer == segment.first_layer || captures) settle(x);
+      if (captures) settle(x);
       capture(x, layer, segment, forward, states);
       attend_layer(layer, x, index.segments[s], index,
                    only_wanted && layer == config_.num_layers - 1);

@@ -74,16 +74,14 @@ class PackedForward {
   };
 
   void reserve(int64_t num_rows);
-  bool is_tiled(const std::vector<AttentionSequence>& sequences) const;
   bool is_capturable(const Forward& forward, const ForwardPlan& plan) const;
   at::Tensor enter_segment(const at::Tensor& x, const ForwardPlan& plan, size_t segment,
                            const Forward& forward, const BoundaryStates& states) const;
   void capture(const at::Tensor& x, int layer, const LayerSegment& segment, const Forward& forward,
                const BoundaryStates& states) const;
   at::Tensor embed(const at::Tensor& tokens);
-  at::Tensor quantised(int64_t rows, int64_t columns) const;
+  Activation room(const at::Tensor& buffer, int64_t rows, const Linear& next) const;
   Activation norm(at::Tensor& x, const at::Tensor& weight, const Linear& next);
-  Activation activation(const at::Tensor& values, const Linear& next);
   void multiply(const Linear& linear, const Activation& input, at::Tensor& out) const;
   void add_product(const Linear& linear, const Activation& input, at::Tensor& x);
   void settle(at::Tensor& x);

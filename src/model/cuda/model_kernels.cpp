@@ -18,6 +18,9 @@ constexpr int kTileRows = 32;
 constexpr int kAttentionBlocks = 3;
 /// More parts cost more to add up than they bring.
 constexpr int64_t kMaxSplits = 8;
+/// Longer sequences go to flash attention, which reads a key once for more of their rows, unless it
+/// is little work in all: so many products of numbers, some microseconds.
+constexpr int64_t kMaxTiledRows = 64, kLittleAttention = int64_t{1} << 30;
 
 bool fits(const ModelConfig& model) {
   const int size = model.head_size;
@@ -143,6 +146,16 @@ void ModelKernels::silu_times_up(const at::Tensor& gate_up, at::Tensor& out,
     launch(silu_times_up_, {out.size(0), (model_.mlp_size / 8 + 255) / 256}, 256, data(gate_up),
            data(out));
   }
+}
+
+bool ModelKernels::suits(const std::vector<AttentionSequence>& sequences) const {
+  int64_t longest = 0, pairs = 0;
+  for (const AttentionSequence& sequence : sequences) {
+    longest = std::max(longest, sequence.num_rows);
+    pairs += sequence.num_rows * sequence.num_keys;
+  }
+  const int64_t products = 2 * pairs * model_.num_heads * model_.head_size;
+  return longest <= kMaxTiledRows || products <= kLittleAttention;
 }
 
 void ModelKernels::attend(const at::Tensor& queries, const at::Tensor& keys,

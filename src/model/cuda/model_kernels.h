@@ -45,6 +45,8 @@ class ModelKernels {
                         const at::Tensor& values) const;
   /// With scales [N, 1] out is float8 e4m3.
   void silu_times_up(const at::Tensor& gate_up, at::Tensor& out, const at::Tensor& scales) const;
+  /// Whether `attend` is the faster way for these: short sequences, or little work in all.
+  bool suits(const std::vector<AttentionSequence>& sequences) const;
   /// Attention of few queries over many keys. queries [N, H, D]; tiles int32 [n, 4] as
   /// `attention_tiles` makes them.
   void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
