@@ -213,9 +213,12 @@ void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t s
   allowance_ += trial.cost - static_cast<double>(spent);
   const auto records = records_of(trial.subject);
   Ladder& own = records.back()->of(trial.is_shared);
-  own.patience = agrees ? 1 : own.patience * 2;
-  if (!agrees) own.uses = 0;
-  if (!agrees) return;
+  if (!agrees) {
+    own.patience *= 2;
+    own.uses = 0;
+    return;
+  }
+  own.patience = 1;
   for (Record* record : records) record->of(trial.is_shared).outcomes.record(trial.step, *agrees);
   // Questions about a prefix may have become others.
   if (!*agrees) own.outcomes.doubt();

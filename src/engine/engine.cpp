@@ -230,9 +230,7 @@ void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
     } else if (code_of(e) == ErrorCode::kOutOfMemory && cache.drop_unused() > 0) {
       decode(parts);
     } else if (parts.size() > 1) {
-      for (ForwardPart* part : parts) {
-        if (!failed) decode({part});
-      }
+      for (ForwardPart* part : parts) decode({part});
     } else if (parts[0]->shed()) {
       decode(parts);
     } else {

@@ -18,10 +18,7 @@ class EntropyBound final : public Unmasker {
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress&) const override {
-    std::vector<int> order(candidates.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::ranges::stable_sort(order, std::ranges::greater(),
-                             [&](int i) { return candidates[static_cast<size_t>(i)].probability; });
+    std::vector<int> order = descending(probabilities(candidates));
     double sum = 0, greatest = 0;
     int count = 0;
     for (const int i : order) {

@@ -39,13 +39,19 @@ inline int most_probable(std::span<const Candidate> candidates) {
   return static_cast<int>(best - candidates.begin());
 }
 
-/// Indices of the `count` greatest scores, ascending; of equal scores the first.
-inline std::vector<int> best_of(const std::vector<double>& scores, int count) {
+/// Indices of scores from the greatest to the least; of equal scores the first goes first.
+inline std::vector<int> descending(const std::vector<double>& scores) {
   std::vector<int> order(scores.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
     return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)];
   });
+  return order;
+}
+
+/// Indices of the `count` greatest scores, ascending; of equal scores the first.
+inline std::vector<int> best_of(const std::vector<double>& scores, int count) {
+  std::vector<int> order = descending(scores);
   order.resize(std::min(order.size(), static_cast<size_t>(std::max(count, 0))));
   std::sort(order.begin(), order.end());
   return order;

@@ -1,3 +1,5 @@
+#include <string>
+
 #include "model/families/families.h"
 #include "model/families/qwen_layout.h"
 
@@ -19,17 +21,14 @@ ModelConfig parse(const json& config) {
 }
 
 /// ChatML with the system message that Qwen2.5 has by default, without the name.
-constexpr const char* kChatTemplate = R"({%- if messages[0]['role'] != 'system' -%}
+const std::string& chat_template() {
+  static const std::string text = std::string(R"({%- if messages[0]['role'] != 'system' -%}
 <|im_start|>system
 You are a helpful assistant.<|im_end|>
 {% endif -%}
-{%- for message in messages -%}
-<|im_start|>{{ message['role'] }}
-{{ message['content'] }}<|im_end|>
-{% endfor -%}
-{%- if add_generation_prompt -%}
-<|im_start|>assistant
-{% endif -%})";
+)") + kChatMl;
+  return text;
+}
 
 constexpr int kWholeGeneration = 1 << 20;  // the reference has no blocks
 
@@ -42,7 +41,7 @@ ModelFamily dream_family() {
   // `entropy` is what all three models' examples use; the code's own default is `origin`, and so is
   // that of folders whose generation_config.json says it.
   family.decoder = {"entropy", kWholeGeneration, Schedule::kTimesteps, true};
-  family.chat_template = kChatTemplate;
+  family.chat_template = chat_template().c_str();
   return family;
 }
 
