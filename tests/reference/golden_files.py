@@ -68,7 +68,9 @@ class Golden:
     def logits(self, name, checkpoint, model, ids, block_length, inner):
         """One forward of all rows. inner: with inner tensors, and the router's weights in a file of their own."""
         seen, routers = ({}, {}) if inner else (None, None)
+        model.router_margin = math.inf
         logits = model.forward(ids, block_length, seen=seen, routers=routers)[0]
+        assert model.router_margin > LEAST_ROUTER_MARGIN, f"{name}: a router decides by {model.router_margin}"
         error = (logits - model.to(torch.float64).forward(ids, block_length)[0]).abs().max().item()
         assert error < 5e-4, f"{name}: float32 is off by {error}"
         about = {"checkpoint": checkpoint, "family": self.family, "file": f"{name}.safetensors", "input_ids": ids,
@@ -130,5 +132,5 @@ def matters(model, ids, block_length, least=0.05, **changes):
 
 
 def same_under_other_rule(model, ids, block_length, other):
-    """Whether the attention rule shows in the logits."""
+    """Whether logits hide which of two attention rules made them."""
     return (model.forward(ids, block_length)[0] - model.forward(ids, other)[0]).abs().max().item() < 0.05
