@@ -109,7 +109,9 @@ class Editing(Dynamic):
     def edits(self, rows, canvas, margins):
         changed = []
         for row in rows:
-            margins.token(row)
+            # Which token is first matters only to one that could pass.
+            if row.confidence > self.editing_threshold - 0.01:
+                margins.token(row)
             if row.token != canvas[row.position]:
                 margins.threshold([row], self.editing_threshold)
                 if row.confidence > self.editing_threshold:
