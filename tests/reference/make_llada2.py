@@ -142,7 +142,7 @@ def edits(num_edits, exhausted=False):
 DYNAMIC = {
     "llada2-tiny": [("t0.95", 32, 32, 32, 32, 0.95), ("t0.95", 37, 40, 32, 32, 0.95), ("t0.95", 5, 20, 32, 12, 0.95),
                     ("t0.7", 20, 60, 32, 8, 0.7), ("t0.95", 19, 30, 8, 8, 0.95), ("t0.95", 16, 24, 8, 3, 0.95)],
-    "llada2-one-group": [("t0.95", 40, 24, 32, 32, 0.95)],
+    "llada2-one-group": [("t0.95", 40, 36, 32, 32, 0.95)],
 }
 # LLaDA2.1: (name, prompt, gen_length, block_length, threshold, editing_threshold, max_post_steps, num_to_transfer,
 # whether a block's rounds end while it still changes)
