@@ -20,6 +20,7 @@ struct ReferenceDecoder {
   /// Confidences are those of the distribution that tokens are drawn from, after temperature, top_p
   /// and top_k, which then act at temperature 0 too (Dream). Else those of softmax(logits).
   bool filters_confidence = false;
+  AlgorithmParams params;  // where they are not the algorithm's own defaults
 };
 
 /// What the engine and the HTTP layer need to know of a loaded model.
@@ -40,6 +41,9 @@ struct ModelInfo {
   TokenId mask_token = 0;
   std::vector<TokenId> end_tokens;  // any of them ends the text
   int logits_shift = 0;             // logits of row j - shift serve position j (Dream: 1)
+  /// Not 0: a row attends over all positions up to the end of its block of so many, counted from
+  /// the canvas's beginning, and a canvas is whole blocks (LLaDA2, SDAR). 0: over all of them.
+  int attention_block = 0;
   ReferenceDecoder decoder;
   std::string chat_template;  // Jinja, of the family, for folders without one; may be empty
   int64_t num_parameters = 0;

@@ -109,6 +109,7 @@ struct GenerateRequest {
   std::string id;                   // for logs
   std::vector<TokenId> prompt_ids;  // P tokens
   int gen_length = 64;              // G masked positions after the prompt
+  int max_text = 0;                 // of them become text; 0: all
   std::vector<TokenId> suffix_ids;  // infilling: tokens after the masks
   SamplingParams sampling;
   DecodeParams decode;
@@ -116,6 +117,8 @@ struct GenerateRequest {
   std::vector<int> prefix_boundaries;  // candidate prefix lengths (ends of messages), ascending
   bool wants_canvas = false;           // publish the whole canvas after every forward
   std::optional<std::chrono::steady_clock::time_point> deadline;
+
+  int text_limit() const { return max_text > 0 ? max_text : gen_length; }
 };
 
 /// Alternatives at a position when log-probabilities were asked for.

@@ -11,7 +11,7 @@
 
 namespace bicached {
 
-/// A masked position of the active block, with what the model says of it.
+/// A position of the active block, with what the model says of it.
 struct Candidate {
   int position = 0;  // in the canvas; candidates come in ascending order
   TokenId token = 0;
@@ -19,6 +19,7 @@ struct Candidate {
   float margin = 0.0f;                                        // first minus second probability
   float entropy = 0.0f;                                       // nats
   float divergence = std::numeric_limits<float>::infinity();  // of the last two steps, nats
+  TokenId current = -1;  // what the position is decided as; -1: it is masked
 };
 
 /// Where the active block stands.
@@ -47,6 +48,13 @@ class Unmasker {
   /// always ends.
   virtual std::vector<int> choose(std::span<const Candidate> candidates,
                                   const BlockProgress& progress) const = 0;
+
+  /// Indices into `decided`, ascending, of the positions of the block that are decided and take
+  /// another token now. Asked only with max_revisions() > 0.
+  virtual std::vector<int> revise(std::span<const Candidate>) const { return {}; }
+  /// How many forwards a block without masks may take for that, until one revises nothing. 0: what
+  /// is decided stays.
+  virtual int max_revisions() const { return 0; }
 
   /// How many positions this step decides at least. 0: the step decides nothing and needs no
   /// forward.

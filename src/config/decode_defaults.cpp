@@ -51,7 +51,9 @@ DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
   for (const UnmaskerParam& param : unmasker_params()) {
     const char* name = param.limit.name;
     double& value = resolved.params.try_emplace(name, -1).first->second;
-    value = choose(value, model.number(name, name), param.default_value);
+    const auto of_family = reference.params.find(name);
+    value = choose(value, model.number(name, name),
+                   of_family == reference.params.end() ? param.default_value : of_family->second);
   }
   if (resolved.algorithm.empty()) resolved.algorithm = choose_algorithm(model, reference);
 

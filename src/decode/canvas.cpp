@@ -23,15 +23,22 @@ int Canvas::num_masked_in(int begin, int end) const {
 }
 
 void Canvas::commit(int position, TokenId token) {
-  if (position < generation_begin_ || position >= generation_end_ || !is_masked(position) ||
-      token == mask_token_) {
-    throw Error(ErrorCode::kInternal, "commit of token " + std::to_string(token) + " at position " +
-                                          std::to_string(position) +
-                                          ": not a masked position, or the mask token");
-  }
-  tokens_[static_cast<size_t>(position)] = token;
+  set(position, token, true);
   masked_[static_cast<size_t>(position)] = false;
   --num_masked_;
+}
+
+void Canvas::revise(int position, TokenId token) { set(position, token, false); }
+
+void Canvas::set(int position, TokenId token, bool was_masked) {
+  if (position < generation_begin_ || position >= generation_end_ ||
+      is_masked(position) != was_masked || token == mask_token_) {
+    throw Error(ErrorCode::kInternal, "commit of token " + std::to_string(token) + " at position " +
+                                          std::to_string(position) + ": not a " +
+                                          (was_masked ? "masked" : "decided") +
+                                          " position, or the mask token");
+  }
+  tokens_[static_cast<size_t>(position)] = token;
 }
 
 int Canvas::first_masked() const {

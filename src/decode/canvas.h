@@ -26,10 +26,14 @@ class Canvas {
 
   /// Decides a masked position; never the mask token. Throws kInternal on anything else.
   void commit(int position, TokenId token);
+  /// Gives a decided position another token. Throws kInternal as `commit`.
+  void revise(int position, TokenId token);
   /// First masked position, generation_end() when there is none.
   int first_masked() const;
 
  private:
+  void set(int position, TokenId token, bool was_masked);
+
   std::vector<TokenId> tokens_;
   std::vector<bool> masked_;
   TokenId mask_token_;

@@ -29,7 +29,9 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
       canvas_(request, model.mask_token),
       decided_(static_cast<size_t>(request.gen_length)) {
   const int block_length = request.decode.block_length;
-  num_blocks_ = (request.gen_length + block_length - 1) / block_length;
+  first_block_begin_ = block_start(canvas_.generation_begin());
+  num_blocks_ = (canvas_.generation_end() - first_block_begin_ + block_length - 1) / block_length;
+  if (reuse.depth == model.num_layers) settled_end_ = reuse.prefix_len;
   stats_.prompt_tokens = static_cast<int>(request.prompt_ids.size());
   stats_.prefix_len = reuse.prefix_len;
   stats_.depth = reuse.depth;
@@ -52,16 +54,32 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
 
 void CanvasDecoder::enter_block(int block) {
   block_ = block;
-  block_begin_ = canvas_.generation_begin() + block * request_.decode.block_length;
-  block_end_ = std::min(block_begin_ + request_.decode.block_length, canvas_.generation_end());
+  const int block_length = request_.decode.block_length;
+  const int begin = first_block_begin_ + block * block_length;
+  block_begin_ = std::max(begin, canvas_.generation_begin());
+  block_end_ = std::min(begin + block_length, canvas_.generation_end());
   at_block_start_ = true;
+  revisions_left_ = unmasker_->max_revisions();
   // The request's steps, in proportion to the positions; at least one a block.
   const int64_t steps = request_.decode.steps, length = request_.gen_length;
   const int64_t first = steps * (block_begin_ - canvas_.generation_begin()) / length;
   const int64_t last = steps * (block_end_ - canvas_.generation_begin()) / length;
   progress_ = {0, std::max(1, static_cast<int>(last - first)),
                canvas_.num_masked_in(block_begin_, block_end_)};
+  if (model_.attention_block > 0) {
+    // Quotas are those of a whole block, also where a part of it is the prompt's end.
+    const int64_t wanted =
+        (steps * block_length + request_.text_limit() - 1) / request_.text_limit();
+    progress_.num_steps = static_cast<int>(std::clamp<int64_t>(wanted, 1, block_length));
+    progress_.num_masked_at_start = block_length;
+  }
   progress_.schedule = request_.decode.schedule.value_or(model_.decoder.schedule);
+}
+
+/// Where the block of a model that attends block by block begins; else the position.
+int CanvasDecoder::block_start(int position) const {
+  return model_.attention_block > 0 ? position / model_.attention_block * model_.attention_block
+                                    : position;
 }
 
 /// What of the progress is new in every step.
@@ -71,8 +89,11 @@ void CanvasDecoder::update_progress() {
   const uint64_t step =
       (static_cast<uint64_t>(block_) << 32) + static_cast<uint64_t>(progress_.step);
   noise_.clear();
+  open_.clear();
   for (int position = block_begin_; position < block_end_; ++position) {
-    if (!canvas_.is_masked(position)) continue;
+    const bool is_masked = canvas_.is_masked(position);
+    if (is_masked || unmasker_->max_revisions() > 0) open_.push_back(position);
+    if (!is_masked) continue;
     noise_.push_back(
         counter_uniform(request_.sampling.seed ^ kStream, step, static_cast<uint64_t>(position)));
   }
@@ -83,7 +104,7 @@ void CanvasDecoder::update_progress() {
 bool CanvasDecoder::block_is_done() const {
   const bool steps_left = progress_.step < progress_.num_steps;
   if (unmasker_->counts_steps() && request_.decode.run_empty_steps && steps_left) return false;
-  return canvas_.num_masked_in(block_begin_, block_end_) == 0;
+  return canvas_.num_masked_in(block_begin_, block_end_) == 0 && revisions_left_ == 0;
 }
 
 /// Works out the next forward, or that there is none.
@@ -107,13 +128,16 @@ void CanvasDecoder::prepare_next() {
   next_.refresh = refresh_is_due();
   next_.decides = request_.decode.first_forward != FirstForward::kDiscarded || !at_block_start_ ||
                   reuse_.intra_cache != IntraCache::kDual;
-  next_.in_block = reuse_.is_adaptive() ? !next_.refresh : !runs_full_suffix();
+  next_.in_block = model_.attention_block > 0 ? !at_block_start_
+                   : reuse_.is_adaptive()     ? !next_.refresh
+                                              : !runs_full_suffix();
   next_.block = block_;
   PlanState state = plan_state();
   next_.groups = plan_rows(state);
   if (is_guided(request_)) {
     // No other request has a prompt of masks.
     state.reuse.prefix_len = state.reuse.depth = state.reuse.refresh_depth = 0;
+    if (!has_run()) state.settled_end = 0;
     next_.guide = plan_rows(state);
   }
   for (const auto* groups : {&next_.groups, &next_.guide}) {
@@ -133,6 +157,8 @@ PlanState CanvasDecoder::plan_state() const {
   state.at_first_forward = !has_run();
   state.refresh_due = next_.refresh;
   state.rows_before_block = canvas_.is_masked(block_begin_) ? model_.logits_shift : 0;
+  state.attention_block = model_.attention_block;
+  state.settled_end = settled_end_;
   state.reuse = reuse_;
   return state;
 }
@@ -149,6 +175,8 @@ bool CanvasDecoder::runs_full_suffix() const {
 }
 
 bool CanvasDecoder::refresh_is_due() const {
+  // Where blocks attend only backwards nothing grows old; the first forward counts as one.
+  if (model_.attention_block > 0) return !has_run() && reuse_.prefix_len > 0;
   const bool refreshes = reuse_.prefix_len > 0 || reuse_.is_adaptive();
   if (!refreshes || last_refresh_step_ == denoise_step_) return false;
   if (request_.cache.refresh_by_step_modulo) return denoise_step_ % reuse_.refresh_interval == 0;
@@ -162,7 +190,7 @@ bool CanvasDecoder::is_end_token(TokenId token) const {
 }
 
 int CanvasDecoder::num_logit_rows() const {
-  return next_.decides ? progress_.num_masked * (is_guided(request_) ? 2 : 1) : 0;
+  return next_.decides ? static_cast<int>(open_.size()) * (is_guided(request_) ? 2 : 1) : 0;
 }
 
 LogitRow CanvasDecoder::logit_row(int position) const {
@@ -209,8 +237,7 @@ void CanvasDecoder::append_to(Forward& forward, CanvasSlabs slabs,
   append_guide(forward, slabs.guide);
   if (!next_.decides) return;
   static const SamplingParams kPlain;
-  for (int position = block_begin_; position < block_end_; ++position) {
-    if (!canvas_.is_masked(position)) continue;
+  for (const int position : open_) {
     LogitRow row = logit_row(position);
     find_row(row, next_.groups, first_group);
     if (unmasker_->wants_divergence()) row.history = slabs.canvas;
@@ -228,24 +255,37 @@ void CanvasDecoder::append_to(Forward& forward, CanvasSlabs slabs,
 std::vector<Commit> CanvasDecoder::decide(std::span<const RowResult> results) const {
   if (!next_.decides) return {};
   const size_t stride = is_guided(request_) ? 2 : 1;  // a guide's result stands behind each
-  std::vector<Candidate> candidates;
-  for (int position = block_begin_; position < block_end_; ++position) {
-    if (!canvas_.is_masked(position)) continue;
-    const RowResult& r = results[candidates.size() * stride];
-    candidates.push_back({position, r.token, r.confidence, r.margin, r.entropy, r.divergence});
+  std::vector<Candidate> masked, decided;
+  std::vector<Commit> of_masked, of_decided;  // what deciding them would be
+  for (size_t i = 0; i < open_.size(); ++i) {
+    const int position = open_[i];
+    const RowResult& r = results[i * stride];
+    const bool is_masked = canvas_.is_masked(position);
+    (is_masked ? masked : decided)
+        .push_back({position, r.token, r.confidence, r.margin, r.entropy, r.divergence,
+                    is_masked ? -1 : canvas_.token(position)});
+    (is_masked ? of_masked : of_decided).push_back({position, r.token, r.probability, r.top});
   }
-  if (candidates.empty()) return {};
-  std::vector<int> chosen =
-      decides_first_position() ? std::vector{0} : unmasker_->choose(candidates, progress_);
-  const bool may_be_empty = request_.decode.run_empty_steps && unmasker_->counts_steps() &&
-                            progress_.step < progress_.num_steps;
-  if (chosen.empty() && !may_be_empty) chosen.push_back(most_probable(candidates));
   std::vector<Commit> commits;
-  for (const int i : chosen) {
-    const RowResult& r = results[static_cast<size_t>(i) * stride];
-    commits.push_back({candidates[static_cast<size_t>(i)].position, r.token, r.probability, r.top});
+  if (!masked.empty()) {
+    for (const int i : choose(masked)) commits.push_back(of_masked[static_cast<size_t>(i)]);
+  }
+  if (!decided.empty()) {
+    for (const int i : unmasker_->revise(decided)) {
+      commits.push_back(of_decided[static_cast<size_t>(i)]);
+    }
   }
   return commits;
+}
+
+/// Indices of the masked positions to decide; at least one unless the step's quota is 0.
+std::vector<int> CanvasDecoder::choose(std::span<const Candidate> masked) const {
+  if (decides_first_position()) return {0};
+  std::vector<int> chosen = unmasker_->choose(masked, progress_);
+  const bool may_be_empty = request_.decode.run_empty_steps && unmasker_->counts_steps() &&
+                            progress_.step < progress_.num_steps;
+  if (chosen.empty() && !may_be_empty) chosen.push_back(most_probable(masked));
+  return chosen;
 }
 
 void CanvasDecoder::follow(std::vector<Commit> commits) {
@@ -259,8 +299,14 @@ void CanvasDecoder::follow(std::vector<Commit> commits) {
     forwards_since_refresh_ = 1;
     text_commits_at_refresh_ = text_commits_;
   }
+  settled_end_ = block_start(block_begin_);
   if (at_block_start_) ++stats_.num_blocks;
   at_block_start_ = false;
+  if (progress_.num_masked == 0 && revisions_left_ > 0) {
+    revisions_left_ = last_commits_.empty() ? 0 : revisions_left_ - 1;
+    // A forward that changed nothing has left the block's final K/V.
+    if (last_commits_.empty()) settled_end_ = block_end_;
+  }
   if (next_.decides) {
     const int text_before = text_commits_;
     for (const Commit& commit : last_commits_) record(commit);
@@ -272,7 +318,11 @@ void CanvasDecoder::follow(std::vector<Commit> commits) {
 }
 
 void CanvasDecoder::record(const Commit& commit) {
-  canvas_.commit(commit.position, commit.token);
+  if (canvas_.is_masked(commit.position)) {
+    canvas_.commit(commit.position, commit.token);
+  } else {
+    canvas_.revise(commit.position, commit.token);
+  }
   if (!is_end_token(commit.token)) ++text_commits_;
   // A token of probability 0 (a biased draw) would have a log-probability that JSON can't hold.
   constexpr float kLowest = -9999.0f;
@@ -283,14 +333,20 @@ void CanvasDecoder::record(const Commit& commit) {
 
 /// Moves the end of the final text, and ends the request at an end token if it may.
 void CanvasDecoder::update_finish() {
-  const int decided = canvas_.first_masked() - canvas_.generation_begin();
-  while (final_end_ < decided && !text_ended_) {
+  // What may still be revised is not final.
+  const int end = revisions_left_ > 0 ? block_begin_ : canvas_.first_masked();
+  const int decided = end - canvas_.generation_begin();
+  while (final_end_ < std::min(decided, request_.text_limit()) && !text_ended_) {
     const TokenId token = decided_[static_cast<size_t>(final_end_)].token;
     text_ended_ = is_end_token(token);
     if (!text_ended_) ++final_end_;
   }
   stats_.completion_tokens = final_end_;
-  if (text_ended_ && request_.decode.eos_early_stop) finish_ = FinishReason::kStop;
+  if (text_ended_ && request_.decode.eos_early_stop) {
+    finish_ = FinishReason::kStop;
+  } else if (request_.max_text > 0 && final_end_ >= request_.max_text) {
+    finish_ = FinishReason::kLength;
+  }
 }
 
 std::vector<DecidedToken> CanvasDecoder::take_final_tokens() {

@@ -72,6 +72,9 @@ class CanvasDecoder {
   void follow(std::vector<Commit> commits);
   /// How many logit rows `append_to` adds.
   int num_logit_rows() const;
+  /// The positions they serve, ascending: masked ones of the active block, and those that are
+  /// decided if the algorithm revises.
+  const std::vector<int>& open_positions() const { return open_; }
 
   /// Generation tokens that became final on the left since the last call: all before them is
   /// decided. Never an end token or what follows it.
@@ -90,10 +93,12 @@ class CanvasDecoder {
   void append_guide(Forward& forward, SlabId slab) const;
   LogitRow logit_row(int position) const;
   bool decides_first_position() const;
+  std::vector<int> choose(std::span<const Candidate> masked) const;
   void enter_block(int block);
   bool block_is_done() const;
   bool has_run() const { return stats_.num_forwards > 0; }
   bool runs_full_suffix() const;
+  int block_start(int position) const;
   bool refresh_is_due() const;
   bool is_end_token(TokenId token) const;
   void record(const Commit& commit);
@@ -108,13 +113,17 @@ class CanvasDecoder {
   std::vector<TokenId> discounted_;  // of LogitRow
 
   // The active block.
+  int first_block_begin_ = 0;
   int num_blocks_ = 0;
   int block_ = 0;
   int block_begin_ = 0;
   int block_end_ = 0;
   BlockProgress progress_;
+  std::vector<int> open_;
   std::vector<double> noise_;  // of the step, by masked position
+  int revisions_left_ = 0;     // forwards that may still revise the block once nothing is masked
   bool at_block_start_ = true;
+  int settled_end_ = 0;  // of PlanState
 
   // Refreshes of the prefix, over the whole request.
   int denoise_step_ = 0;

@@ -42,7 +42,8 @@ at::ScalarType choose_dtype(const ModelSettings& settings, at::Device device) {
 }
 
 /// Whether the layers' matrices are quantised. Throws kInvalidSettings where that is not possible.
-bool choose_fp8(const ModelSettings& settings, at::Device device, at::ScalarType dtype) {
+bool choose_fp8(const ModelSettings& settings, const ModelConfig& model, at::Device device,
+                at::ScalarType dtype) {
   if (settings.weights == "bfloat16" && dtype != at::kBFloat16) {
     throw Error(ErrorCode::kInvalidSettings,
                 "weights is bfloat16, but dtype is float32; use weights auto or dtype bfloat16",
@@ -56,6 +57,10 @@ bool choose_fp8(const ModelSettings& settings, at::Device device, at::ScalarType
   }
   if (dtype != at::kBFloat16) {
     throw Error(ErrorCode::kInvalidSettings, what + "dtype bfloat16; it is float32", "weights");
+  }
+  if (!model.sparse_layers.empty()) {
+    throw Error(ErrorCode::kInvalidSettings,
+                what + "a model without experts; this one is a mixture of them", "weights");
   }
   const int capability = CudaRuntime::get().compute_capability();
   if (capability < 89) {
@@ -102,9 +107,11 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   info.end_tokens = config.end_tokens;
   info.logits_shift = model.family->logits_shift;
   info.decoder = model.family->decoder;
+  info.attention_block = config.attention_block;
+  if (config.attention_block > 0) info.decoder.block_length = config.attention_block;
   info.chat_template = model.family->chat_template;
   info.num_parameters = check_tensors(checkpoint, model);
-  info.weight_bytes = weight_bytes(config, info.num_parameters, dtype, fp8);
+  info.weight_bytes = weight_bytes(model, dtype, fp8);
   info.kv_bytes_per_token = KvPool::bytes_per_token(config, dtype);
   Hasher hasher;
   hasher.add(checkpoint.fingerprint());
@@ -148,7 +155,8 @@ ModelInfo inspect_model(const ModelSettings& settings) {
   const Checkpoint checkpoint = Checkpoint::open(settings.path);
   const at::Device device = choose_device(settings);
   const at::ScalarType dtype = choose_dtype(settings, device);
-  return describe(settings, model, checkpoint, device, dtype, choose_fp8(settings, device, dtype));
+  return describe(settings, model, checkpoint, device, dtype,
+                  choose_fp8(settings, model.config, device, dtype));
 }
 
 std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
@@ -160,7 +168,7 @@ std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
   const Checkpoint checkpoint = Checkpoint::open(settings.path);
   const at::Device device = choose_device(settings);
   const at::ScalarType dtype = choose_dtype(settings, device);
-  const bool fp8 = choose_fp8(settings, device, dtype);
+  const bool fp8 = choose_fp8(settings, model.config, device, dtype);
   const ModelInfo info = describe(settings, model, checkpoint, device, dtype, fp8);
   return with_torch_errors("loading the model", [&] {
     ModelWeights weights = load_weights(checkpoint, model, device, dtype, fp8, progress);

@@ -19,6 +19,18 @@ std::vector<RowGroup> plan_rows(const PlanState& state) {
     group.enter_layer = enter_layer;
     group.key_end = state.length;
   };
+  if (state.attention_block > 0) {
+    // What is final stays so: nothing behind a block changes what its rows see. The block before
+    // the active one ran with masks last, so it runs once more, beside it.
+    for (int begin = state.settled_end, end = 0; begin < state.block_end; begin = end) {
+      end = std::min(begin / state.attention_block * state.attention_block + state.attention_block,
+                     state.length);
+      RowGroup& group = groups.emplace_back();
+      group.begin = begin;
+      group.end = group.key_end = end;
+    }
+    return groups;
+  }
   const Reuse& reuse = state.reuse;
   const int first_row = std::max(0, state.block_begin - state.rows_before_block);
   // A row before the block runs with the block, also where it is the prefix's last.

@@ -45,6 +45,10 @@ struct PlanState {
   /// How many rows before the block have logits for a masked position of it: with a shift of the
   /// logits 1 as long as the first one is masked.
   int rows_before_block = 0;
+  /// Of a model that attends block by block: how many positions such a block has, and the first
+  /// position whose K/V are not final yet. 0: full attention.
+  int attention_block = 0;
+  int settled_end = 0;
   Reuse reuse;
 };
 

@@ -1,5 +1,7 @@
 #include "decode/shadow.h"
 
+#include <algorithm>
+
 namespace bicached {
 namespace {
 
@@ -31,15 +33,10 @@ void Shadow::follow(std::span<const RowResult> results, std::span<const RowResul
 
 void Shadow::compare(std::span<const RowResult> results, std::span<const RowResult> of_request,
                      const std::vector<Commit>& commits) {
-  // Both canvases have the same masked positions, so that results stand in the same order.
-  std::vector<int> row_of(static_cast<size_t>(decoder_.block_end() - decoder_.block_begin()));
-  int num_masked = 0;
-  for (int position = decoder_.block_begin(); position < decoder_.block_end(); ++position) {
-    if (!decoder_.canvas().is_masked(position)) continue;
-    row_of[static_cast<size_t>(position - decoder_.block_begin())] = num_masked++;
-  }
+  // Both canvases have the same open positions, so that results stand in the same order.
+  const std::vector<int>& open = decoder_.open_positions();
   const auto check = [&](const Commit& commit, std::span<const RowResult> others, bool drawn) {
-    const int row = row_of[static_cast<size_t>(commit.position - decoder_.block_begin())];
+    const auto row = std::ranges::lower_bound(open, commit.position) - open.begin();
     const RowResult& other = others[static_cast<size_t>(row)];
     if (commit.probability <= kMajority || (drawn && other.probability <= kMajority)) return;
     ++num_checks_;

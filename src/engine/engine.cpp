@@ -32,11 +32,11 @@ int64_t micros(Clock::duration d) {
 }
 
 /// The most updates a canvas can publish: one a forward, and the last.
-size_t max_updates(const GenerateRequest& request) {
+size_t max_updates(const GenerateRequest& request, int max_revisions) {
   const size_t num_blocks =
-      static_cast<size_t>(request.gen_length / request.decode.block_length) + 1;
+      static_cast<size_t>(request.gen_length / request.decode.block_length) + 2;
   return static_cast<size_t>(request.gen_length) + static_cast<size_t>(request.decode.steps) +
-         num_blocks * 2 + 2;
+         num_blocks * (static_cast<size_t>(max_revisions) + 2) + 2;
 }
 
 ErrorCode code_of(const std::exception& error) {
@@ -108,6 +108,7 @@ struct Engine::Impl {
   // Any thread.
   template <class Result>
   Result ask(std::function<Result()> question);
+  void fill_blocks(GenerateRequest& request) const;
   void check_fits(const GenerateRequest& request, int num_tokens) const;
   void reserve_queue(int num_canvases);
 
@@ -360,7 +361,8 @@ void Engine::Impl::publish(Sequence& sequence) {
   update.finish = decoder.finish_reason();
   const Canvas& canvas = decoder.canvas();
   if (sequence.request.wants_canvas) {
-    for (int i = canvas.generation_begin(); i < canvas.generation_end(); ++i) {
+    const int end = canvas.generation_begin() + sequence.request.text_limit();
+    for (int i = canvas.generation_begin(); i < end; ++i) {
       update.canvas.push_back(canvas.is_masked(i) ? -1 : canvas.token(i));
     }
   } else if (update.tokens.empty() && !decoder.finished()) {
@@ -428,6 +430,29 @@ void Engine::Impl::update_gauges() {
 }
 
 // --- Any thread --------------------------------------------------------------------------------
+
+/// The canvas of a model that attends by blocks is whole ones; its text is no longer than asked
+/// for.
+void Engine::Impl::fill_blocks(GenerateRequest& request) const {
+  const int block = info.attention_block;
+  if (block == 0) return;
+  if (!request.suffix_ids.empty()) {
+    throw Error(ErrorCode::kInvalidRequest,
+                "suffix: this model attends block by block and can't see text behind what it "
+                "writes; send the request without one",
+                "suffix");
+  }
+  if (request.decode.block_length != block) {
+    throw Error(ErrorCode::kInvalidRequest,
+                "block_length is " + std::to_string(request.decode.block_length) +
+                    "; this model attends by blocks of " + std::to_string(block) +
+                    ", which is the only value it takes",
+                "block_length");
+  }
+  const int over = (static_cast<int>(request.prompt_ids.size()) + request.gen_length) % block;
+  request.max_text = request.text_limit();
+  if (over > 0) request.gen_length += block - over;
+}
 
 void Engine::Impl::check_fits(const GenerateRequest& request, int num_tokens) const {
   const int64_t room = is_guided(request) ? capacity_tokens / 2 : capacity_tokens;
@@ -505,7 +530,11 @@ void Engine::start(std::function<void()> on_failure) {
 ResponseStream Engine::submit(std::vector<GenerateRequest> canvases) {
   impl_->refuse_when_draining();
   size_t capacity = 0;
-  for (const GenerateRequest& request : canvases) capacity += max_updates(request);
+  for (GenerateRequest& request : canvases) {
+    // What is wrong with a request is thrown here rather than on the engine's thread.
+    impl_->fill_blocks(request);
+    capacity += max_updates(request, make_unmasker(request.decode)->max_revisions());
+  }
   auto shared = std::make_shared<ResponseStream::Shared>(canvases.size(), capacity);
 
   Job job;
@@ -516,8 +545,6 @@ ResponseStream Engine::submit(std::vector<GenerateRequest> canvases) {
     sequence->stream = shared;
     sequence->submitted = Clock::now();
     impl_->check_fits(sequence->request, sequence->num_tokens());
-    // What is wrong with a request is thrown here rather than on the engine's thread.
-    make_unmasker(sequence->request.decode);
     check_prefix(sequence->request);
     impl_->cache.check(sequence->request);
     job.sequences.push_back(std::move(sequence));

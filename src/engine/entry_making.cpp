@@ -5,8 +5,8 @@
 namespace bicached {
 
 void EntryMaking::append_to(Forward& forward) const {
-  forward.groups.push_back(
-      prefix_entry_group(stored_.ids, slab_.id(), stored_.entry, stored_.spec.max_depth));
+  append_prefix_entry(forward, stored_.ids, slab_.id(), stored_.entry, stored_.spec.max_depth,
+                      denoiser_.info().attention_block);
 }
 
 void EntryMaking::commit(std::span<const RowResult>) {

@@ -99,8 +99,10 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
   update_gauges();
 }
 
+/// Where reuse is exact there is nothing to learn or to choose: all policies that reuse are `full`.
 const DepthPolicy& PrefixCache::find_policy(const std::string& name) const {
-  return find_depth_policy(name, table_.has_value());
+  const DepthPolicy& policy = find_depth_policy(name, table_.has_value());
+  return is_exact() && policy.reuses ? find_depth_policy("full", false) : policy;
 }
 
 void PrefixCache::check(const GenerateRequest& request) const {
@@ -126,6 +128,11 @@ bool PrefixCache::is_deterministic(const GenerateRequest& request) const {
   return request.cache.deterministic || settings_.deterministic;
 }
 
+/// Of a beginning, what can be reused: all, or what is whole blocks.
+int PrefixCache::whole_blocks(int length) const {
+  return is_exact() ? length / info_.attention_block * info_.attention_block : length;
+}
+
 /// Beginnings that others may share: what the client says, the ends of messages, or for a raw
 /// prompt the points at which recent prompts part from it.
 void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use) {
@@ -137,8 +144,11 @@ void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use)
   for (int length = kChunk; is_raw && length <= longest; length += kChunk) {
     lengths.push_back(length);
   }
-  std::erase_if(lengths,
-                [&](int length) { return length > longest || length < settings_.min_prefix_len; });
+  for (int& length : lengths) length = whole_blocks(length);
+  lengths.erase(std::ranges::unique(lengths).begin(), lengths.end());
+  std::erase_if(lengths, [&](int length) {
+    return length > longest || length < std::max(settings_.min_prefix_len, 1);
+  });
   const auto keys = store_.keys_of(request.cache.salt, request.prompt_ids, lengths);
   // The longest first, so that a beginning is never forgotten before what goes on from it.
   int uses_beyond = 0;
@@ -220,7 +230,7 @@ bool PrefixCache::inside_is_given(const GenerateRequest& request) const {
 }
 
 InsidePlan PrefixCache::choose_inside(const GenerateRequest& request, const CacheUse& use) const {
-  if (is_deterministic(request)) return {};
+  if (is_deterministic(request) || is_exact()) return {};
   InsidePlan plan;
   if (use.policy->learns) {
     plan = learner_.inside(use.subject.prefix, use.subject.kind);

@@ -73,6 +73,9 @@ class PrefixCache {
  private:
   const DepthPolicy& find_policy(const std::string& name) const;
   bool is_deterministic(const GenerateRequest& request) const;
+  /// Whether blocks attend only backwards: then what is reused is exact.
+  bool is_exact() const { return info_.attention_block > 0; }
+  int whole_blocks(int length) const;
   void find_candidates(const GenerateRequest& request, CacheUse& use);
   StoredPrefix* stored(const GenerateRequest& request, const CacheUse::Candidate& candidate);
   const CacheUse::Candidate* choose_prefix(const GenerateRequest& request, const CacheUse& use);

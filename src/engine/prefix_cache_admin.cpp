@@ -14,6 +14,15 @@ double seconds_since(StoredPrefix::Clock::time_point then) {
 }  // namespace
 
 void PrefixCache::pin(std::vector<TokenId> ids) {
+  if (const int length = whole_blocks(static_cast<int>(ids.size())); length > 0) {
+    ids.resize(static_cast<size_t>(length));
+  } else {
+    throw Error(ErrorCode::kInvalidSettings,
+                "pinned_prefixes: one of " + std::to_string(ids.size()) +
+                    " tokens is shorter than a block of this model, " +
+                    std::to_string(info_.attention_block),
+                "pinned_prefixes");
+  }
   if (!store_pinned(ids)) {
     if (depths_.empty()) {
       throw Error(ErrorCode::kInvalidSettings, "pinned_prefixes: the cache policy stores nothing",

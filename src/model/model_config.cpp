@@ -77,7 +77,7 @@ std::vector<std::pair<int64_t, std::string>> added_tokens(const fs::path& folder
 
 /// Chat models end a turn with a token that config.json does not call EOS.
 void add_turn_ends(ModelConfig& config, const fs::path& folder) {
-  static const std::set<std::string> kTurnEnds{"<|eot_id|>", "<|im_end|>"};
+  static const std::set<std::string> kTurnEnds{"<|eot_id|>", "<|im_end|>", "<|role_end|>"};
   for (const auto& [id, text] : added_tokens(folder)) {
     if (kTurnEnds.contains(text)) add_end_token(config, id);
   }
@@ -92,16 +92,48 @@ void find_mask_token(ModelConfig& config, const ModelFamily& family, const fs::p
       return;
     }
   }
+  if (family.mask_token >= 0 && family.mask_token < config.num_logits) {
+    config.mask_token = family.mask_token;
+    return;
+  }
   refuse((folder / "config.json").string() +
          ": mask_token_id is missing, and tokenizer_config.json adds no token '" +
          family.mask_token_text + "' below " + std::to_string(config.num_logits) +
          "; one of them must name the mask token");
 }
 
+/// Forms of weights that are read: plain ones, and float8 as compressed-tensors writes it.
+void check_quantization(const json& config) {
+  const auto it = config.find("quantization_config");
+  if (it == config.end() || it->is_null()) return;
+  const ConfigReader read(it->is_object() ? *it : json::object());
+  try {
+    read.require("quant_method", {"compressed-tensors"});
+    read.require("format", {"float-quantized", "naive-quantized"});
+  } catch (const Error& error) {
+    refuse(std::string("quantization_config: ") + error.what() +
+           "; weights are read in F32, BF16, F16, and in float8 as compressed-tensors writes it");
+  }
+}
+
+void check_experts(const ExpertsConfig& experts) {
+  const int per_group = experts.num_experts / experts.num_groups;
+  if (experts.num_experts % experts.num_groups == 0 &&
+      experts.num_chosen <= experts.num_chosen_groups * per_group) {
+    return;
+  }
+  refuse(std::to_string(experts.num_experts) + " experts in " + std::to_string(experts.num_groups) +
+         " groups, of which " + std::to_string(experts.num_chosen_groups) + " give " +
+         std::to_string(experts.num_chosen) +
+         " a token: groups must be of one size and have enough experts");
+}
+
 }  // namespace
 
 const std::vector<ModelFamily>& family_table() {
-  static const std::vector<ModelFamily> table{llada_family(), dream_family(), a2d_qwen3_family()};
+  static const std::vector<ModelFamily> table{llada_family(),     dream_family(),
+                                              a2d_qwen3_family(), llada_moe_family(),
+                                              llada2_family(),    sdar_family()};
   return table;
 }
 
@@ -120,10 +152,13 @@ ParsedModel parse_model_folder(const std::string& folder) {
            " is not supported; known: " + known);
   }
   try {
+    check_quantization(config);
     parsed.config = parsed.family->parse(config);
+    check_experts(parsed.config.experts);
   } catch (const Error& e) {
     refuse(path.string() + ": " + e.what());
   }
+  if (parsed.config.rotary_size == 0) parsed.config.rotary_size = parsed.config.head_size;
   find_mask_token(parsed.config, *parsed.family, folder);
   add_end_tokens(parsed.config, config);
   add_end_tokens(parsed.config, read_json(fs::path(folder) / "generation_config.json", false));
@@ -143,6 +178,21 @@ int ConfigReader::integer(const char* key, int min, int max) const {
 int ConfigReader::integer_or(const char* key, int otherwise, int min, int max) const {
   const auto it = config_.find(key);
   return it == config_.end() || it->is_null() ? otherwise : integer(key, min, max);
+}
+
+std::vector<int> ConfigReader::integers(const char* key, int min, int max) const {
+  const auto it = config_.find(key);
+  if (it == config_.end() || it->is_null()) return {};
+  std::vector<int> numbers;
+  for (const json& value : it->is_array() ? *it : json::array({nullptr})) {
+    if (!value.is_number_integer() || value < min || value > max) {
+      refuse(std::string(key) + " is " + it->dump().substr(0, 80) +
+             "; it must be a list of integers in [" + std::to_string(min) + ", " +
+             std::to_string(max) + "]");
+    }
+    numbers.push_back(value.get<int>());
+  }
+  return numbers;
 }
 
 double ConfigReader::number(const char* key, double min, double max) const {

@@ -8,12 +8,14 @@
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <bit>
 #include <utility>
 
 #include "bicached/error.h"
+#include "model/experts.h"
 #include "model/head_norm.h"
 
 namespace bicached {
@@ -26,6 +28,11 @@ at::Tensor to_device(const std::vector<T>& values, const at::Device& device) {
   const at::Tensor host = at::from_blob(const_cast<T*>(values.data()),
                                         {static_cast<int64_t>(values.size())}, at::dtype(type));
   return device.is_cpu() ? host : host.to(device);
+}
+
+/// The beginning of a buffer in another shape: layers may have MLPs of different widths.
+at::Tensor piece(const at::Tensor& buffer, int64_t rows, int64_t columns) {
+  return buffer.view({-1}).narrow(0, 0, rows * columns).view({rows, columns});
 }
 
 /// Graphs hold forwards up to this size; a larger one keeps the card busy for longer than the host
@@ -46,9 +53,9 @@ PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weig
   // No canvas is longer than the pool, and a table of a claimed million positions would be waste.
   const int64_t positions = std::min<int64_t>(config.max_length, pool.slabs().capacity_tokens());
   rope_ =
-      make_rope_table(positions, config.head_size, config.rope_theta, weights.embedding.device());
+      make_rope_table(positions, config.rotary_size, config.rope_theta, weights.embedding.device());
   const int widths = config.hidden_size | config.mlp_size;
-  if (weights.layers.front().qkv.is_quantised() && (!kernels_ || widths % 16 != 0)) {
+  if (is_quantised() && (!kernels_ || widths % 16 != 0)) {
     throw Error(ErrorCode::kInvalidSettings,
                 "weights is fp8, which needs head sizes of 32, 64 or 128, widths that are "
                 "multiples of 16, and NVRTC; see the log",
@@ -119,6 +126,7 @@ void PackedForward::capture(const at::Tensor& x, int layer, const LayerSegment& 
 void PackedForward::reserve(int64_t num_rows) {
   if (num_rows <= scratch_.num_rows) return;
   scratch_ = {};  // gives the old ones back first
+  const int64_t mlp_size = std::max(config_.mlp_size, config_.experts.shared_size);
   const auto rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(num_rows)));
   const auto buffer = [&](int64_t columns) {
     return at::empty({rows, columns}, weights_.embedding.options());
@@ -128,14 +136,14 @@ void PackedForward::reserve(int64_t num_rows) {
               buffer(config_.hidden_size),
               buffer(heads_.qkv_size()),
               buffer(heads_.num_heads * heads_.head_size),
-              buffer(2 * int64_t{config_.mlp_size}),
-              buffer(config_.mlp_size),
+              buffer(2 * mlp_size),
+              buffer(mlp_size),
               {},
               {},
               {}};
-  if (weights_.layers.front().qkv.is_quantised()) {
-    const int64_t widest = std::max<int64_t>(
-        {config_.hidden_size, heads_.num_heads * heads_.head_size, config_.mlp_size});
+  if (is_quantised()) {
+    const int64_t widest =
+        std::max<int64_t>({config_.hidden_size, heads_.num_heads * heads_.head_size, mlp_size});
     const auto options = weights_.embedding.options();
     scratch_.quantised = at::empty({rows * widest}, options.dtype(at::kFloat8_e4m3fn));
     scratch_.scales = at::empty({rows, 1}, options.dtype(at::kFloat));
@@ -217,6 +225,7 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
     norm_heads(queries, w.query_norm, config_.norm_eps);
     norm_heads(keys, w.key_norm, config_.norm_eps);
   }
+  if (config_.clip_qkv > 0) qkv.clamp_(-config_.clip_qkv, config_.clip_qkv);
   observe("q_pre_rope", layer, queries);
   observe("k_pre_rope", layer, keys);
   observe("v", layer, heads.narrow(1, heads_.num_heads + heads_.num_kv_heads, heads_.num_kv_heads));
@@ -247,24 +256,39 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
 
 void PackedForward::mlp_layer(int layer, at::Tensor& x) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const Linear plain;
+  const Activation normed = norm(x, w.mlp_norm, w.mlp ? w.mlp->gate_up : plain);
+  if (w.experts) {
+    if (observer_) {
+      const Routing routing = route(normed.values, *w.experts, config_.experts);
+      at::Tensor all =
+          at::zeros({x.size(0), config_.experts.num_experts}, routing.weights.options());
+      observe("router_weights", layer, all.scatter_(1, routing.experts, routing.weights));
+    }
+    add_experts(normed.values, *w.experts, config_.experts, x);
+  }
+  if (w.mlp) add_mlp(*w.mlp, normed, config_.dense_size(layer), x);
+  observe("hidden", layer, x);
+}
+
+void PackedForward::add_mlp(const Mlp& mlp, const Activation& input, int64_t size, at::Tensor& x) {
   const int64_t rows = x.size(0);
-  at::Tensor gate_up = scratch_.gate_up.narrow(0, 0, rows);
-  multiply(w.gate_up, norm(x, w.mlp_norm, w.gate_up), gate_up);
-  Activation activated = room(scratch_.activated, rows, w.down);
-  if (kernels_) {
+  at::Tensor gate_up = piece(scratch_.gate_up, rows, 2 * size);
+  multiply(mlp.gate_up, input, gate_up);
+  Activation activated = room(piece(scratch_.activated, rows, size), rows, mlp.down);
+  if (kernels_ && size == config_.mlp_size) {
     kernels_->silu_times_up(gate_up, activated.values, activated.scales);
   } else {
     silu_times_up(gate_up, activated.values);
   }
-  add_product(w.down, activated, x);
-  observe("hidden", layer, x);
+  add_product(mlp.down, activated, x);
 }
 
 /// Whether nothing but its rows and their places tells it from other forwards of its size.
 bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& plan) const {
   const LayerSegment& segment = plan.segments.front();
-  return kernels_ && !observer_ && !config_.qk_norm && plan.segments.size() == 1 &&
-         segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows &&
+  return kernels_ && !observer_ && !config_.qk_norm && config_.sparse_layers.empty() &&
+         plan.segments.size() == 1 && segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows &&
          kernels_->suits(segment.sequences) &&
          std::ranges::all_of(forward.groups,
                              [](const RowGroup& g) { return g.capture_to == kNoId; });

@@ -73,6 +73,7 @@ class PackedForward {
     at::Tensor scales;
   };
 
+  bool is_quantised() const { return weights_.layers.front().qkv.is_quantised(); }
   void reserve(int64_t num_rows);
   bool is_capturable(const Forward& forward, const ForwardPlan& plan) const;
   at::Tensor enter_segment(const at::Tensor& x, const ForwardPlan& plan, size_t segment,
@@ -93,6 +94,7 @@ class PackedForward {
   void attend_layer(int layer, at::Tensor& x, const SegmentIndex& segment,
                     const ForwardIndex& index, bool only_wanted);
   void mlp_layer(int layer, at::Tensor& x);
+  void add_mlp(const Mlp& mlp, const Activation& input, int64_t size, at::Tensor& x);
   void observe(const char* name, int layer, const at::Tensor& value) const;
 
   const ModelConfig& config_;

@@ -92,16 +92,14 @@ void rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, float eps, at::
 
 /// Rotates `count` heads in place.
 void rotate_heads(float* heads, int64_t count, int64_t head_size, const float* cosine,
-                  const float* sine) {
-  for (int64_t h = 0; h < count; ++h) {
-    rotate_head(heads + h * head_size, cosine, sine, head_size / 2);
-  }
+                  const float* sine, int64_t half) {
+  for (int64_t h = 0; h < count; ++h) rotate_head(heads + h * head_size, cosine, sine, half);
 }
 
 template <class T>
 void rotate_and_store_cpu(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
                           const RowIndex& index, const std::pair<at::Tensor, at::Tensor>& pool) {
-  const int64_t n = qkv.size(0), width = heads.qkv_size(), half = heads.head_size / 2;
+  const int64_t n = qkv.size(0), width = heads.qkv_size(), half = rope.cosine.size(1);
   const int64_t rotated = (heads.num_heads + heads.num_kv_heads) * heads.head_size;
   const int64_t query = heads.num_heads * heads.head_size;
   const int64_t stored = heads.num_kv_heads * heads.head_size;
@@ -119,10 +117,11 @@ void rotate_and_store_cpu(at::Tensor& qkv, const HeadShape& heads, const RopeTab
       const float* c = cosine + positions[i] * half;
       const float* s = sine + positions[i] * half;
       if constexpr (std::is_same_v<T, float>) {
-        rotate_heads(row, heads.num_heads + heads.num_kv_heads, heads.head_size, c, s);
+        rotate_heads(row, heads.num_heads + heads.num_kv_heads, heads.head_size, c, s, half);
       } else {
         widen(row, rotated, wide.data());
-        rotate_heads(wide.data(), heads.num_heads + heads.num_kv_heads, heads.head_size, c, s);
+        rotate_heads(wide.data(), heads.num_heads + heads.num_kv_heads, heads.head_size, c, s,
+                     half);
         narrow(wide.data(), rotated, row);
       }
       const auto bytes = static_cast<size_t>(stored) * sizeof(T);
@@ -134,7 +133,7 @@ void rotate_and_store_cpu(at::Tensor& qkv, const HeadShape& heads, const RopeTab
 
 void rotate_and_store_device(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
                              const RowIndex& index, const std::pair<at::Tensor, at::Tensor>& pool) {
-  const int64_t n = qkv.size(0), half = heads.head_size / 2;
+  const int64_t n = qkv.size(0), half = rope.cosine.size(1);
   const int64_t rotated = heads.num_heads + heads.num_kv_heads;
   at::Tensor rows = qkv.view({n, rotated + heads.num_kv_heads, heads.head_size});
   const at::Tensor cosine = rope.cosine.index_select(0, index.positions).unsqueeze(1);
@@ -152,16 +151,16 @@ void rotate_and_store_device(at::Tensor& qkv, const HeadShape& heads, const Rope
 
 }  // namespace
 
-RopeTable make_rope_table(int64_t num_positions, int64_t head_size, double theta,
+RopeTable make_rope_table(int64_t num_positions, int64_t rotary_size, double theta,
                           const at::Device& device) {
-  const int64_t half = head_size / 2;
+  const int64_t half = rotary_size / 2;
   const at::Tensor cosine = at::empty({num_positions, half}, at::dtype(at::kFloat));
   const at::Tensor sine = at::empty({num_positions, half}, at::dtype(at::kFloat));
   float* c = cosine.mutable_data_ptr<float>();
   float* s = sine.mutable_data_ptr<float>();
   for (int64_t i = 0; i < half; ++i) {
     // All in float32, as the models were trained: an exact angle would be another model.
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(head_size);
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(rotary_size);
     const float frequency = 1.0f / std::pow(static_cast<float>(theta), exponent);
     for (int64_t t = 0; t < num_positions; ++t) {
       const float angle = static_cast<float>(t) * frequency;

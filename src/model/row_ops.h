@@ -7,12 +7,13 @@
 
 namespace bicached {
 
-/// Cosine and sine of the rotary angles, float32 [max positions, D / 2], on the device.
+/// Cosine and sine of the rotary angles, float32 [max positions, R / 2], on the device. R: how many
+/// leading numbers of a head are rotated.
 struct RopeTable {
   at::Tensor cosine;
   at::Tensor sine;
 };
-RopeTable make_rope_table(int64_t num_positions, int64_t head_size, double theta,
+RopeTable make_rope_table(int64_t num_positions, int64_t rotary_size, double theta,
                           const at::Device& device);
 
 /// Sizes of the fused query, key, value row: [q heads | kv heads | kv heads] x head size.
@@ -36,8 +37,9 @@ struct RowIndex {
 /// out [N, d] = x [N, d] / rms(x) * weight [d]; in float32, rounded once.
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Tensor& out);
 
-/// Rotates queries (in place) and keys of qkv [N, (H + 2 Hkv) D], halves against halves, in
-/// float32; stores keys and values in the layer's pool [pool tokens, Hkv, D] at the rows' slots.
+/// Rotates queries (in place) and keys of qkv [N, (H + 2 Hkv) D], halves of the first R numbers
+/// against halves, in float32; stores keys and values in the layer's pool [pool tokens, Hkv, D] at
+/// the rows' slots.
 void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
                       const RowIndex& index, std::pair<at::Tensor, at::Tensor> pool);
 

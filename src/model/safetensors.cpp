@@ -35,6 +35,7 @@ constexpr size_t kMaxDimensions = 8;
 int64_t bytes_per_element(const std::string& dtype) {
   if (dtype == "F32") return 4;
   if (dtype == "BF16" || dtype == "F16") return 2;
+  if (dtype == kFloat8) return 1;
   return 0;
 }
 
@@ -79,7 +80,8 @@ StoredTensor parse_tensor(const std::string& file, const std::string& name, cons
   tensor.dtype = about["dtype"];
   const int64_t element = bytes_per_element(tensor.dtype);
   if (element == 0) {
-    refuse(file, where + "dtype " + tensor.dtype + " is not supported; F32, BF16 and F16 are");
+    refuse(file,
+           where + "dtype " + tensor.dtype + " is not supported; F32, BF16, F16 and F8_E4M3 are");
   }
   if (about["shape"].size() > kMaxDimensions) refuse(file, where + "more than 8 dimensions");
   int64_t bytes = element;

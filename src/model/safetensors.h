@@ -10,9 +10,12 @@
 
 namespace bicached {
 
+/// Float8 e4m3 as safetensors calls it.
+inline constexpr const char* kFloat8 = "F8_E4M3";
+
 /// A tensor of a checkpoint: where its bytes lie in a mapped file. Row-major.
 struct StoredTensor {
-  std::string dtype;  // "F32", "BF16", "F16"
+  std::string dtype;  // "F32", "BF16", "F16", or kFloat8
   std::vector<int64_t> shape;
   std::span<const std::byte> bytes;
 };

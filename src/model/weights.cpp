@@ -1,16 +1,19 @@
 #include "model/weights.h"
 
-#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
 #include <set>
 
 #include "bicached/error.h"
+#include "model/tensor_list.h"
 
 namespace bicached {
 namespace {
 
 using Shape = std::vector<int64_t>;
+
+[[noreturn]] void refuse(const std::string& why) { throw Error(ErrorCode::kInvalidModel, why); }
 
 std::string text_of(const Shape& shape) {
   std::string text = "[";
@@ -18,108 +21,212 @@ std::string text_of(const Shape& shape) {
   return text + "]";
 }
 
-/// Tensors by role, checked against name and shape on the way.
-class TensorTable {
- public:
-  TensorTable(const Checkpoint& checkpoint, const ParsedModel& model)
-      : checkpoint_(checkpoint), model_(model) {}
-
-  const StoredTensor& find(TensorRole role, int layer) const {
-    const std::string name = model_.family->tensor_name(role, layer);
-    const auto it = checkpoint_.tensors().find(name);
-    if (it == checkpoint_.tensors().end()) {
-      throw Error(ErrorCode::kInvalidModel, "the checkpoint has no tensor '" + name + "'");
-    }
-    const Shape expected = shape_of(role);
-    if (it->second.shape != expected) {
-      throw Error(ErrorCode::kInvalidModel, "tensor '" + name + "' has shape " +
-                                                text_of(it->second.shape) + "; config.json needs " +
-                                                text_of(expected));
-    }
-    return it->second;
+/// Whether `weights: fp8` holds it in float8: the matrices of layers that are one `Linear`.
+bool is_quantisable(const TensorSpec& spec) {
+  switch (spec.role) {
+    case TensorRole::kQkv:
+    case TensorRole::kQuery:
+    case TensorRole::kKey:
+    case TensorRole::kValue:
+    case TensorRole::kAttentionOut:
+    case TensorRole::kGate:
+    case TensorRole::kUp:
+    case TensorRole::kDown:
+    case TensorRole::kSharedGate:
+    case TensorRole::kSharedUp:
+    case TensorRole::kSharedDown: return true;
+    default: return false;
   }
+}
 
-  std::vector<TensorRole> roles_of_layer() const {
-    std::vector<TensorRole> roles{
-        TensorRole::kAttentionNorm, TensorRole::kQuery,        TensorRole::kKey,
-        TensorRole::kValue,         TensorRole::kAttentionOut, TensorRole::kMlpNorm,
-        TensorRole::kGate,          TensorRole::kUp,           TensorRole::kDown};
-    if (model_.config.qkv_bias) {
-      roles.insert(roles.end(),
-                   {TensorRole::kQueryBias, TensorRole::kKeyBias, TensorRole::kValueBias});
-    }
-    if (model_.config.qk_norm) {
-      roles.insert(roles.end(), {TensorRole::kQueryNorm, TensorRole::kKeyNorm});
-    }
-    return roles;
+/// Where compressed-tensors keeps the scale of a float8 matrix: a value a row, or one for all.
+std::string scale_name(const std::string& name) { return name + "_scale"; }
+
+const StoredTensor& find(const Checkpoint& checkpoint, const TensorSpec& spec) {
+  const auto it = checkpoint.tensors().find(spec.name);
+  if (it == checkpoint.tensors().end()) {
+    refuse("the checkpoint has no tensor '" + spec.name + "'");
   }
-
-  std::vector<TensorRole> roles_of_model() const {
-    std::vector<TensorRole> roles{TensorRole::kEmbedding, TensorRole::kFinalNorm};
-    if (!model_.config.tied_head) roles.push_back(TensorRole::kHead);
-    return roles;
+  if (it->second.shape != spec.shape) {
+    refuse("tensor '" + spec.name + "' has shape " + text_of(it->second.shape) +
+           "; config.json needs " + text_of(spec.shape));
   }
+  return it->second;
+}
 
- private:
-  Shape shape_of(TensorRole role) const {
-    const ModelConfig& c = model_.config;
-    const int64_t d = c.hidden_size, q = int64_t{c.num_heads} * c.head_size;
-    const int64_t kv = int64_t{c.num_kv_heads} * c.head_size;
-    switch (role) {
-      case TensorRole::kEmbedding:
-      case TensorRole::kHead: return {c.num_logits, d};
-      case TensorRole::kFinalNorm:
-      case TensorRole::kAttentionNorm:
-      case TensorRole::kMlpNorm: return {d};
-      case TensorRole::kQuery: return {q, d};
-      case TensorRole::kKey:
-      case TensorRole::kValue: return {kv, d};
-      case TensorRole::kAttentionOut: return {d, q};
-      case TensorRole::kGate:
-      case TensorRole::kUp: return {c.mlp_size, d};
-      case TensorRole::kDown: return {d, c.mlp_size};
-      case TensorRole::kQueryBias: return {q};
-      case TensorRole::kKeyBias:
-      case TensorRole::kValueBias: return {kv};
-      case TensorRole::kQueryNorm:
-      case TensorRole::kKeyNorm: return {c.head_size};
-    }
-    return {};
+const StoredTensor& find_scale(const Checkpoint& checkpoint, const TensorSpec& spec) {
+  const std::string name = scale_name(spec.name);
+  const auto it = checkpoint.tensors().find(name);
+  if (it == checkpoint.tensors().end()) {
+    refuse("tensor '" + spec.name + "' is float8, but the checkpoint has no '" + name +
+           "', its scale");
   }
-
-  const Checkpoint& checkpoint_;
-  const ParsedModel& model_;
-};
+  const int64_t rows = spec.shape.front();
+  const Shape& shape = it->second.shape;
+  if (it->second.dtype == kFloat8 ||
+      (shape != Shape{rows, 1} && shape != Shape{rows} && shape != Shape{1} && !shape.empty())) {
+    refuse("tensor '" + name + "' has dtype " + it->second.dtype + " and shape " + text_of(shape) +
+           "; a scale is F32, BF16 or F16 of shape [" + std::to_string(rows) + ", 1] or [1]");
+  }
+  return it->second;
+}
 
 at::ScalarType scalar_type(const std::string& dtype) {
   if (dtype == "BF16") return at::kBFloat16;
   if (dtype == "F16") return at::kHalf;
+  if (dtype == kFloat8) return at::kFloat8_e4m3fn;
   return at::kFloat;
+}
+
+/// On the host, without a copy.
+at::Tensor tensor_of(const StoredTensor& stored) {
+  // from_blob takes no const; the mapping is read-only and nobody writes to the result.
+  void* data = const_cast<std::byte*>(stored.bytes.data());
+  return at::from_blob(data, stored.shape, at::dtype(scalar_type(stored.dtype)));
+}
+
+/// The place of a tensor among the weights: part of a matrix, and of its scales where it is float8.
+struct Place {
+  at::Tensor values;
+  at::Tensor scales;  // [1, rows]
+};
+
+Place rows_of(const Linear& linear, int64_t begin, int64_t count) {
+  Place place{linear.weight.narrow(0, begin, count), {}};
+  if (linear.is_quantised()) place.scales = linear.scale.narrow(1, begin, count);
+  return place;
+}
+
+Place place_in(const LayerWeights& layer, const ModelConfig& config, const TensorSpec& spec) {
+  const int64_t query = int64_t{config.num_heads} * config.head_size;
+  const int64_t kv = int64_t{config.num_kv_heads} * config.head_size;
+  const int64_t mlp = config.dense_size(spec.layer), expert = config.experts.size;
+  const auto of_expert = [&](const at::Tensor& all) { return all.select(0, spec.expert); };
+  switch (spec.role) {
+    case TensorRole::kAttentionNorm: return {layer.attention_norm, {}};
+    case TensorRole::kQkv: return rows_of(layer.qkv, 0, query + 2 * kv);
+    case TensorRole::kQuery: return rows_of(layer.qkv, 0, query);
+    case TensorRole::kKey: return rows_of(layer.qkv, query, kv);
+    case TensorRole::kValue: return rows_of(layer.qkv, query + kv, kv);
+    case TensorRole::kQueryBias: return {layer.qkv.bias.narrow(0, 0, query), {}};
+    case TensorRole::kKeyBias: return {layer.qkv.bias.narrow(0, query, kv), {}};
+    case TensorRole::kValueBias: return {layer.qkv.bias.narrow(0, query + kv, kv), {}};
+    case TensorRole::kQueryNorm: return {layer.query_norm, {}};
+    case TensorRole::kKeyNorm: return {layer.key_norm, {}};
+    case TensorRole::kAttentionOut: return rows_of(layer.attention_out, 0, config.hidden_size);
+    case TensorRole::kMlpNorm: return {layer.mlp_norm, {}};
+    case TensorRole::kGate:
+    case TensorRole::kSharedGate: return rows_of(layer.mlp->gate_up, 0, mlp);
+    case TensorRole::kUp:
+    case TensorRole::kSharedUp: return rows_of(layer.mlp->gate_up, mlp, mlp);
+    case TensorRole::kDown:
+    case TensorRole::kSharedDown: return rows_of(layer.mlp->down, 0, config.hidden_size);
+    case TensorRole::kRouter: return {layer.experts->router, {}};
+    case TensorRole::kRouterBias: return {layer.experts->router_bias, {}};
+    case TensorRole::kExpertGate:
+      return {of_expert(layer.experts->gate_up).narrow(0, 0, expert), {}};
+    case TensorRole::kExpertUp:
+      return {of_expert(layer.experts->gate_up).narrow(0, expert, expert), {}};
+    case TensorRole::kExpertDown: return {of_expert(layer.experts->down), {}};
+    case TensorRole::kEmbedding:
+    case TensorRole::kFinalNorm:
+    case TensorRole::kHead: break;
+  }
+  return {};
+}
+
+/// A layer's parts in their shapes, to be filled.
+class LayerMaker {
+ public:
+  LayerMaker(const ModelConfig& config, const at::TensorOptions& options, bool fp8)
+      : config_(config), options_(options), fp8_(fp8) {}
+
+  LayerWeights make(int layer) const {
+    const int64_t d = config_.hidden_size, query = int64_t{config_.num_heads} * config_.head_size;
+    const int64_t qkv = query + 2 * int64_t{config_.num_kv_heads} * config_.head_size;
+    LayerWeights made;
+    made.attention_norm = empty({d});
+    made.qkv = linear(qkv, d);
+    if (config_.qkv_bias) made.qkv.bias = empty({qkv});
+    if (config_.qk_norm) {
+      made.query_norm = empty({config_.head_size});
+      made.key_norm = empty({config_.head_size});
+    }
+    made.attention_out = linear(d, query);
+    made.mlp_norm = empty({d});
+    if (const int64_t size = config_.dense_size(layer); size > 0) {
+      made.mlp = Mlp{linear(2 * size, d), linear(d, size)};
+    }
+    if (config_.is_sparse(layer)) made.experts = experts();
+    return made;
+  }
+
+ private:
+  at::Tensor empty(const Shape& shape) const { return at::empty(shape, options_); }
+  Linear linear(int64_t out, int64_t in) const {
+    if (!fp8_) return {empty({out, in}), {}, {}};
+    return {at::empty({out, in}, options_.dtype(at::kFloat8_e4m3fn)),
+            {},
+            at::empty({1, out}, options_.dtype(at::kFloat))};
+  }
+  Experts experts() const {
+    const ExpertsConfig& e = config_.experts;
+    const int64_t d = config_.hidden_size, n = e.num_experts, m = e.size;
+    Experts made{
+        at::empty({n, d}, options_.dtype(at::kFloat)), {}, empty({n, 2 * m, d}), empty({n, d, m})};
+    if (e.router_bias != RouterBias::kNone) {
+      made.router_bias = at::empty({n}, options_.dtype(at::kFloat));
+    }
+    return made;
+  }
+
+  const ModelConfig& config_;
+  const at::TensorOptions options_;
+  const bool fp8_;
+};
+
+/// Converts on the way. What is stored in float8 stays as it is where its place is float8.
+void put(const Checkpoint& checkpoint, const TensorSpec& spec, at::ScalarType dtype,
+         const Place& place) {
+  const at::Tensor stored = tensor_of(find(checkpoint, spec));
+  const bool is_float8 = stored.scalar_type() == at::kFloat8_e4m3fn;
+  at::Tensor scale;
+  if (is_float8) {
+    scale = tensor_of(find_scale(checkpoint, spec)).to(at::kFloat).reshape({-1, 1});
+  }
+  if (!place.scales.defined()) {
+    place.values.copy_(is_float8 ? stored.to(at::kFloat).mul(scale) : stored);
+  } else if (is_float8) {
+    place.values.view(at::kByte).copy_(stored.view(at::kByte));
+    place.scales.copy_(scale.view({1, -1}).expand_as(place.scales));
+  } else {
+    const Linear linear = quantised(stored.to(place.values.device(), dtype));
+    place.values.view(at::kByte).copy_(linear.weight.view(at::kByte));
+    place.scales.copy_(linear.scale);
+  }
 }
 
 }  // namespace
 
 int64_t check_tensors(const Checkpoint& checkpoint, const ParsedModel& model) {
-  const TensorTable table(checkpoint, model);
   std::set<std::string> expected;
   int64_t num_parameters = 0;
-  const auto take = [&](TensorRole role, int layer) {
-    int64_t count = 1;
-    for (const int64_t n : table.find(role, layer).shape) count *= n;
-    num_parameters += count;
-    expected.insert(model.family->tensor_name(role, layer));
-  };
-  for (const TensorRole role : table.roles_of_model()) take(role, 0);
-  for (int layer = 0; layer < model.config.num_layers; ++layer) {
-    for (const TensorRole role : table.roles_of_layer()) take(role, layer);
+  for (const TensorSpec& spec : list_tensors(model)) {
+    num_parameters += spec.num_elements();
+    expected.insert(spec.name);
+    if (find(checkpoint, spec).dtype != kFloat8) continue;
+    if (spec.shape.size() != 2) refuse("tensor '" + spec.name + "' is float8, but no matrix");
+    find_scale(checkpoint, spec);
+    expected.insert(scale_name(spec.name));
   }
   // A tied model may still store its head.
-  expected.insert(model.family->tensor_name(TensorRole::kHead, 0));
+  for (const auto& [role, name] : *model.family->tensor_names) {
+    if (role == TensorRole::kHead) expected.insert(name);
+  }
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (!expected.contains(name)) {
-      throw Error(ErrorCode::kInvalidModel, "the checkpoint has a tensor '" + name +
-                                                "' that a model of family " + model.family->name +
-                                                " with this config.json has no place for");
+      refuse("the checkpoint has a tensor '" + name + "' that a model of family " +
+             model.family->name + " with this config.json has no place for");
     }
   }
   return num_parameters;
@@ -132,59 +239,46 @@ Linear quantised(const at::Tensor& weight) {
   return {wide.div(scale).to(at::kFloat8_e4m3fn), {}, scale.view({1, -1})};
 }
 
-int64_t weight_bytes(const ModelConfig& config, int64_t num_parameters, at::ScalarType dtype,
-                     bool fp8) {
-  const auto element = static_cast<int64_t>(c10::elementSize(dtype));
-  if (!fp8) return num_parameters * element;
-  const int64_t d = config.hidden_size, heads = config.num_heads, kv_heads = config.num_kv_heads;
-  const int64_t rows = (heads + 2 * kv_heads) * config.head_size + 2 * int64_t{config.mlp_size};
-  const int64_t columns = heads * config.head_size + int64_t{config.mlp_size};
-  const int64_t quantised = config.num_layers * d * (rows + columns);
-  const int64_t scales = config.num_layers * (rows + 2 * d) * static_cast<int64_t>(sizeof(float));
-  return (num_parameters - quantised) * element + quantised + scales;
+int64_t weight_bytes(const ParsedModel& model, at::ScalarType dtype, bool fp8) {
+  int64_t bytes = 0;
+  for (const TensorSpec& spec : list_tensors(model)) {
+    const bool is_router = spec.role == TensorRole::kRouter || spec.role == TensorRole::kRouterBias;
+    if (fp8 && is_quantisable(spec)) {
+      bytes += spec.num_elements() + spec.shape.front() * static_cast<int64_t>(sizeof(float));
+    } else {
+      const auto element = c10::elementSize(is_router ? at::kFloat : dtype);
+      bytes += spec.num_elements() * static_cast<int64_t>(element);
+    }
+  }
+  return bytes;
 }
 
 ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model, at::Device device,
                           at::ScalarType dtype, bool fp8, const LoadProgress& progress) {
-  const TensorTable table(checkpoint, model);
+  const ModelConfig& config = model.config;
+  const auto options = at::TensorOptions().device(device).dtype(dtype);
+  const LayerMaker maker(config, options, fp8);
   ModelWeights weights;
   weights.num_parameters = check_tensors(checkpoint, model);
   int64_t done_bytes = 0;
-  const auto place = [&](TensorRole role, int layer) {
-    const StoredTensor& stored = table.find(role, layer);
-    // from_blob takes no const; the mapping is read-only and `to` with copy only reads.
-    void* data = const_cast<std::byte*>(stored.bytes.data());
-    at::Tensor tensor = at::from_blob(data, stored.shape, at::dtype(scalar_type(stored.dtype)))
-                            .to(device, dtype, /*non_blocking=*/false, /*copy=*/true);
-    done_bytes += static_cast<int64_t>(stored.bytes.size());
+  for (const TensorSpec& spec : list_tensors(model)) {
+    Place place;
+    if (spec.layer < 0) {
+      place.values = at::empty(spec.shape, options);
+      if (spec.role == TensorRole::kEmbedding) weights.embedding = place.values;
+      if (spec.role == TensorRole::kFinalNorm) weights.final_norm = place.values;
+      if (spec.role == TensorRole::kHead) weights.head = place.values;
+    } else {
+      if (spec.layer == static_cast<int>(weights.layers.size())) {
+        weights.layers.push_back(maker.make(spec.layer));
+      }
+      place = place_in(weights.layers.back(), config, spec);
+    }
+    put(checkpoint, spec, dtype, place);
+    done_bytes += static_cast<int64_t>(find(checkpoint, spec).bytes.size());
     if (progress) progress(done_bytes, checkpoint.total_bytes());
-    return tensor;
-  };
-  const auto linear = [&](at::Tensor weight) {
-    return fp8 ? quantised(weight) : Linear{std::move(weight), {}, {}};
-  };
-  weights.embedding = place(TensorRole::kEmbedding, 0);
-  weights.final_norm = place(TensorRole::kFinalNorm, 0);
-  weights.head = model.config.tied_head ? weights.embedding : place(TensorRole::kHead, 0);
-  for (int i = 0; i < model.config.num_layers; ++i) {
-    LayerWeights layer;
-    layer.attention_norm = place(TensorRole::kAttentionNorm, i);
-    layer.qkv = linear(at::cat(
-        {place(TensorRole::kQuery, i), place(TensorRole::kKey, i), place(TensorRole::kValue, i)}));
-    if (model.config.qkv_bias) {
-      layer.qkv.bias = at::cat({place(TensorRole::kQueryBias, i), place(TensorRole::kKeyBias, i),
-                                place(TensorRole::kValueBias, i)});
-    }
-    if (model.config.qk_norm) {
-      layer.query_norm = place(TensorRole::kQueryNorm, i);
-      layer.key_norm = place(TensorRole::kKeyNorm, i);
-    }
-    layer.attention_out = linear(place(TensorRole::kAttentionOut, i));
-    layer.mlp_norm = place(TensorRole::kMlpNorm, i);
-    layer.gate_up = linear(at::cat({place(TensorRole::kGate, i), place(TensorRole::kUp, i)}));
-    layer.down = linear(place(TensorRole::kDown, i));
-    weights.layers.push_back(std::move(layer));
   }
+  if (config.tied_head) weights.head = weights.embedding;
   return weights;
 }
 

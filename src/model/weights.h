@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <vector>
 
 #include "bicached/load.h"
@@ -23,8 +24,22 @@ struct Linear {
 /// e4m3.
 Linear quantised(const at::Tensor& weight);
 
-/// One layer. Letters: d width, H heads, G KV heads, D head size, m MLP width. Compute dtype, on
-/// the device. Query, key and value are one matrix, gate and up another: one GEMM each.
+/// SwiGLU: gate and up are one matrix. m: width.
+struct Mlp {
+  Linear gate_up;  // [2 m, d]
+  Linear down;     // [d, m]
+};
+
+/// E experts of width m and what chooses among them.
+struct Experts {
+  at::Tensor router;       // float32 [E, d]
+  at::Tensor router_bias;  // float32 [E], undefined without
+  at::Tensor gate_up;      // [E, 2 m, d]
+  at::Tensor down;         // [E, d, m]
+};
+
+/// One layer, made of parts. Letters: d width, H heads, G KV heads, D head size. Compute dtype
+/// unless said, on the device. Query, key and value are one matrix: one GEMM.
 struct LayerWeights {
   at::Tensor attention_norm;  // [d]
   Linear qkv;                 // [(H + 2 G) D, d]
@@ -32,8 +47,8 @@ struct LayerWeights {
   at::Tensor key_norm;        // [D]
   Linear attention_out;       // [d, H D]
   at::Tensor mlp_norm;        // [d]
-  Linear gate_up;             // [2 m, d]
-  Linear down;                // [d, m]
+  std::optional<Mlp> mlp;     // that all tokens take
+  std::optional<Experts> experts;
 };
 
 struct ModelWeights {
@@ -49,11 +64,10 @@ struct ModelWeights {
 int64_t check_tensors(const Checkpoint& checkpoint, const ParsedModel& model);
 
 /// Bytes of all weights; `fp8`: the layers' matrices in float8 e4m3.
-int64_t weight_bytes(const ModelConfig& config, int64_t num_parameters, at::ScalarType dtype,
-                     bool fp8);
+int64_t weight_bytes(const ParsedModel& model, at::ScalarType dtype, bool fp8);
 
 /// Converts and places all weights. With `fp8` the layers' matrices are quantised on the way, one
-/// after the other, so that they are never held twice.
+/// layer after the other, so that they are never held twice.
 ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model, at::Device device,
                           at::ScalarType dtype, bool fp8, const LoadProgress& progress);
 

@@ -114,21 +114,17 @@ class Recorder {
   TorchDenoiser& model_;
 };
 
-RowGroup whole_canvas(SlabId slab, const std::vector<TokenId>& tokens) {
-  RowGroup group;
-  group.slab = slab;
-  group.end = group.key_end = static_cast<int>(tokens.size());
-  group.tokens = tokens;
-  return group;
-}
-
-/// One forward over all rows of a canvas; `observer` sees its inner tensors.
-at::Tensor forward_all(TorchDenoiser& model, const std::vector<TokenId>& tokens) {
-  const Slab slab(model, static_cast<int>(tokens.size()));
+/// One forward over all rows of a canvas, in blocks of so many that attend only backwards, or (0)
+/// each over all; `observer` sees its inner tensors.
+at::Tensor forward_all(TorchDenoiser& model, const std::vector<TokenId>& tokens, int block) {
+  const int length = static_cast<int>(tokens.size());
+  const Slab slab(model, length);
   Forward forward;
-  forward.groups.push_back(whole_canvas(slab.id(), tokens));
-  for (int row = 0; row < static_cast<int>(tokens.size()); ++row) {
-    forward.logit_rows.emplace_back().row = row;
+  append_prefix_entry(forward, tokens, slab.id(), kNoId, model.info().num_layers, block);
+  for (int row = 0; row < length; ++row) {
+    LogitRow& wanted = forward.logit_rows.emplace_back();
+    wanted.row = row;
+    wanted.group = block > 0 ? row / block : 0;
   }
   return model.run_logits(forward);
 }
@@ -139,7 +135,7 @@ at::Tensor forward_all(TorchDenoiser& model, const std::vector<TokenId>& tokens)
 /// MLP, the two sums) add up like a random walk. Simulated rather than counted, because these
 /// random networks amplify what comes in by a factor that differs from case to case.
 std::map<std::string, double> simulated_rounding(TorchDenoiser& float32,
-                                                 const std::vector<TokenId>& tokens,
+                                                 const std::vector<TokenId>& tokens, int block,
                                                  const std::map<std::string, at::Tensor>& want) {
   const double deviation = std::ldexp(1.0, -9) / std::sqrt(3.0) * std::sqrt(8.0);
   std::map<std::string, double> errors;
@@ -162,7 +158,7 @@ std::map<std::string, double> simulated_rounding(TorchDenoiser& float32,
     }
     stream.mul_(at::tensor(noise).view(stream.sizes()));
   });
-  note("logits", forward_all(float32, tokens));
+  note("logits", forward_all(float32, tokens, block));
   float32.set_observer({});
   return errors;
 }
@@ -170,20 +166,26 @@ std::map<std::string, double> simulated_rounding(TorchDenoiser& float32,
 void check_logits_case(const fs::path& path, Checkpoints& checkpoints) {
   const json about = read_json(path);
   TorchDenoiser& model = find_model(checkpoints, about.at("checkpoint"), about.at("family"));
-  const auto want = read_tensors(path.parent_path() / about.at("file").get<std::string>());
+  auto want = read_tensors(path.parent_path() / about.at("file").get<std::string>());
+  if (about.contains("router_file")) {
+    want.merge(read_tensors(path.parent_path() / about["router_file"].get<std::string>()));
+  }
   const auto tokens = about.at("input_ids").get<std::vector<TokenId>>();
+  const int block =
+      about.value("attention", "full") == "full" ? 0 : about.at("block_length").get<int>();
   std::map<std::string, double> rounding;
   if (model.info().dtype == "bfloat16") {
     const auto float32 = checkpoints.load(about.at("checkpoint"), "float32", "cpu");
-    rounding = simulated_rounding(dynamic_cast<TorchDenoiser&>(*float32), tokens, want);
+    rounding = simulated_rounding(dynamic_cast<TorchDenoiser&>(*float32), tokens, block, want);
   }
   const auto relative = [&](const std::string& name) {
     return rounding.empty() ? std::nullopt : std::optional<double>(rounding.at(name));
   };
-  expect_close("logits", forward_all(model, tokens), want.at("logits"), 2e-3, relative("logits"));
+  expect_close("logits", forward_all(model, tokens, block), want.at("logits"), 2e-3,
+               relative("logits"));
   if (want.size() == 1) return;
   const Recorder recorder(model);
-  expect_close("observed logits", forward_all(model, tokens), want.at("logits"), 2e-3,
+  expect_close("observed logits", forward_all(model, tokens, block), want.at("logits"), 2e-3,
                relative("logits"));
   for (const auto& [name, tensor] : want) {
     if (name == "logits") continue;
@@ -357,7 +359,7 @@ void run_replay(const Replay& replay) {
     entry = model.create_entry(spec);
     const Slab own(model, prefix_len);
     Forward forward;
-    forward.groups.push_back(prefix_entry_group(prefix, own.id(), entry, model.info().num_layers));
+    append_prefix_entry(forward, prefix, own.id(), entry, model.info().num_layers, 0);
     const Recorder recorder(model);
     model.run(forward);
     model.fill_entry(entry, own.id());
@@ -480,6 +482,7 @@ void check_tensors(const fs::path& folder, Report& report) {
   }
   for (const fs::path& path : files_of(folder / "logits", ".safetensors")) {
     if (fs::exists(fs::path(path).replace_extension(".json"))) continue;
+    if (path.stem().extension() == ".router") continue;  // of a case beside it
     run_case(name_of(path), report, [&] { check_trace_logits(path, checkpoints); });
   }
   for (const fs::path& path : files_of(folder / "sampling", ".json")) {

@@ -31,6 +31,31 @@ void expect_equal(const std::string& what, const T& got, const T& want) {
   throw Mismatch{text.str()};
 }
 
+bool is_block_causal(const json& trace) {
+  return trace.value("attention", "full") == "block_causal";
+}
+
+/// Forwards as ours run them: where a reference runs the prompt, or a finished block once more for
+/// its keys and values, these rows run beside those of the next block's first forward; not at all
+/// where the block's last forward changed nothing.
+json joined_steps(const json& trace) {
+  if (!is_block_causal(trace)) return trace.at("steps");
+  json joined = json::array();
+  std::optional<int> begin;
+  for (json step : trace.at("steps")) {
+    const int own = step.at("rows")[0];
+    if (step.at("forward") == "block") {
+      step["rows"][0] = begin.value_or(own);
+      begin.reset();
+      joined.push_back(step);
+    } else if (step["forward"] == "prefill" || !joined.back().at("commits").empty() ||
+               !joined.back().value("edits", json::array()).empty()) {
+      begin = begin.value_or(own);
+    }
+  }
+  return joined;
+}
+
 /// What a trace file asks for, in the server's own terms.
 GenerateRequest request_of(const json& trace) {
   const json& params = trace.at("params");
@@ -45,17 +70,32 @@ GenerateRequest request_of(const json& trace) {
   request.sampling.top_k = static_cast<int>(number("top_k"));
   DecodeParams& decode = request.decode;
   const std::string algorithm = trace.at("algorithm"), schedule = trace.at("schedule");
-  decode.algorithm = schedule == "quota" ? algorithm : schedule;
+  static const std::map<std::string, std::string> kOwnNames{{"dynamic", "low_confidence_dynamic"},
+                                                            {"editing", "joint_threshold"}};
+  decode.algorithm = schedule == "quota"            ? algorithm
+                     : kOwnNames.contains(schedule) ? kOwnNames.at(schedule)
+                                                    : schedule;
   const auto names = unmasker_names();
   if (std::find(names.begin(), names.end(), decode.algorithm) == names.end()) {
     throw MissingFeature{"algorithm " + decode.algorithm};
   }
   decode.block_length = params.value("block_length", request.gen_length);
   decode.steps = params.at("steps");
+  if (params.contains("max_post_steps")) {
+    decode.params["max_edit_rounds"] = params["max_post_steps"];
+  }
+  if (is_block_causal(trace)) {
+    // The reference decides whole blocks, and gives a block's steps.
+    const int block = decode.block_length;
+    request.gen_length = static_cast<int>(trace.at("output_ids").size()) -
+                         static_cast<int>(request.prompt_ids.size());
+    const int steps = params.value("steps_per_block", block / params.value("num_to_transfer", 1));
+    decode.steps = steps * request.gen_length / block;
+  }
   decode.cfg_scale = static_cast<float>(number("cfg_scale"));
   decode.logits_eos_inf = params.value("logits_eos_inf", false);
   decode.confidence_eos_eot_inf = params.value("confidence_eos_eot_inf", false);
-  for (const char* name : {"threshold", "factor", "eps"}) {
+  for (const char* name : {"threshold", "factor", "eps", "editing_threshold"}) {
     if (number(name) > 0) decode.params[name] = number(name);
   }
   decode.eos_early_stop = false;
@@ -72,7 +112,7 @@ GenerateRequest request_of(const json& trace) {
   }
   if (trace.at("family") == "dream") decode.first_forward = FirstForward::kFirstPosition;
   // Some references run steps that decide nothing; the trace shows whether this one did.
-  for (const json& step : trace.at("steps")) {
+  for (const json& step : joined_steps(trace)) {
     const bool thrown_away = decode.intra_cache == IntraCache::kDual &&
                              decode.first_forward == FirstForward::kDiscarded &&
                              step.at("forward").get<std::string>().starts_with("suffix");
@@ -103,10 +143,16 @@ std::vector<std::vector<int>> groups_of(const json& step, int num_layers) {
   return groups;
 }
 
+/// Those of blocks that attend by themselves count as one.
 std::vector<std::vector<int>> groups_of(const PlannedForward& planned) {
   std::vector<std::vector<int>> groups;
   for (const RowGroup& group : planned.groups) {
-    groups.push_back({group.begin, group.end, group.enter_layer});
+    if (!groups.empty() && groups.back()[1] == group.begin &&
+        groups.back()[2] == group.enter_layer) {
+      groups.back()[1] = group.end;
+    } else {
+      groups.push_back({group.begin, group.end, group.enter_layer});
+    }
   }
   return groups;
 }
@@ -116,6 +162,8 @@ ModelInfo model_of(const json& trace, const Denoiser& denoiser) {
   ModelInfo model = denoiser.info();
   const json& params = trace.at("params");
   if (params.contains("eos_id")) model.end_tokens = {params["eos_id"], params.at("eot_id")};
+  // The forward knows no blocks: they are the groups' key ends.
+  if (is_block_causal(trace)) model.attention_block = params.at("block_length");
   return model;
 }
 
@@ -150,7 +198,7 @@ void make_entry(Denoiser& denoiser, Lease& lease, std::span<const TokenId> prefi
   Lease own(denoiser);
   own.slab = own.open(spec.prefix_len);
   Forward forward;
-  forward.groups.push_back(prefix_entry_group(prefix, own.slab, lease.entry, num_layers));
+  append_prefix_entry(forward, prefix, own.slab, lease.entry, num_layers, 0);
   denoiser.run(forward);
   denoiser.fill_entry(lease.entry, own.slab);
 }
@@ -165,14 +213,14 @@ double score_of(const json& trace, const json& step, const RowResult& result) {
   return result.confidence;
 }
 
-/// What the model says of the masked positions of the block.
+/// What the model says of the open positions of the block.
 std::map<int, RowResult> by_position(const CanvasDecoder& decoder, bool is_guided,
                                      const std::vector<RowResult>& results) {
   std::map<int, RowResult> found;
   const size_t stride = is_guided ? 2 : 1;
-  for (int position = decoder.block_begin(); position < decoder.block_end(); ++position) {
+  for (const int position : decoder.open_positions()) {
     const size_t at = found.size() * stride;
-    if (decoder.canvas().is_masked(position) && at < results.size()) found[position] = results[at];
+    if (at < results.size()) found[position] = results[at];
   }
   return found;
 }
@@ -188,7 +236,8 @@ void check_commits(const json& trace, const json& step, const std::vector<Commit
   // READMEs of the folders: 2e-4 for the references, 1e-4 for the traces of BiCache.
   const double tolerance = trace.contains("entry") ? 1e-4 : 2e-4;
   const std::string where = "step " + step.at("step").dump() + " ";
-  const json& want = step.at("commits");
+  json want = step.at("commits");
+  for (const json& edit : step.value("edits", json::array())) want.push_back(edit);
   std::vector<std::vector<int>> got_tokens, want_tokens;
   for (const Commit& c : got) got_tokens.push_back({c.position, c.token});
   for (const json& c : want) want_tokens.push_back({c[0], c[1]});
@@ -225,7 +274,7 @@ void check_trace(const json& trace, Denoiser& denoiser) {
   if (is_guided(request)) lease.guide = lease.open(decoder.canvas().length());
   if (reuse.depth > 0) denoiser.load_entry(lease.entry, lease.slab, reuse.depth);
 
-  const json& steps = trace.at("steps");
+  const json steps = joined_steps(trace);
   size_t num_forwards = 0;
   for (; !decoder.finished(); ++num_forwards) {
     if (num_forwards == steps.size()) {

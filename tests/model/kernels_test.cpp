@@ -41,7 +41,7 @@ class Kernels : public ::testing::TestWithParam<Shape> {
     model.hidden_size = 264;
     model.num_heads = shape.heads;
     model.num_kv_heads = shape.kv_heads;
-    model.head_size = shape.head_size;
+    model.head_size = model.rotary_size = shape.head_size;
     model.mlp_size = 520;
     model.num_logits = shape.num_logits;
     model.vocab_size = shape.num_logits - 5;

@@ -156,7 +156,7 @@ EDITING = {
 
 
 def main():
-    golden = Golden(sys.argv[1], "llada2_moe")
+    golden = Golden(sys.argv[1], "llada2")
     for name, about in MODELS.items():
         model = model_of(about)
         golden.checkpoint(name, model, tokenizer_config=tokenizer_config(about))

@@ -125,7 +125,7 @@ def took_more(trace):
 
 
 def main():
-    golden = Golden(sys.argv[1], "llada_moe")
+    golden = Golden(sys.argv[1], "llada-moe")
     for name, about in MODELS.items():
         model = model_of(about)
         golden.checkpoint(name, model, tokenizer_config=tokenizer_config(about))

@@ -78,7 +78,7 @@ CASES = {
 
 
 def main():
-    golden = Golden(sys.argv[1], "sdar_moe")
+    golden = Golden(sys.argv[1], "sdar")
     for name, about in MODELS.items():
         model = model_of(about)
         files = {"generation_config": make_sdar.generation_config(about)}

@@ -12,8 +12,10 @@ namespace bicached {
 UnmaskerInfo entropy_unmasker();
 UnmaskerInfo entropy_bound_unmasker();
 UnmaskerInfo factor_unmasker();
+UnmaskerInfo joint_threshold_unmasker();
 UnmaskerInfo klass_unmasker();
 UnmaskerInfo low_confidence_unmasker();
+UnmaskerInfo low_confidence_dynamic_unmasker();
 UnmaskerInfo maskgit_plus_unmasker();
 UnmaskerInfo origin_unmasker();
 UnmaskerInfo quota_threshold_unmasker();
@@ -62,6 +64,19 @@ inline std::vector<double> probabilities(std::span<const Candidate> candidates) 
   std::vector<double> scores;
   for (const Candidate& candidate : candidates) scores.push_back(candidate.probability);
   return scores;
+}
+
+/// Indices, ascending, of all candidates above the threshold if these are at least `count`, else of
+/// the `count` most probable.
+inline std::vector<int> above_or_best(std::span<const Candidate> candidates, float threshold,
+                                      int count) {
+  std::vector<int> above;
+  for (int i = 0; i < static_cast<int>(candidates.size()); ++i) {
+    if (candidates[static_cast<size_t>(i)].probability > threshold) above.push_back(i);
+  }
+  const int least = std::min(count, static_cast<int>(candidates.size()));
+  return static_cast<int>(above.size()) >= least ? above
+                                                 : best_of(probabilities(candidates), least);
 }
 
 }  // namespace bicached

@@ -25,8 +25,9 @@ constexpr int64_t kMaxTiledRows = 64, kLittleAttention = int64_t{1} << 30;
 bool fits(const ModelConfig& model) {
   const int size = model.head_size;
   // A bias is added where keys are rotated, which is after the norm of heads.
-  return (size == 32 || size == 64 || size == 128) && model.hidden_size % 8 == 0 &&
-         model.mlp_size % 8 == 0 && !(model.qkv_bias && model.qk_norm);
+  return (size == 32 || size == 64 || size == 128) && model.rotary_size == size &&
+         model.hidden_size % 8 == 0 && model.mlp_size % 8 == 0 &&
+         !(model.qkv_bias && model.qk_norm);
 }
 
 std::vector<std::string> options_of(const ModelConfig& model) {

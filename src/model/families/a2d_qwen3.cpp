@@ -25,7 +25,7 @@ ModelConfig parse(const json& config) {
 
 ModelFamily a2d_qwen3_family() {
   ModelFamily family{"a2d-qwen3", "a2d-qwen3 (Qwen3-0.6B-diffusion-mdlm)", recognizes, parse,
-                     qwen_tensor_name};
+                     &qwen_tensor_names()};
   family.chat_template = kChatMl;
   family.mask_token_text = "<|mask|>";
   return family;

@@ -36,11 +36,15 @@ constexpr int kWholeGeneration = 1 << 20;  // the reference has no blocks
 
 ModelFamily dream_family() {
   ModelFamily family{"dream", "Dream (Dream-v0, Dream-Coder, DiffuCoder)", recognizes, parse,
-                     qwen_tensor_name};
+                     &qwen_tensor_names()};
   family.logits_shift = 1;
   // `entropy` is what all three models' examples use; the code's own default is `origin`, and so is
   // that of folders whose generation_config.json says it.
-  family.decoder = {"entropy", kWholeGeneration, Schedule::kTimesteps, true};
+  family.decoder = {.algorithm = "entropy",
+                    .block_length = kWholeGeneration,
+                    .schedule = Schedule::kTimesteps,
+                    .filters_confidence = true,
+                    .params = {}};
   family.chat_template = chat_template().c_str();
   return family;
 }

@@ -8,5 +8,8 @@ namespace bicached {
 ModelFamily a2d_qwen3_family();
 ModelFamily dream_family();
 ModelFamily llada_family();
+ModelFamily llada2_family();
+ModelFamily llada_moe_family();
+ModelFamily sdar_family();
 
 }  // namespace bicached

@@ -11,7 +11,10 @@ using nlohmann::json;
 /// LLaDA-8B, LLaDA-1.5 and models with their layout: config keys and tensor names of the OLMo code
 /// that LLaDA was trained with (`LLaDAModelLM`). MHA and GQA; tied or untied head; the embedding
 /// may have more rows than the vocabulary.
-bool recognizes(const json& config) { return config.value("model_type", json()) == "llada"; }
+/// LLaDA-MoE has the same model_type.
+bool recognizes(const json& config) {
+  return config.value("model_type", json()) == "llada" && !config.contains("num_experts");
+}
 
 ModelConfig parse(const json& config) {
   const ConfigReader read(config);
@@ -54,35 +57,25 @@ ModelConfig parse(const json& config) {
   return model;
 }
 
-std::string tensor_name(TensorRole role, int layer) {
-  const std::string top = "model.transformer.";
-  const std::string block = top + "blocks." + std::to_string(layer) + ".";
-  switch (role) {
-    case TensorRole::kEmbedding: return top + "wte.weight";
-    case TensorRole::kFinalNorm: return top + "ln_f.weight";
-    case TensorRole::kHead: return top + "ff_out.weight";
-    case TensorRole::kAttentionNorm: return block + "attn_norm.weight";
-    case TensorRole::kQuery: return block + "q_proj.weight";
-    case TensorRole::kKey: return block + "k_proj.weight";
-    case TensorRole::kValue: return block + "v_proj.weight";
-    case TensorRole::kAttentionOut: return block + "attn_out.weight";
-    case TensorRole::kMlpNorm: return block + "ff_norm.weight";
-    case TensorRole::kGate: return block + "ff_proj.weight";
-    case TensorRole::kUp: return block + "up_proj.weight";
-    case TensorRole::kDown: return block + "ff_out.weight";
-    case TensorRole::kQueryBias: return block + "q_proj.bias";
-    case TensorRole::kKeyBias: return block + "k_proj.bias";
-    case TensorRole::kValueBias: return block + "v_proj.bias";
-    case TensorRole::kQueryNorm:
-    case TensorRole::kKeyNorm: break;
-  }
-  return {};
-}
+const TensorNames kTensorNames{
+    {TensorRole::kEmbedding, "model.transformer.wte.weight"},
+    {TensorRole::kFinalNorm, "model.transformer.ln_f.weight"},
+    {TensorRole::kHead, "model.transformer.ff_out.weight"},
+    {TensorRole::kAttentionNorm, "model.transformer.blocks.{layer}.attn_norm.weight"},
+    {TensorRole::kQuery, "model.transformer.blocks.{layer}.q_proj.weight"},
+    {TensorRole::kKey, "model.transformer.blocks.{layer}.k_proj.weight"},
+    {TensorRole::kValue, "model.transformer.blocks.{layer}.v_proj.weight"},
+    {TensorRole::kAttentionOut, "model.transformer.blocks.{layer}.attn_out.weight"},
+    {TensorRole::kMlpNorm, "model.transformer.blocks.{layer}.ff_norm.weight"},
+    {TensorRole::kGate, "model.transformer.blocks.{layer}.ff_proj.weight"},
+    {TensorRole::kUp, "model.transformer.blocks.{layer}.up_proj.weight"},
+    {TensorRole::kDown, "model.transformer.blocks.{layer}.ff_out.weight"},
+};
 
 }  // namespace
 
 ModelFamily llada_family() {
-  return {"llada", "llada (LLaDA-8B, LLaDA-1.5)", recognizes, parse, tensor_name};
+  return {"llada", "llada (LLaDA-8B, LLaDA-1.5)", recognizes, parse, &kTensorNames};
 }
 
 }  // namespace bicached

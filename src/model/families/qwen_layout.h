@@ -7,10 +7,15 @@
 namespace bicached {
 
 /// What families that began as a Qwen model have in common: keys of config.json, but for the mask
-/// token and biases, and tensor names. Throws kInvalidModel naming key, value and what is
+/// token, biases and experts, and tensor names. Throws kInvalidModel naming key, value and what is
 /// supported.
-ModelConfig parse_qwen_config(const nlohmann::json& config);
-std::string qwen_tensor_name(TensorRole role, int layer);
+ModelConfig parse_qwen_config(const nlohmann::json& config,
+                              const char* mlp_size_key = "intermediate_size");
+const TensorNames& qwen_tensor_names();
+
+/// `partial_rotary_factor` of a head, an even number; all of it where that is absent or not above
+/// 0.
+int rotary_size(const nlohmann::json& config, int head_size);
 
 /// ChatML without a default system message.
 inline constexpr const char* kChatMl = R"({%- for message in messages -%}
