@@ -4,8 +4,10 @@
 #include "app/commands.h"
 #include "app/flag_values.h"
 #include "app/model_folder.h"
+#include "bicached/depth_policy.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
+#include "cache_index/depth/depth_table.h"
 #include "config/decode_defaults.h"
 #include "config/reuse_start.h"
 
@@ -47,8 +49,23 @@ std::string decoder_text(const Json& decoder, int max_length) {
                                                : ", no blocks");
 }
 
+/// Of an entry that holds all layers: K and V, and the hidden states at which requests may enter.
+int64_t prefix_bytes_per_token(const ModelInfo& model, const CacheSettings& cache) {
+  const bool is_exact = model.attention_block > 0;  // all layers or none
+  const DepthPolicy& policy =
+      find_depth_policy(is_exact ? "full" : cache.policy, !cache.depth_table.empty());
+  std::optional<DepthTable> table;
+  if (!cache.depth_table.empty()) table = DepthTable::load(cache.depth_table, model.num_layers);
+  int64_t states = 0;
+  for (const int depth : policy.depths(model.num_layers, cache.depth, table ? &*table : nullptr)) {
+    states += depth > 0 && depth < model.num_layers ? 1 : 0;
+  }
+  const int64_t element = model.dtype == "float32" ? 4 : 2;
+  return model.kv_bytes_per_token + states * model.hidden_size * element;
+}
+
 Json describe(const ModelInfo& model, const DecodeSettings& decode, const ReuseStart& start,
-              const TextTools& text, const InfoOptions& options) {
+              const CacheSettings& cache, const TextTools& text, const InfoOptions& options) {
   const int64_t canvases = parse_count("--canvases", options.canvases);
   const int64_t tokens = options.canvas_tokens.empty()
                              ? model.max_length
@@ -70,6 +87,9 @@ Json describe(const ModelInfo& model, const DecodeSettings& decode, const ReuseS
           {"device", model.device},
           {"dtype", model.dtype},
           {"logits_shift", model.logits_shift},
+          {"attention_block", model.attention_block},
+          {"experts", model.num_experts},
+          {"experts_per_token", model.experts_per_token},
           {"decoder",
            {{"algorithm", decode.algorithm},
             {"steps", decode.steps},
@@ -82,6 +102,8 @@ Json describe(const ModelInfo& model, const DecodeSettings& decode, const ReuseS
           {"reuse_start_reason", start.reason},
           {"weight_bytes", model.weight_bytes},
           {"kv_bytes_per_token", model.kv_bytes_per_token},
+          {"prefix_bytes_per_token", prefix_bytes_per_token(model, cache)},
+          {"depth_table", cache.depth_table},
           {"memory",
            {{"canvases", canvases},
             {"canvas_tokens", tokens},
@@ -107,6 +129,14 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
                            std::to_string(model.num_kv_heads) + " of them with own K/V");
   print_line("vocabulary", std::to_string(model.vocab_size) + " ids, tokenizer with " +
                                std::to_string(text.tokenizer->vocab_size()) + " (byte-level BPE)");
+  print_line("attention", model.attention_block == 0
+                              ? "every row sees the whole canvas"
+                              : "blocks of " + std::to_string(model.attention_block) +
+                                    ", each sees itself and those before it");
+  if (model.num_experts > 0) {
+    print_line("experts", std::to_string(model.num_experts) + ", of which a token takes " +
+                              std::to_string(model.experts_per_token));
+  }
   print_line("chat template", !text.chat_template        ? "none: only raw prompts"
                               : text.has_family_template ? "none: the family's is used"
                                                          : "yes");
@@ -117,6 +147,10 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
                                 json["reuse_start_reason"].get<std::string>());
   print_line("weights", bytes_text(model.weight_bytes));
   print_line("K/V", bytes_text(model.kv_bytes_per_token) + " a token");
+  print_line("prefix entry", bytes_text(json["prefix_bytes_per_token"].get<int64_t>()) +
+                                 " a token, when as deep as can be");
+  const std::string table = json["depth_table"];
+  print_line("depth table", table.empty() ? "none" : table);
   print_line("memory", bytes_text(memory["total_bytes"].get<int64_t>()) + " = weights + " +
                            bytes_text(memory["kv_bytes"].get<int64_t>()) + " for " +
                            std::to_string(memory["canvases"].get<int64_t>()) + " canvases of " +
@@ -133,7 +167,7 @@ int run_info(const Settings& settings, const InfoOptions& options) {
   const ReuseStart start = load_reuse_start(settings.model.path, model);
   DecodeSettings decode = load_decode_defaults(settings, model);
   if (decode.schedule == "auto") decode.schedule = schedule_name(model.decoder.schedule);
-  const Json json = describe(model, decode, start, text, options);
+  const Json json = describe(model, decode, start, settings.cache, text, options);
   if (options.json) {
     std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {

@@ -75,6 +75,17 @@ TextTools load_text_tools(const std::string& folder, const ModelInfo& model) {
 DecodeSettings load_decode_defaults(const Settings& settings, const ModelInfo& model) {
   DecodeSettings resolved =
       resolve_decode_defaults(settings.decode, settings.model.path, model.decoder);
+  if (const int block = model.attention_block; block > 0) {
+    const int wanted = settings.decode.block_length;
+    if (wanted != -1 && wanted != block) {
+      throw Error(ErrorCode::kInvalidSettings,
+                  "block_length is " + std::to_string(wanted) +
+                      "; this model attends by blocks of " + std::to_string(block) +
+                      ", which is the only value it takes",
+                  "block_length");
+    }
+    resolved.block_length = block;
+  }
   DecodeParams probe;
   probe.algorithm = resolved.algorithm;
   try {

@@ -44,6 +44,13 @@ void make_folder_of(const std::string& path) {
 
 ProfilePlan read_plan(const ProfileOptions& options, Measure measure, const ModelInfo& model) {
   ProfilePlan plan;
+  if (model.attention_block > 0) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "model: " + model.name +
+                    " attends by blocks; there a prefix is reused exactly at every depth, and "
+                    "nothing is to be measured",
+                "model");
+  }
   if (options.data.empty()) {
     throw Error(ErrorCode::kInvalidSettings, "no conversations: name a JSONL file with --data",
                 "--data");

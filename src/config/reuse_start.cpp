@@ -51,6 +51,11 @@ std::string describe_plan(const InsidePlan& plan) {
 }
 
 ReuseStart load_reuse_start(const std::string& model_folder, const ModelInfo& model) {
+  if (model.attention_block > 0) {
+    return {{}, false,
+            "the model attends by blocks, so that what stands before the active one is kept as it "
+            "is"};
+  }
   const ModelDefaults defaults(model_folder);
   const std::string name = defaults.text("intra_cache");
   if (!name.empty()) {

@@ -156,7 +156,8 @@ PlanState CanvasDecoder::plan_state() const {
   state.at_block_start = at_block_start_;
   state.at_first_forward = !has_run();
   state.refresh_due = next_.refresh;
-  state.rows_before_block = canvas_.is_masked(block_begin_) ? model_.logits_shift : 0;
+  const bool first_is_open = !open_.empty() && open_.front() == block_begin_;
+  state.rows_before_block = first_is_open ? model_.logits_shift : 0;
   state.attention_block = model_.attention_block;
   state.settled_end = settled_end_;
   state.reuse = reuse_;

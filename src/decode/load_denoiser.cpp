@@ -41,35 +41,37 @@ at::ScalarType choose_dtype(const ModelSettings& settings, at::Device device) {
   return native ? at::kBFloat16 : at::kFloat;
 }
 
-/// Whether the layers' matrices are quantised. Throws kInvalidSettings where that is not possible.
-bool choose_fp8(const ModelSettings& settings, const ModelConfig& model, at::Device device,
-                at::ScalarType dtype) {
+/// What of the machine keeps weights from being float8; empty: nothing does.
+std::string missing_for_fp8(const ModelConfig& model, at::Device device, at::ScalarType dtype) {
+  if (!device.is_cuda()) return "a CUDA card; the device is " + device.str();
+  if (dtype != at::kBFloat16) return "dtype bfloat16; it is float32";
+  if (!model.sparse_layers.empty()) {
+    return "a model without experts; this one is a mixture of them";
+  }
+  const int capability = CudaRuntime::get().compute_capability();
+  if (capability >= 89) return "";
+  return "compute capability 8.9 or more; this card has " + std::to_string(capability / 10) + "." +
+         std::to_string(capability % 10);
+}
+
+/// Whether the layers' matrices are float8: if that is asked for, and where the checkpoint has them
+/// so and the card multiplies them. Throws kInvalidSettings where what is asked for is not
+/// possible.
+bool choose_fp8(const ModelSettings& settings, const ModelConfig& model,
+                const Checkpoint& checkpoint, at::Device device, at::ScalarType dtype) {
   if (settings.weights == "bfloat16" && dtype != at::kBFloat16) {
     throw Error(ErrorCode::kInvalidSettings,
                 "weights is bfloat16, but dtype is float32; use weights auto or dtype bfloat16",
                 "weights");
   }
-  if (settings.weights != "fp8") return false;
-  const std::string what = "weights is fp8, which needs ";
-  if (!device.is_cuda()) {
-    throw Error(ErrorCode::kInvalidSettings, what + "a CUDA card; the device is " + device.str(),
-                "weights");
+  if (settings.weights == "bfloat16") return false;
+  const std::string missing = missing_for_fp8(model, device, dtype);
+  if (settings.weights == "fp8" && !missing.empty()) {
+    throw Error(ErrorCode::kInvalidSettings, "weights is fp8, which needs " + missing, "weights");
   }
-  if (dtype != at::kBFloat16) {
-    throw Error(ErrorCode::kInvalidSettings, what + "dtype bfloat16; it is float32", "weights");
-  }
-  if (!model.sparse_layers.empty()) {
-    throw Error(ErrorCode::kInvalidSettings,
-                what + "a model without experts; this one is a mixture of them", "weights");
-  }
-  const int capability = CudaRuntime::get().compute_capability();
-  if (capability < 89) {
-    throw Error(ErrorCode::kInvalidSettings,
-                what + "compute capability 8.9 or more; this card has " +
-                    std::to_string(capability / 10) + "." + std::to_string(capability % 10),
-                "weights");
-  }
-  return true;
+  const bool is_float8 = std::ranges::any_of(
+      checkpoint.tensors(), [](const auto& named) { return named.second.dtype == kFloat8; });
+  return settings.weights == "fp8" || (is_float8 && missing.empty());
 }
 
 int64_t available_memory_bytes() {
@@ -102,6 +104,8 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   info.head_size = config.head_size;
   info.vocab_size = config.vocab_size;
   info.num_logits = config.num_logits;
+  info.num_experts = config.experts.num_experts;
+  info.experts_per_token = config.experts.num_chosen;
   info.max_length = config.max_length;
   info.mask_token = config.mask_token;
   info.end_tokens = config.end_tokens;
@@ -156,7 +160,7 @@ ModelInfo inspect_model(const ModelSettings& settings) {
   const at::Device device = choose_device(settings);
   const at::ScalarType dtype = choose_dtype(settings, device);
   return describe(settings, model, checkpoint, device, dtype,
-                  choose_fp8(settings, model.config, device, dtype));
+                  choose_fp8(settings, model.config, checkpoint, device, dtype));
 }
 
 std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
@@ -168,7 +172,7 @@ std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
   const Checkpoint checkpoint = Checkpoint::open(settings.path);
   const at::Device device = choose_device(settings);
   const at::ScalarType dtype = choose_dtype(settings, device);
-  const bool fp8 = choose_fp8(settings, model.config, device, dtype);
+  const bool fp8 = choose_fp8(settings, model.config, checkpoint, device, dtype);
   const ModelInfo info = describe(settings, model, checkpoint, device, dtype, fp8);
   return with_torch_errors("loading the model", [&] {
     ModelWeights weights = load_weights(checkpoint, model, device, dtype, fp8, progress);

@@ -43,7 +43,7 @@ struct PlanState {
   bool at_first_forward = true;  // no forward of the canvas has run yet
   bool refresh_due = false;
   /// How many rows before the block have logits for a masked position of it: with a shift of the
-  /// logits 1 as long as the first one is masked.
+  /// logits 1 as long as the first one may be decided.
   int rows_before_block = 0;
   /// Of a model that attends block by block: how many positions such a block has, and the first
   /// position whose K/V are not final yet. 0: full attention.

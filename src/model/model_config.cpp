@@ -106,7 +106,8 @@ void find_mask_token(ModelConfig& config, const ModelFamily& family, const fs::p
 void check_quantization(const json& config) {
   const auto it = config.find("quantization_config");
   if (it == config.end() || it->is_null()) return;
-  const ConfigReader read(it->is_object() ? *it : json::object());
+  if (!it->is_object()) refuse("quantization_config is no JSON object");
+  const ConfigReader read(*it);
   try {
     read.require("quant_method", {"compressed-tensors"});
     read.require("format", {"float-quantized", "naive-quantized"});
@@ -202,6 +203,11 @@ double ConfigReader::number(const char* key, double min, double max) const {
            "; it must be a number in [" + json(min).dump() + ", " + json(max).dump() + "]");
   }
   return it->get<double>();
+}
+
+double ConfigReader::number_or(const char* key, double otherwise, double min, double max) const {
+  const auto it = config_.find(key);
+  return it == config_.end() || it->is_null() ? otherwise : number(key, min, max);
 }
 
 bool ConfigReader::flag(const char* key, bool otherwise) const {

@@ -130,6 +130,7 @@ class ConfigReader {
   /// Of a list; empty where it is absent.
   std::vector<int> integers(const char* key, int min, int max) const;
   double number(const char* key, double min, double max) const;
+  double number_or(const char* key, double otherwise, double min, double max) const;
   bool flag(const char* key, bool otherwise) const;
   /// Throws unless the key is absent, null or one of the values.
   void require(const char* key, const std::vector<nlohmann::json>& supported) const;

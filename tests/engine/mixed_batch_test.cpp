@@ -2,12 +2,14 @@
 // it gets alone.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "bicached/engine.h"
+#include "bicached/error.h"
 #include "bicached/unmasker.h"
 #include "model/load_model.h"
 #include "model/tiny_model.h"
@@ -17,7 +19,16 @@ namespace {
 
 using testing::TempFolder;
 
-constexpr int kNumRequests = 300, kSharedTokens = 10;
+constexpr int kNumRequests = 300;
+
+/// Checkpoints that the Python references left, by the name of the test.
+const std::map<std::string, std::string> kCheckpoints{
+    {"a2d", "goldens-a2d/checkpoints/a2d-untied"},
+    {"sdar", "goldens-sdar/checkpoints/sdar-untied-b8"},
+    {"sdar_moe", "goldens-sdar-moe/checkpoints/sdar-moe-tiny"},
+    {"llada_moe", "goldens-llada-moe/checkpoints/llada-moe-all"},
+    {"llada2", "goldens-llada2/checkpoints/llada2-tiny"},
+};
 
 class MixedBatch : public ::testing::TestWithParam<const char*> {
  protected:
@@ -28,14 +39,14 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
     } else if (GetParam() == std::string("dream")) {
       testing::write_tiny_dream(folder_);
     } else {
-      path = BICACHED_SOURCE_DIR "/tests/reference/goldens-a2d/checkpoints/a2d-untied";
+      path = BICACHED_SOURCE_DIR "/tests/reference/" + kCheckpoints.at(GetParam());
     }
     EngineSettings settings;
     settings.max_queued = kNumRequests;
     CacheSettings cache;
     cache.policy = "fixed";  // one that learns would change its mind between the runs
     cache.depth = 2;
-    cache.more_depths = {5};
+    cache.more_depths = {deep_};
     cache.min_uses = cache.min_prefix_len = 1;
     engine_ =
         std::make_unique<Engine>(testing::load_model(path, "cpu", "float32"), settings, cache);
@@ -48,15 +59,17 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
       return std::uniform_int_distribution<int>(low, high)(random_);
     };
     GenerateRequest request;
-    const int num_shared = pick(0, 2) == 0 ? 0 : kSharedTokens;
+    const int block = engine_->model().attention_block;
+    const int num_shared = pick(0, 2) == 0 ? 0 : std::max(10, block + block / 4);
     for (int n = 0; n < num_shared; ++n) request.prompt_ids.push_back(7 + n);
     for (int n = pick(1, 10); n > 0; --n) request.prompt_ids.push_back(pick(0, 54));
     request.cache.prefix_len = num_shared;
     request.cache.policy =
         std::vector<std::string>{"off", "fixed", "full"}[static_cast<size_t>(pick(0, 2))];
-    if (request.cache.policy == "fixed") request.cache.depth = pick(0, 1) == 0 ? 2 : 5;
+    if (request.cache.policy == "fixed") request.cache.depth = pick(0, 1) == 0 ? 2 : deep_;
     request.gen_length = pick(4, 24);
-    for (int n = pick(0, 1) * pick(0, 3); n > 0; --n) request.suffix_ids.push_back(pick(0, 54));
+    const int suffix = pick(0, 1) * pick(0, 3);
+    for (int n = block > 0 ? 0 : suffix; n > 0; --n) request.suffix_ids.push_back(pick(0, 54));
     SamplingParams& sampling = request.sampling;
     sampling.seed = static_cast<uint64_t>(pick(0, 1000));
     sampling.temperature = pick(0, 1) == 0 ? 0.0f : 0.8f;
@@ -67,10 +80,11 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
     decode.params = {{"threshold", 0.3},
                      {"kl_threshold", 0.5},
                      {"entropy_bound", 1.0},
+                     {"editing_threshold", 0.4},
                      {"alg_temp", pick(0, 1) * 0.5}};
     decode.schedule = pick(0, 1) == 0 ? Schedule::kEven : Schedule::kTimesteps;
     decode.steps = pick(1, request.gen_length);
-    decode.block_length = pick(2, 12);
+    decode.block_length = block > 0 ? block : pick(2, 12);
     decode.intra_cache = static_cast<IntraCache>(pick(0, 3));
     decode.cfg_scale = pick(0, 3) == 0 ? 0.7f : 0.0f;
     decode.logits_eos_inf = pick(0, 3) == 0;
@@ -78,7 +92,7 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
     decode.eos_early_stop = pick(0, 1) == 0;
     request.cache.refresh_interval = pick(1, 5);
     request.cache.refresh_commits = pick(1, 8);
-    request.cache.refresh_depth = pick(0, 5);
+    request.cache.refresh_depth = pick(0, deep_);
     request.wants_canvas = true;
     return request;
   }
@@ -95,6 +109,7 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
   }
 
   TempFolder folder_;
+  const int deep_ = kCheckpoints.contains(GetParam()) ? 3 : 5;  // layers, at most all
   std::mt19937 random_{11};
   std::unique_ptr<Engine> engine_;
 };
@@ -142,7 +157,57 @@ TEST_P(MixedBatch, ABlocksOwnRowsSayWhatAllRowsSaid) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, MixedBatch, ::testing::Values("llada", "dream", "a2d"),
+INSTANTIATE_TEST_SUITE_P(Families, MixedBatch,
+                         ::testing::Values("llada", "dream", "a2d", "llada_moe", "llada2", "sdar",
+                                           "sdar_moe"),
+                         [](const auto& family) { return std::string(family.param); });
+
+/// Models whose blocks attend only backwards: a prefix's whole blocks are reused, and nothing
+/// changes.
+class BlockCausal : public MixedBatch {};
+
+TEST_P(BlockCausal, ReuseIsWholeBlocksAndExact) {
+  const int block = engine_->model().attention_block;
+  ASSERT_GT(block, 0);
+  std::vector<GenerateRequest> without;
+  for (int i = 0; i < 30; ++i) {
+    GenerateRequest& request = without.emplace_back(random_request(i));
+    request.cache = {};
+    request.cache.policy = "off";
+  }
+  std::vector<GenerateRequest> with = without;
+  int64_t whole_blocks = 0;
+  for (GenerateRequest& request : with) {
+    request.cache.policy = "";
+    request.cache.prefix_len = static_cast<int>(request.prompt_ids.size());
+    whole_blocks += *request.cache.prefix_len / block * block;
+  }
+  const auto want = decode(without);
+  decode(with);
+  const int64_t before = engine_->cache_stats().cached_tokens;
+  EXPECT_EQ(decode(with), want);
+  EXPECT_EQ(engine_->cache_stats().cached_tokens - before, whole_blocks);
+}
+
+TEST_P(BlockCausal, WhatBlocksCantDoIsRefusedByName) {
+  const auto refused_field = [&](GenerateRequest request) {
+    try {
+      engine_->submit({request});
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidRequest);
+      return error.param();
+    }
+    return std::string("nothing");
+  };
+  GenerateRequest request = random_request(0);
+  request.decode.block_length += 1;
+  EXPECT_EQ(refused_field(request), "block_length");
+  request.decode.block_length -= 1;
+  request.suffix_ids = {3};
+  EXPECT_EQ(refused_field(request), "suffix");
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, BlockCausal, ::testing::Values("llada2", "sdar", "sdar_moe"),
                          [](const auto& family) { return std::string(family.param); });
 
 }  // namespace

@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include "bicached/chat_template.h"
 #include "bicached/error.h"
 #include "model/model_config.h"
+#include "model/refusal.h"
 #include "model/safetensors.h"
 #include "model/tiny_model.h"
 
@@ -15,18 +15,6 @@ using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using namespace bicached::testing;
-
-/// What a call refuses with; empty when it does not.
-template <class Call>
-std::string refusal(Call&& call) {
-  try {
-    call();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), ErrorCode::kInvalidModel);
-    return e.what();
-  }
-  return "";
-}
 
 std::string refusal_of_file(const std::string& bytes) {
   const TempFolder folder;
@@ -247,78 +235,6 @@ TEST_F(LladaConfig, RefusesFilesThatAreNoConfig) {
   EXPECT_THAT(refusal_of("{}"), HasSubstr("model_type"));
   const TempFolder empty;
   EXPECT_THAT(refusal([&] { parse_model_folder(empty.path()); }), HasSubstr("config.json"));
-}
-
-TEST(DreamConfig, ReadsTheQwenLayoutAndHowTheFamilyDecodes) {
-  const TempFolder folder;
-  write_tiny_dream(folder);
-  const ParsedModel model = parse_model_folder(folder.path());
-  EXPECT_STREQ(model.family->name, "dream");
-  EXPECT_EQ(model.family->logits_shift, 1);
-  EXPECT_EQ(model.family->decoder.schedule, Schedule::kTimesteps);
-  EXPECT_TRUE(model.family->decoder.filters_confidence);
-  EXPECT_EQ(model.config.head_size, 8);
-  EXPECT_EQ(model.config.num_kv_heads, 2);
-  EXPECT_TRUE(model.config.qkv_bias);
-  EXPECT_FALSE(model.config.tied_head);
-  EXPECT_EQ(model.config.mask_token, 57);
-  EXPECT_EQ(model.config.end_tokens, (std::vector<TokenId>{55}));
-}
-
-TEST(ModelFamilies, ChatTemplatesForFoldersWithoutOneAreChatMl) {
-  const std::string question = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
-  for (const ModelFamily& family : family_table()) {
-    if (!*family.chat_template) continue;
-    const auto chat = ChatTemplate::compile(family.chat_template, "", "", {});
-    const std::string system = family.name == std::string("dream")
-                                   ? "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-                                   : "";
-    EXPECT_EQ(chat->render({{"user", "Hi"}}, true).text(), system + question) << family.name;
-    EXPECT_EQ(chat->render({{"system", "Be short."}, {"user", "Hi"}}, true).text(),
-              "<|im_start|>system\nBe short.<|im_end|>\n" + question)
-        << family.name;
-  }
-}
-
-TEST(DreamConfig, NamesKeyValueAndWhatIsSupported) {
-  const TempFolder folder;
-  const auto refusal_with = [&](const std::string& key, const json& value) {
-    json config = tiny_dream_config();
-    config[key] = value;
-    folder.write("config.json", config.dump());
-    return refusal([&] { parse_model_folder(folder.path()); });
-  };
-  EXPECT_THAT(refusal_with("use_sliding_window", true),
-              AllOf(HasSubstr("use_sliding_window is true"), HasSubstr("false")));
-  EXPECT_THAT(refusal_with("rope_scaling", {{"type", "yarn"}}), HasSubstr("rope_scaling"));
-  EXPECT_THAT(refusal_with("hidden_act", "gelu"), HasSubstr("silu"));
-  EXPECT_THAT(refusal_with("mask_token_id", 60), HasSubstr("mask_token_id is 60"));
-  EXPECT_THAT(refusal_with("hidden_size", 30), HasSubstr("hidden_size 30"));
-  EXPECT_THAT(refusal_with("model_type", "qwen2"),
-              AllOf(HasSubstr("llada"), HasSubstr("Dream"), HasSubstr("a2d-qwen3")));
-}
-
-TEST(A2dConfig, TakesTheMaskTokenOfTheTokenizerWhereTheConfigHasNone) {
-  const TempFolder folder;
-  json config = tiny_dream_config();
-  config["model_type"] = "a2d-qwen3";
-  config["head_dim"] = 10;  // not the width by the heads
-  folder.write("config.json", config.dump());
-  const auto parse = [&] { return parse_model_folder(folder.path()).config; };
-  EXPECT_EQ(parse().mask_token, 57);
-  EXPECT_EQ(parse().head_size, 10);
-  EXPECT_TRUE(parse().qk_norm);
-  EXPECT_FALSE(parse().qkv_bias);
-  config.erase("mask_token_id");
-  folder.write("config.json", config.dump());
-  EXPECT_THAT(refusal(parse), AllOf(HasSubstr("mask_token_id is missing"), HasSubstr("'<|mask|>'"),
-                                    HasSubstr("below 60")));
-  folder.write("tokenizer_config.json",
-               R"({"added_tokens_decoder":{"56":{"content":"<|mask|>"}}})");
-  EXPECT_EQ(parse().mask_token, 56);
-  config["attention_bias"] = true;
-  folder.write("config.json", config.dump());
-  EXPECT_THAT(refusal(parse), AllOf(HasSubstr("attention_bias is true"), HasSubstr("false")));
 }
 
 }  // namespace

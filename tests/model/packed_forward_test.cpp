@@ -1,11 +1,13 @@
 // The packed forward through the Denoiser's own interface, on a small random model.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/allclose.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "bicached/error.h"
+#include "decode/noise.h"
 #include "decode/torch_denoiser.h"
 #include "model/load_model.h"
 #include "model/tiny_model.h"
@@ -13,6 +15,7 @@
 namespace bicached {
 namespace {
 
+using nlohmann::json;
 using ::testing::HasSubstr;
 using namespace bicached::testing;
 
@@ -305,6 +308,67 @@ TEST(WeightNames, AreStrict) {
   EXPECT_THAT(refusal([&](Shapes& s) { s.erase(query); }), HasSubstr(query));
   EXPECT_THAT(refusal([&](Shapes& s) { s[query] = {32, 31}; }), HasSubstr("[32, 32]"));
   EXPECT_THAT(refusal([&](Shapes& s) { s["lora.weight"] = {1}; }), HasSubstr("lora.weight"));
+}
+
+/// A checkpoint as compressed-tensors writes it: matrices of layers in float8, with a scale a row
+/// or one for all. It means the products.
+TEST(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
+  const c10::InferenceMode mode;
+  const TempFolder widened, stored;
+  json header_wide, header_stored;
+  std::string data_wide, data_stored;
+  const auto put = [](json& header, std::string& data, const std::string& name,
+                      const at::Tensor& tensor, const char* dtype) {
+    const size_t begin = data.size();
+    data.append(static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes());
+    header[name] = {
+        {"dtype", dtype}, {"shape", tensor.sizes().vec()}, {"data_offsets", {begin, data.size()}}};
+  };
+  int seed = 0;
+  for (const auto& [name, shape] : tiny_shapes(tiny_config())) {
+    at::Tensor value = at::empty(shape, at::kFloat);
+    float* x = value.mutable_data_ptr<float>();
+    for (int64_t i = 0; i < value.numel(); ++i) {
+      x[i] = static_cast<float>(
+          counter_uniform(5, static_cast<uint64_t>(seed), static_cast<uint64_t>(i)) - 0.5);
+    }
+    ++seed;
+    if (name.find("_proj") == std::string::npos) {
+      put(header_wide, data_wide, name, value, "F32");
+      put(header_stored, data_stored, name, value, "F32");
+      continue;
+    }
+    const bool by_row = seed % 2 == 0;
+    const at::Tensor scale =
+        by_row ? value.abs().amax(1, true).div(300) : value.abs().amax().div(300).view({1});
+    const at::Tensor codes = value.div(scale).to(at::kFloat8_e4m3fn);
+    put(header_wide, data_wide, name, codes.to(at::kFloat).mul(scale), "F32");
+    put(header_stored, data_stored, name, codes, "F8_E4M3");
+    put(header_stored, data_stored, name + "_scale", scale, "F32");
+  }
+  for (const auto* folder : {&widened, &stored}) folder->write("config.json", tiny_config().dump());
+  widened.write("model.safetensors", safetensors_bytes(header_wide.dump(), data_wide));
+  stored.write("model.safetensors", safetensors_bytes(header_stored.dump(), data_stored));
+  std::vector<at::Tensor> logits;
+  for (const auto* folder : {&widened, &stored}) {
+    const auto model = load_model(folder->path(), "cpu");
+    const std::vector<TokenId> ids{3, 1, 4, 1, 5, 57, 57};
+    Forward forward{{rows(*model->open_slab(7), ids, 0, 7)}, {}};
+    forward.logit_rows.emplace_back().row = 6;
+    logits.push_back(model->run_logits(forward));
+  }
+  EXPECT_TRUE(at::allclose(logits[0], logits[1], 0, 0));
+
+  const std::string lost = "model.transformer.blocks.0.k_proj.weight_scale";
+  header_stored[lost + "s"] = header_stored[lost];
+  header_stored.erase(lost);
+  stored.write("model.safetensors", safetensors_bytes(header_stored.dump(), data_stored));
+  try {
+    load_model(stored.path(), "cpu");
+    FAIL() << "loaded without a scale";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr(lost));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, PackedForwardTest, ::testing::Values("cpu", "cuda"),

@@ -35,8 +35,7 @@ ModelConfig parse(const json& config) {
     experts.router_bias = RouterBias::kChoice;
   }
   experts.normalized = read.flag("norm_topk_prob", true) && experts.num_chosen > 1;
-  experts.weight_scale =
-      config.contains("routed_scaling_factor") ? read.number("routed_scaling_factor", 0, 1e6) : 1.0;
+  experts.weight_scale = read.number_or("routed_scaling_factor", 1, 0, 1e6);
   experts.num_groups = read.integer_or("n_group", 1, 1, experts.num_experts);
   experts.num_chosen_groups = read.integer_or("topk_group", 1, 1, experts.num_groups);
   const int num_dense = read.integer_or("first_k_dense_replace", 0, 0, model.num_layers);

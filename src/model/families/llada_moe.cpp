@@ -19,9 +19,7 @@ ModelConfig parse(const json& config) {
   const ConfigReader read(config);
   read.require("attention_bias", {false});
   ModelConfig model = parse_qwen_config(config, "dense_intermediate_size");
-  if (config.contains("clip_qkv") && !config["clip_qkv"].is_null()) {
-    model.clip_qkv = read.number("clip_qkv", 0, 1e6);
-  }
+  model.clip_qkv = read.number_or("clip_qkv", 0, 0, 1e6);
   model.qk_norm = read.flag("qk_layernorm", true);
   model.rotary_size = rotary_size(config, model.head_size);
   model.mask_token = read.integer_or("mask_token_id", -1, 0, model.num_logits - 1);

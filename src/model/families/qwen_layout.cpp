@@ -37,16 +37,14 @@ ModelConfig parse_qwen_config(const nlohmann::json& config, const char* mlp_size
 }
 
 int rotary_size(const nlohmann::json& config, int head_size) {
-  const auto factor = config.find("partial_rotary_factor");
-  if (factor == config.end() || factor->is_null()) return head_size;
-  const double share = ConfigReader(config).number("partial_rotary_factor", -1, 1);
+  const double share = ConfigReader(config).number_or("partial_rotary_factor", 1, -1, 1);
   if (share <= 0) return head_size;
   const int size = static_cast<int>(head_size * share);
   if (size < 2 || size % 2 != 0) {
-    throw Error(ErrorCode::kInvalidModel, "partial_rotary_factor " + factor->dump() +
-                                              " of a head of " + std::to_string(head_size) +
-                                              " is " + std::to_string(size) +
-                                              " numbers; it must be an even number above 0");
+    throw Error(ErrorCode::kInvalidModel, "partial_rotary_factor rotates " + std::to_string(size) +
+                                              " of " + std::to_string(head_size) +
+                                              " numbers of a head; it must be an even number "
+                                              "above 0");
   }
   return size;
 }
