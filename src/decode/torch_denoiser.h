@@ -19,7 +19,9 @@ class TorchDenoiser final : public Denoiser {
   void close_slab(SlabId slab) override;
   int64_t capacity_tokens() const override { return pool_.slabs().capacity_tokens(); }
   int64_t free_tokens() const override { return pool_.slabs().free_tokens(); }
-  std::vector<RowResult> run(const Forward& forward) override;
+  using Denoiser::run;
+  std::vector<RowResult> run(const Forward& forward,
+                             const std::function<void()>& meanwhile) override;
   int64_t entry_bytes(const EntrySpec& spec) const override;
   EntryId create_entry(const EntrySpec& spec) override;
   void fill_entry(EntryId entry, SlabId from) override;
@@ -39,7 +41,7 @@ class TorchDenoiser final : public Denoiser {
   template <class Work>
   auto in_inference(const char* what, Work&& work) const;
 
-  const ModelInfo info_;
+  ModelInfo info_;
   const ModelConfig config_;
   const ModelWeights weights_;
   KvPool pool_;
