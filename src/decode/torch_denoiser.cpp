@@ -29,6 +29,14 @@ auto TorchDenoiser::in_inference(const char* what, Work&& work) const {
   }
 }
 
+int64_t TorchDenoiser::logits_bytes(int64_t num_logits, int64_t max_rows) {
+  constexpr int64_t kPlainBytes = 2;
+  constexpr int64_t kSampledBytes = 2 + 7 * 4;  // with what the sampler makes of them
+  const int64_t all = num_logits * max_rows;
+  return std::max(std::min(all, kPlainLogitsPerChunk) * kPlainBytes,
+                  std::min(all, kLogitsPerChunk) * kSampledBytes);
+}
+
 TorchDenoiser::TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights,
                              int64_t capacity_tokens, bool cuda_graphs)
     : info_(std::move(info)),

@@ -14,6 +14,9 @@ class TorchDenoiser final : public Denoiser {
   TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights, int64_t capacity_tokens,
                 bool cuda_graphs);
 
+  /// Memory that logits take at a time.
+  static int64_t logits_bytes(int64_t num_logits, int64_t max_rows);
+
   const ModelInfo& info() const override { return info_; }
   std::optional<SlabId> open_slab(int num_tokens) override;
   void close_slab(SlabId slab) override;
@@ -33,6 +36,7 @@ class TorchDenoiser final : public Denoiser {
   /// observer. For comparison with reference implementations.
   at::Tensor run_logits(const Forward& forward);
   void set_observer(TensorObserver observer) { forward_.set_observer(std::move(observer)); }
+  int num_graphs() const { return forward_.num_graphs(); }
   const KvPool& pool() const { return pool_; }
   const PrefixEntries& entries() const { return entries_; }
 

@@ -93,7 +93,7 @@ __device__ __forceinline__ float scale_of(float greatest) { return fmaxf(greates
 extern "C" __global__ void __launch_bounds__(256)
     rms_norm(bf16* x, const bf16* add, const bf16* weight, const i64* rows, void* out,
              float* scales) {
-  constexpr int kEach = (HIDDEN / 8 + 255) / 256;  // a thread's share stays in registers
+  constexpr int kEach = HIDDEN / 8 / 256 + 1;  // a thread's share stays in registers
   const i64 row = rows ? rows[blockIdx.x] : (i64)blockIdx.x;
   uint4* from = (uint4*)(x + row * HIDDEN);
   uint4 w[kEach];
@@ -210,7 +210,7 @@ extern "C" __global__ void silu_times_up(const bf16* gate_up, uint4* out) {
 /// The same in float8 e4m3 with a scale a row. Grid N, block 512.
 extern "C" __global__ void __launch_bounds__(512)
     quantised_silu_times_up(const bf16* gate_up, uint2* out, float* scales) {
-  constexpr int kEach = (MLP / 8 + 511) / 512;  // a thread's share stays in registers
+  constexpr int kEach = MLP / 8 / 512 + 1;  // a thread's share stays in registers
   const uint4* gate = (const uint4*)(gate_up + (i64)blockIdx.x * 2 * MLP);
   Eight e[kEach];
   float most = 0;
