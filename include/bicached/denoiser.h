@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <span>
@@ -48,9 +49,15 @@ struct ModelInfo {
   int attention_block = 0;
   ReferenceDecoder decoder;
   std::string chat_template;  // Jinja, of the family, for folders without one; may be empty
+  /// Forwards of nothing but rows of blocks run faster than what they add to others: their own
+  /// attention, CUDA graphs.
+  bool blocks_go_alone = false;
   int64_t num_parameters = 0;
   int64_t weight_bytes = 0;
-  int64_t kv_bytes_per_token = 0;  // K and V of all layers
+  int64_t kv_bytes_per_token = 0;     // K and V of all layers
+  int64_t forward_bytes_per_row = 0;  // buffers of a forward
+  /// What a card gives beside: logits at a time, the context, kernels of libraries, graphs. 0: CPU.
+  int64_t runtime_bytes = 0;
 };
 
 /// A contiguous piece of the KV pool that one canvas owns: K (with RoPE applied) and V of every
@@ -153,8 +160,11 @@ class Denoiser {
   virtual int64_t capacity_tokens() const = 0;
   virtual int64_t free_tokens() const = 0;
 
-  /// Runs all groups in one packed pass; results[i] belongs to forward.logit_rows[i].
-  virtual std::vector<RowResult> run(const Forward& forward) = 0;
+  /// Runs all groups in one packed pass; results[i] belongs to forward.logit_rows[i]. `meanwhile`,
+  /// if there is one, is called once at most: as soon as a device has its work, else before it.
+  virtual std::vector<RowResult> run(const Forward& forward,
+                                     const std::function<void()>& meanwhile) = 0;
+  std::vector<RowResult> run(const Forward& forward) { return run(forward, {}); }
 
   /// Prefix entries. `create_entry` allocates; a forward with `capture_to` fills the hidden states;
   /// `fill_entry` copies K/V of layers < max_depth, positions [0, P), out of a slab.

@@ -33,7 +33,7 @@ struct ModelSettings {
   std::string dtype = "auto";
   std::string device = "auto";   // auto: CUDA if there is one
   int num_threads = 0;           // 0: all cores; more only spins
-  int64_t kv_cache_bytes = 0;    // 0: a fixed share of what is free after loading (see info)
+  int64_t kv_cache_bytes = 0;    // 0: on a card what nothing else needs (see info)
   std::string weights = "auto";  // auto: the compute type; float8 rounds what was measured in it
   bool cuda_graphs = true;       // launching a forward's kernels one by one keeps a card waiting
 

@@ -170,7 +170,7 @@ int run_generate(const Settings& settings, const GenerateOptions& options) {
   request.prompt_ids = prompt_ids(options, text, model);
   if (!options.suffix.empty()) request.suffix_ids = text.tokenizer->encode(options.suffix, true);
 
-  Engine engine(load_with_progress(settings.model), settings.engine,
+  Engine engine(load_with_progress(settings), settings.engine,
                 load_cache_settings(settings, model));
   engine.start();
   const double load_ms = ms_since(start);

@@ -64,13 +64,30 @@ int64_t prefix_bytes_per_token(const ModelInfo& model, const CacheSettings& cach
   return model.kv_bytes_per_token + states * model.hidden_size * element;
 }
 
-Json describe(const ModelInfo& model, const DecodeSettings& decode, const ReuseStart& start,
-              const CacheSettings& cache, const TextTools& text, const InfoOptions& options) {
+/// What `serve` takes with a K/V pool of so many canvases, once it has run its largest forward and
+/// stored all the prefixes that it may.
+Json memory_of(const ModelInfo& model, const Settings& settings, const InfoOptions& options) {
   const int64_t canvases = parse_count("--canvases", options.canvases);
   const int64_t tokens = options.canvas_tokens.empty()
                              ? model.max_length
                              : parse_count("--canvas-tokens", options.canvas_tokens);
   const int64_t canvas_bytes = tokens * model.kv_bytes_per_token;
+  const int64_t forward = forward_bytes(model, settings.engine.max_rows_per_forward);
+  const int64_t prefixes = settings.cache.cache_bytes;
+  const int64_t total =
+      model.weight_bytes + canvases * canvas_bytes + prefixes + forward + model.runtime_bytes;
+  return {{"canvases", canvases},
+          {"canvas_tokens", tokens},
+          {"canvas_bytes", canvas_bytes},
+          {"kv_bytes", canvases * canvas_bytes},
+          {"prefix_bytes", prefixes},
+          {"forward_bytes", forward},
+          {"runtime_bytes", model.runtime_bytes},
+          {"total_bytes", total}};
+}
+
+Json describe(const ModelInfo& model, const Settings& settings, const DecodeSettings& decode,
+              const ReuseStart& start, const TextTools& text, const InfoOptions& options) {
   return {{"name", model.name},
           {"family", model.family},
           {"fingerprint", model.fingerprint},
@@ -102,14 +119,9 @@ Json describe(const ModelInfo& model, const DecodeSettings& decode, const ReuseS
           {"reuse_start_reason", start.reason},
           {"weight_bytes", model.weight_bytes},
           {"kv_bytes_per_token", model.kv_bytes_per_token},
-          {"prefix_bytes_per_token", prefix_bytes_per_token(model, cache)},
-          {"depth_table", cache.depth_table},
-          {"memory",
-           {{"canvases", canvases},
-            {"canvas_tokens", tokens},
-            {"canvas_bytes", canvas_bytes},
-            {"kv_bytes", canvases * canvas_bytes},
-            {"total_bytes", model.weight_bytes + canvases * canvas_bytes}}},
+          {"prefix_bytes_per_token", prefix_bytes_per_token(model, settings.cache)},
+          {"depth_table", settings.cache.depth_table},
+          {"memory", memory_of(model, settings, options)},
           {"tokenizer", {{"kind", "byte-level BPE"}, {"ids", text.tokenizer->vocab_size()}}},
           {"chat_template", text.chat_template != nullptr}};
 }
@@ -154,8 +166,12 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
   print_line("memory", bytes_text(memory["total_bytes"].get<int64_t>()) + " = weights + " +
                            bytes_text(memory["kv_bytes"].get<int64_t>()) + " for " +
                            std::to_string(memory["canvases"].get<int64_t>()) + " canvases of " +
-                           std::to_string(memory["canvas_tokens"].get<int64_t>()) +
-                           " tokens (without activations)");
+                           std::to_string(memory["canvas_tokens"].get<int64_t>()) + " tokens + " +
+                           bytes_text(memory["prefix_bytes"].get<int64_t>()) +
+                           " for stored prefixes + " +
+                           bytes_text(memory["forward_bytes"].get<int64_t>() +
+                                      memory["runtime_bytes"].get<int64_t>()) +
+                           " for forwards");
 }
 
 }  // namespace
@@ -167,7 +183,7 @@ int run_info(const Settings& settings, const InfoOptions& options) {
   const ReuseStart start = load_reuse_start(settings.model.path, model);
   DecodeSettings decode = load_decode_defaults(settings, model);
   if (decode.schedule == "auto") decode.schedule = schedule_name(model.decoder.schedule);
-  const Json json = describe(model, decode, start, settings.cache, text, options);
+  const Json json = describe(model, settings, decode, start, text, options);
   if (options.json) {
     std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {

@@ -102,11 +102,13 @@ CacheSettings load_cache_settings(const Settings& settings, const ModelInfo& mod
   return cache;
 }
 
-std::unique_ptr<Denoiser> load_with_progress(const ModelSettings& settings) {
+std::unique_ptr<Denoiser> load_with_progress(const Settings& settings) {
   ProgressLine line;
-  return load_denoiser(settings, [&line](int64_t done_bytes, int64_t total_bytes) {
+  const auto show = [&line](int64_t done_bytes, int64_t total_bytes) {
     line.show(done_bytes, total_bytes);
-  });
+  };
+  return load_denoiser(settings.model, show,
+                       {settings.cache.cache_bytes, settings.engine.max_rows_per_forward});
 }
 
 }  // namespace bicached

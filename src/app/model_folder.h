@@ -31,6 +31,6 @@ DecodeSettings load_decode_defaults(const Settings& settings, const ModelInfo& m
 CacheSettings load_cache_settings(const Settings& settings, const ModelInfo& model);
 
 /// Loads the weights; shows on standard error how far it is when that takes long.
-std::unique_ptr<Denoiser> load_with_progress(const ModelSettings& settings);
+std::unique_ptr<Denoiser> load_with_progress(const Settings& settings);
 
 }  // namespace bicached

@@ -161,7 +161,7 @@ int profile_decisions(const Settings& settings, const ProfilePlan& plan, const P
                       const DecodeSettings& defaults) {
   const CacheSettings cache = probing(load_cache_settings(settings, inspect_model(settings.model)));
   std::vector<Lane> lanes = make_lanes(data, defaults);
-  Engine engine(load_with_progress(settings.model), settings.engine, cache);
+  Engine engine(load_with_progress(settings), settings.engine, cache);
   if (::access(cache.state_dir.c_str(), W_OK) != 0) {
     throw Error(ErrorCode::kInvalidSettings,
                 "state_dir is '" + cache.state_dir + "', which can't be written: " +

@@ -154,7 +154,7 @@ void print_table(const ProfilePlan& plan, const ProfileData& data, const Json& t
 void profile_similarity(const Settings& settings, const ProfilePlan& plan,
                         const ProfileData& data) {
   PartialResults results(plan.out + ".partial");
-  const std::unique_ptr<Denoiser> denoiser = load_with_progress(settings.model);
+  const std::unique_ptr<Denoiser> denoiser = load_with_progress(settings);
   auto& model = dynamic_cast<TorchDenoiser&>(*denoiser);
   const std::vector<Canvas> canvases = make_canvases(data, plan.num_masks, model.info());
   measure_missing(model, canvases, settings.engine.max_rows_per_forward, results);

@@ -70,7 +70,7 @@ int run_serve(const Settings& settings) {
 
   HttpThread http(server, signals);
   log_info("listening on port " + std::to_string(port) + ", loading " + settings.model.path);
-  Engine engine(load_with_progress(settings.model), settings.engine, cache);
+  Engine engine(load_with_progress(settings), settings.engine, cache);
   log_info("requests start with " + describe_plan(cache.start.plan) + ": " + cache.start.reason);
   engine.start([&signals] { signals.request(); });
   for (const std::vector<TokenId>& prefix : pinned) engine.pin_prefix(prefix);

@@ -4,6 +4,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <bit>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -21,6 +22,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Of a card, as measured on an H200 with CUDA 13: the context with libtorch's own kernels; what
+/// the first forwards add, which is modules and work space of the libraries of products, and
+/// graphs.
+constexpr int64_t kContextBytes = int64_t{512} << 20, kLibraryBytes = int64_t{512} << 20;
 constexpr int64_t kMaxCpuPoolBytes = 2LL << 30;  // room for long canvases of a batch, not a hog
 
 at::Device choose_device(const ModelSettings& settings) {
@@ -83,9 +88,11 @@ int64_t available_memory_bytes() {
   return kMaxCpuPoolBytes;
 }
 
+/// What loading has given back counts as free.
 int64_t free_device_bytes(at::Device device) {
-  return static_cast<int64_t>(
-      c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).first);
+  c10::DeviceAllocator* allocator = c10::getDeviceAllocator(device.type());
+  allocator->emptyCache();
+  return static_cast<int64_t>(allocator->getMemoryInfo(device.index()).first);
 }
 
 ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
@@ -117,6 +124,11 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   info.num_parameters = check_tensors(checkpoint, model);
   info.weight_bytes = weight_bytes(model, dtype, fp8);
   info.kv_bytes_per_token = KvPool::bytes_per_token(config, dtype);
+  info.forward_bytes_per_row = PackedForward::bytes_per_row(config, dtype, fp8);
+  if (device.is_cuda()) {
+    info.runtime_bytes = kContextBytes + kLibraryBytes +
+                         TorchDenoiser::logits_bytes(config.num_logits, config.max_length);
+  }
   Hasher hasher;
   hasher.add(checkpoint.fingerprint());
   for (const std::string& part :
@@ -129,12 +141,17 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   return info;
 }
 
-/// Tokens of the KV pool: the budget, or a share of free memory; at least one longest canvas.
-int64_t pool_tokens(const ModelSettings& settings, const ModelInfo& info, at::Device device) {
+/// Tokens of the KV pool: the budget, or what is free and nothing else needs (on a CPU a share of
+/// it); at least one longest canvas.
+int64_t pool_tokens(const ModelSettings& settings, const ModelInfo& info, at::Device device,
+                    const DeviceRoom& room) {
   int64_t bytes = settings.kv_cache_bytes;
-  if (bytes == 0) {
-    bytes = device.is_cuda() ? free_device_bytes(device) / 10 * 8
-                             : std::min(available_memory_bytes() / 4, kMaxCpuPoolBytes);
+  if (bytes == 0 && device.is_cuda()) {
+    const int64_t others =
+        info.runtime_bytes - kContextBytes + forward_bytes(info, room.max_rows) + room.entry_bytes;
+    bytes = std::max<int64_t>(0, free_device_bytes(device) - others);
+  } else if (bytes == 0) {
+    bytes = std::min(available_memory_bytes() / 4, kMaxCpuPoolBytes);
   }
   const int64_t tokens = bytes / info.kv_bytes_per_token;
   if (settings.kv_cache_bytes > 0 && tokens < 1) {
@@ -154,6 +171,12 @@ std::vector<std::string> family_names() {
   return names;
 }
 
+int64_t forward_bytes(const ModelInfo& model, int max_rows) {
+  // Buffers grow by doubling.
+  const auto rows = static_cast<uint64_t>(std::max(max_rows, model.max_length));
+  return static_cast<int64_t>(std::bit_ceil(rows)) * model.forward_bytes_per_row;
+}
+
 ModelInfo inspect_model(const ModelSettings& settings) {
   const ParsedModel model = parse_model_folder(settings.path);
   const Checkpoint checkpoint = Checkpoint::open(settings.path);
@@ -163,8 +186,8 @@ ModelInfo inspect_model(const ModelSettings& settings) {
                   choose_fp8(settings, model.config, checkpoint, device, dtype));
 }
 
-std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
-                                        const LoadProgress& progress) {
+std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings, const LoadProgress& progress,
+                                        const DeviceRoom& room) {
   const c10::InferenceMode mode;
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   at::set_num_threads(settings.num_threads > 0 ? settings.num_threads : cores);
@@ -176,7 +199,7 @@ std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings,
   const ModelInfo info = describe(settings, model, checkpoint, device, dtype, fp8);
   return with_torch_errors("loading the model", [&] {
     ModelWeights weights = load_weights(checkpoint, model, device, dtype, fp8, progress);
-    const int64_t capacity = pool_tokens(settings, info, device);
+    const int64_t capacity = pool_tokens(settings, info, device, room);
     return std::make_unique<TorchDenoiser>(info, model.config, std::move(weights), capacity,
                                            settings.cuda_graphs);
   });

@@ -29,6 +29,14 @@ auto TorchDenoiser::in_inference(const char* what, Work&& work) const {
   }
 }
 
+int64_t TorchDenoiser::logits_bytes(int64_t num_logits, int64_t max_rows) {
+  constexpr int64_t kPlainBytes = 2;
+  constexpr int64_t kSampledBytes = 2 + 7 * 4;  // with what the sampler makes of them
+  const int64_t all = num_logits * max_rows;
+  return std::max(std::min(all, kPlainLogitsPerChunk) * kPlainBytes,
+                  std::min(all, kLogitsPerChunk) * kSampledBytes);
+}
+
 TorchDenoiser::TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights,
                              int64_t capacity_tokens, bool cuda_graphs)
     : info_(std::move(info)),
@@ -38,7 +46,9 @@ TorchDenoiser::TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights we
             weights_.embedding.scalar_type()),
       entries_(config_, pool_),
       forward_(config_, weights_, pool_, cuda_graphs),
-      rules_{config_.vocab_size, config_.mask_token, info_.decoder.filters_confidence} {}
+      rules_{config_.vocab_size, config_.mask_token, info_.decoder.filters_confidence} {
+  info_.blocks_go_alone = forward_.kernels() != nullptr;
+}
 
 std::optional<SlabId> TorchDenoiser::open_slab(int num_tokens) {
   return pool_.slabs().open(num_tokens);
@@ -49,7 +59,10 @@ void TorchDenoiser::close_slab(SlabId slab) {
   pool_.slabs().close(slab);
 }
 
-std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
+std::vector<RowResult> TorchDenoiser::run(const Forward& forward,
+                                          const std::function<void()>& meanwhile) {
+  const bool waits = meanwhile && forward_.stream() != nullptr;  // for a card
+  if (meanwhile && !waits) meanwhile();
   return in_inference("forward", [&] {
     const at::Tensor hidden = forward_.run(forward, entries_);
     const std::span<const LogitRow> rows(forward.logit_rows);
@@ -68,6 +81,7 @@ std::vector<RowResult> TorchDenoiser::run(const Forward& forward) {
                       rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), rules_,
                       &history_, forward_.kernels()));
     }
+    if (waits) meanwhile();
     std::vector<RowResult> results = read_rows(chunks, rows);
     history_.keep();
     return results;

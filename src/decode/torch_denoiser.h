@@ -14,12 +14,17 @@ class TorchDenoiser final : public Denoiser {
   TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights weights, int64_t capacity_tokens,
                 bool cuda_graphs);
 
+  /// Memory that logits take at a time.
+  static int64_t logits_bytes(int64_t num_logits, int64_t max_rows);
+
   const ModelInfo& info() const override { return info_; }
   std::optional<SlabId> open_slab(int num_tokens) override;
   void close_slab(SlabId slab) override;
   int64_t capacity_tokens() const override { return pool_.slabs().capacity_tokens(); }
   int64_t free_tokens() const override { return pool_.slabs().free_tokens(); }
-  std::vector<RowResult> run(const Forward& forward) override;
+  using Denoiser::run;
+  std::vector<RowResult> run(const Forward& forward,
+                             const std::function<void()>& meanwhile) override;
   int64_t entry_bytes(const EntrySpec& spec) const override;
   EntryId create_entry(const EntrySpec& spec) override;
   void fill_entry(EntryId entry, SlabId from) override;
@@ -31,6 +36,7 @@ class TorchDenoiser final : public Denoiser {
   /// observer. For comparison with reference implementations.
   at::Tensor run_logits(const Forward& forward);
   void set_observer(TensorObserver observer) { forward_.set_observer(std::move(observer)); }
+  int num_graphs() const { return forward_.num_graphs(); }
   const KvPool& pool() const { return pool_; }
   const PrefixEntries& entries() const { return entries_; }
 
@@ -39,7 +45,7 @@ class TorchDenoiser final : public Denoiser {
   template <class Work>
   auto in_inference(const char* what, Work&& work) const;
 
-  const ModelInfo info_;
+  ModelInfo info_;
   const ModelConfig config_;
   const ModelWeights weights_;
   KvPool pool_;

@@ -22,6 +22,12 @@ struct Job {
   std::function<void()> command;
 };
 
+/// An update on its way to a client.
+struct Outgoing {
+  std::shared_ptr<ResponseStream::Shared> stream;
+  GenerationUpdate update;
+};
+
 /// Places in the channel beyond the queue's: for commands.
 constexpr size_t kCommandPlaces = 16;
 /// Probe outcomes are written at least this often while there are new ones.
@@ -127,6 +133,7 @@ struct Engine::Impl {
   void count(const Forward& forward, Clock::duration took);
   void take_results(Sequence& sequence, std::span<const RowResult> results);
   void publish(Sequence& sequence);
+  void deliver();
   void fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorCode code,
             const std::string& why);
   void fail(const Sequence& sequence, ErrorCode code, const std::string& why);
@@ -150,6 +157,7 @@ struct Engine::Impl {
   PrefixCache cache;
   Scheduler scheduler;                   // its sequences hold slabs and entries: it goes first
   std::vector<CanvasPart> canvas_parts;  // of the forward that runs
+  std::vector<Outgoing> outbox;          // of the forward before
   Clock::time_point saved_state = Clock::now();
   std::thread thread;
 };
@@ -210,7 +218,8 @@ std::vector<ForwardPart*> Engine::Impl::select() {
   std::vector<ForwardPart*> parts = cache.making(room);
   for (const ForwardPart* part : parts) room -= part->num_rows();
   canvas_parts.clear();
-  for (Sequence* sequence : scheduler.select(Clock::now(), room)) {
+  const bool blocks_alone = info.blocks_go_alone && parts.empty();
+  for (Sequence* sequence : scheduler.select(Clock::now(), room, blocks_alone)) {
     canvas_parts.emplace_back(*this, *sequence);
   }
   for (CanvasPart& part : canvas_parts) parts.push_back(&part);
@@ -248,7 +257,8 @@ void Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
     num_rows.push_back(static_cast<size_t>(part->num_logit_rows()));
   }
   const auto start = Clock::now();
-  const std::vector<RowResult> results = denoiser->run(forward);
+  // Waking those who wait for updates takes a while: the device has its next work first.
+  const std::vector<RowResult> results = denoiser->run(forward, [this] { deliver(); });
   count(forward, Clock::now() - start);
   std::span<const RowResult> rest(results);
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -378,11 +388,17 @@ void Engine::Impl::publish(Sequence& sequence) {
   update.stats.cached_tokens = hit ? sequence.cache.reuse.prefix_len : 0;
   update.stats.queued_us = micros(sequence.admitted - sequence.submitted);
   update.stats.first_token_us = sequence.first_token_us;
-  sequence.stream->updates.try_push(std::move(update));
+  outbox.push_back({sequence.stream, std::move(update)});
+}
+
+void Engine::Impl::deliver() {
+  for (Outgoing& outgoing : outbox) outgoing.stream->updates.try_push(std::move(outgoing.update));
+  outbox.clear();
 }
 
 void Engine::Impl::fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorCode code,
                         const std::string& why) {
+  deliver();
   for (auto& sequence : sequences) {
     GenerationUpdate update;
     update.index = sequence->index;
@@ -416,6 +432,7 @@ void Engine::Impl::refuse_when_draining() const {
 
 /// Accounts for a sequence that goes, with what it holds; the last of a job ends its stream.
 void Engine::Impl::close(Sequence& sequence) {
+  deliver();
   const auto& decoder = sequence.decoder;
   cache.finish(sequence.cache, decoder ? decoder->stats() : GenerationStats{},
                decoder && decoder->finished());

@@ -30,15 +30,23 @@ void Scheduler::admit(Sequence::Clock::time_point now,
   }
 }
 
-std::vector<Sequence*> Scheduler::select(Sequence::Clock::time_point now, int max_rows) const {
+std::vector<Sequence*> Scheduler::select(Sequence::Clock::time_point now, int max_rows,
+                                         bool blocks_alone) const {
   struct Ranked {
     int rank;
     Sequence* sequence;
   };
+  const auto longest =
+      std::ranges::min_element(running_, {}, [](const auto& s) { return s->last_forward; });
   std::vector<Ranked> order;
   for (const auto& sequence : running_) {
+    const bool in_block = sequence->in_block();
+    if (blocks_alone) {
+      if (in_block == (*longest)->in_block()) order.push_back({0, sequence.get()});
+      continue;
+    }
     const bool aged = is_aged(sequence->last_forward, now);
-    order.push_back({aged ? 0 : sequence->decoder->next().in_block ? 1 : 2, sequence.get()});
+    order.push_back({aged ? 0 : in_block ? 1 : 2, sequence.get()});
   }
   std::stable_sort(order.begin(), order.end(), [](const Ranked& a, const Ranked& b) {
     return std::tie(a.rank, a.sequence->last_forward) < std::tie(b.rank, b.sequence->last_forward);

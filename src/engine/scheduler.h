@@ -33,9 +33,12 @@ class Scheduler {
              const std::function<Placement(Sequence&)>& place);
 
   /// The sequences of the next forward, within so many rows: those that waited `max_age_ms`, then
-  /// the cheap in-block forwards, then the rest; the longest waiting first in each. Never empty
-  /// while something runs; a canvas over the budget goes alone.
-  std::vector<Sequence*> select(Sequence::Clock::time_point now, int max_rows) const;
+  /// the cheap in-block forwards, then the rest; the longest waiting first in each. With
+  /// `blocks_alone`, either in-block forwards or others: what the longest waiting one needs, the
+  /// longest waiting first, so that nobody starves. Never empty while something runs; a canvas over
+  /// the budget goes alone.
+  std::vector<Sequence*> select(Sequence::Clock::time_point now, int max_rows,
+                                bool blocks_alone) const;
 
   /// Asks those that run until `found` says yes; whether it did.
   bool any_running(const std::function<bool(Sequence&)>& found) const;

@@ -123,6 +123,18 @@ void PackedForward::capture(const at::Tensor& x, int layer, const LayerSegment& 
   }
 }
 
+int64_t PackedForward::bytes_per_row(const ModelConfig& config, at::ScalarType dtype, bool fp8) {
+  const int64_t query = int64_t{config.num_heads} * config.head_size;
+  const int64_t kv = int64_t{config.num_kv_heads} * config.head_size, d = config.hidden_size;
+  const int64_t mlp_size = std::max(config.mlp_size, config.experts.shared_size);
+  // As in `reserve`; besides, attention that is no kernel of our own has its result apart, and
+  // where rows enter or leave there are two more of the hidden state.
+  const int64_t buffers = 2 * d + (query + 2 * kv) + query + 3 * mlp_size + (fp8 ? d : 0);
+  const int64_t passing = query + 2 * d;
+  const int64_t quantised = fp8 ? std::max({d, query, mlp_size}) + int64_t{sizeof(float)} : 0;
+  return (buffers + passing) * static_cast<int64_t>(c10::elementSize(dtype)) + quantised;
+}
+
 void PackedForward::reserve(int64_t num_rows) {
   if (num_rows <= scratch_.num_rows) return;
   scratch_ = {};  // gives the old ones back first

@@ -41,6 +41,9 @@ using TensorObserver = std::function<void(const std::string& name, const at::Ten
 /// Engine thread only, in inference mode. Keeps scratch memory of the largest forward so far.
 class PackedForward {
  public:
+  /// Of its buffers and of what comes and goes in a layer.
+  static int64_t bytes_per_row(const ModelConfig& config, at::ScalarType dtype, bool fp8);
+
   /// `config` and `weights` must outlive it.
   PackedForward(const ModelConfig& config, const ModelWeights& weights, KvPool& pool,
                 bool cuda_graphs);
@@ -56,6 +59,8 @@ class PackedForward {
   void set_observer(TensorObserver observer) { observer_ = std::move(observer); }
   /// Of this model on this card; null where there are none.
   const ModelKernels* kernels() const { return kernels_.get(); }
+  /// Graphs captured so far.
+  int num_graphs() const { return graphs_ ? graphs_->num_captured() : 0; }
   /// The stream that all work on the card has to be on; null: libtorch's own.
   const CudaStream* stream() const { return stream_.get(); }
 

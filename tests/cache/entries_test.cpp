@@ -146,9 +146,9 @@ TEST_P(Replay, AnEntryNeedsNoLayersAboveItsDepth) {
     if (depth < model->info().num_layers) spec.boundaries = {depth};
     const EntryId entry = model->create_entry(spec);
     const SlabId own = *model->open_slab(12), slab = *model->open_slab(20);
-    Forward forward;
-    append_prefix_entry(forward, std::span(ids).first(12), own, entry, max_depth, 0);
-    model->run(forward);
+    Forward making;
+    append_prefix_entry(making, std::span(ids).first(12), own, entry, max_depth, 0);
+    model->run(making);
     model->fill_entry(entry, own);
     model->load_entry(entry, slab, depth);
     Forward forward{{rows(slab, ids, 12, 20)}, {}};

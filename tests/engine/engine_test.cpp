@@ -328,6 +328,31 @@ TEST_F(EngineTest, TheRowBudgetHoldsAndNobodyStarves) {
   EXPECT_LE(control->max_rows_seen, 100);
 }
 
+TEST_F(EngineTest, WhereBlocksGoAloneNoForwardIsMixedAndNobodyStarves) {
+  EngineSettings settings;
+  settings.max_rows_per_forward = 100;
+  control->end_one_in = 0;
+  const auto ask_all = [&] {
+    start(settings);
+    control->forward_ms = 1;
+    std::vector<ResponseStream> streams;
+    for (int i = 0; i < 9; ++i) {
+      GenerateRequest request = request_of("blocks" + std::to_string(i), 40);
+      if (i % 3 != 0) request.decode.intra_cache = IntraCache::kDual;  // others: never in a block
+      streams.push_back(submit(std::move(request)));
+      std::this_thread::sleep_for(3ms);  // out of step
+    }
+    std::vector<std::string> texts;
+    for (auto& stream : streams) texts.push_back(read_all(std::move(stream))[0].text);
+    return texts;
+  };
+  const auto mixed = ask_all();
+  control->block_rows = 8;
+  EXPECT_EQ(ask_all(), mixed);
+  EXPECT_EQ(control->num_mixed, 0);
+  EXPECT_LE(control->max_rows_seen, 100);
+}
+
 TEST_F(EngineTest, CanvasSnapshotsFillUp) {
   start();
   control->end_one_in = 0;

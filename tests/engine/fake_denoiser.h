@@ -37,6 +37,8 @@ class FakeDenoiser final : public Denoiser {
     std::atomic<int> fail_creates{0}, fail_fills{0}, fail_loads{0};
     std::atomic<int> max_rows_seen{0};
     std::atomic<int> max_canvases_seen{0};
+    /// Not 0: blocks, groups of so many rows at most, go alone; forwards where others go with them.
+    std::atomic<int> block_rows{0}, num_mixed{0};
     std::atomic<TokenId> poison{-1};  // a forward over a canvas with this token throws
     /// A canvas whose prefix was taken from an entry deeper than this decides other tokens.
     std::atomic<int> safe_depth{4};
@@ -60,6 +62,7 @@ class FakeDenoiser final : public Denoiser {
     info_.max_length = kMaxLength;
     info_.mask_token = kMask;
     info_.end_tokens = {kEnd};
+    info_.blocks_go_alone = control_->block_rows > 0;
   }
 
   const ModelInfo& info() const override { return info_; }
@@ -81,20 +84,26 @@ class FakeDenoiser final : public Denoiser {
     control_->num_open_slabs = static_cast<int>(slabs_.size());
   }
 
-  std::vector<RowResult> run(const Forward& forward) override {
+  using Denoiser::run;
+  std::vector<RowResult> run(const Forward& forward,
+                             const std::function<void()>& meanwhile) override {
+    if (meanwhile) meanwhile();
     std::this_thread::sleep_for(std::chrono::milliseconds(control_->forward_ms.load()));
     ++control_->num_forwards;
     if (control_->device_failed) throw Error(ErrorCode::kDeviceFailed, "told to be broken");
     fail_if_told(control_->fail_forwards);
-    int num_rows = 0;
+    int num_rows = 0, num_blocks = 0;
     for (const RowGroup& group : forward.groups) {
       num_rows += group.num_rows();
+      num_blocks += group.num_rows() <= control_->block_rows ? 1 : 0;
       std::vector<TokenId>& canvas = slabs_.at(group.slab);
       for (size_t i = 0; i < group.tokens.size(); ++i) {
         canvas.at(static_cast<size_t>(group.row_at(static_cast<int>(i)))) = group.tokens[i];
         if (group.tokens[i] == control_->poison) throw std::runtime_error("a poisoned canvas");
       }
     }
+    const bool mixed = num_blocks > 0 && num_blocks < static_cast<int>(forward.groups.size());
+    control_->num_mixed += mixed ? 1 : 0;
     raise_to(control_->max_rows_seen, num_rows);
     raise_to(control_->max_canvases_seen, static_cast<int>(forward.groups.size()));
     std::vector<RowResult> results;

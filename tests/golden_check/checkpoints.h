@@ -9,8 +9,9 @@
 
 #include "bicached/load.h"
 
-/// The checkpoints of a golden folder, each loaded once, in float32 unless BICACHED_GOLDEN_DTYPE
-/// and BICACHED_GOLDEN_DEVICE say otherwise.
+/// The checkpoints of a golden folder, each loaded once, in float32 on the CPU unless
+/// BICACHED_GOLDEN_DTYPE and BICACHED_GOLDEN_DEVICE say otherwise; BICACHED_GOLDEN_GRAPHS=off: on a
+/// card without CUDA graphs.
 class Checkpoints {
  public:
   explicit Checkpoints(std::filesystem::path folder) : folder_(std::move(folder)) {}
@@ -34,6 +35,8 @@ class Checkpoints {
     settings.path = (folder_ / name).string();
     settings.dtype = dtype;
     settings.device = device;
+    settings.kv_cache_bytes = 64 << 20;  // several are loaded at a time
+    settings.cuda_graphs = environment("BICACHED_GOLDEN_GRAPHS", "on") != std::string("off");
     return bicached::load_denoiser(settings, {});
   }
 

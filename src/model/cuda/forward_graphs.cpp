@@ -35,6 +35,7 @@ void ForwardGraphs::run(const Padding& size, const std::function<void()>& work) 
     try {
       graph.executable = std::shared_ptr<void>(
           capture(stream_, work), [&cuda](void* executable) { cuda.destroy_graph(executable); });
+      ++num_captured_;
     } catch (const std::exception& error) {
       works_ = false;
       log_warn(std::string("forwards run without CUDA graphs, and slower: ") + error.what());

@@ -21,6 +21,8 @@ class ForwardGraphs {
   /// it is called with this size. What can't be captured runs step by step for ever, and the log
   /// says so.
   void run(const Padding& size, const std::function<void()>& work);
+  /// How many were captured so far.
+  int num_captured() const { return num_captured_; }
   /// Addresses have changed.
   void clear() { graphs_.clear(); }
 
@@ -34,6 +36,7 @@ class ForwardGraphs {
 
   void* const stream_;
   bool works_ = true;
+  int num_captured_ = 0;
   LruMap<std::pair<int64_t, int64_t>, Graph> graphs_{kMaxGraphs};
 };
 

@@ -38,10 +38,10 @@ __device__ __forceinline__ u32 sum(u32 two, u32 other) {
   return pack(low(two) + low(other), high(two) + high(other));
 }
 
-/// Over a block of 256: the sum, or the greatest.
-template <bool kGreatest>
+/// Over a block of so many warps: the sum, or the greatest.
+template <bool kGreatest, int kWarps = 8>
 __device__ __forceinline__ float over_block(float x) {
-  __shared__ float warps[8];
+  __shared__ float warps[kWarps];
   for (int step = 16; step > 0; step /= 2) {
     const float other = __shfl_xor_sync(~0u, x, step);
     x = kGreatest ? fmaxf(x, other) : x + other;
@@ -49,7 +49,7 @@ __device__ __forceinline__ float over_block(float x) {
   if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
   __syncthreads();
   x = warps[0];
-  for (int i = 1; i < 8; ++i) x = kGreatest ? fmaxf(x, warps[i]) : x + warps[i];
+  for (int i = 1; i < kWarps; ++i) x = kGreatest ? fmaxf(x, warps[i]) : x + warps[i];
   __syncthreads();
   return x;
 }
@@ -93,36 +93,45 @@ __device__ __forceinline__ float scale_of(float greatest) { return fmaxf(greates
 extern "C" __global__ void __launch_bounds__(256)
     rms_norm(bf16* x, const bf16* add, const bf16* weight, const i64* rows, void* out,
              float* scales) {
+  constexpr int kEach = HIDDEN / 8 / 256 + 1;  // a thread's share stays in registers
   const i64 row = rows ? rows[blockIdx.x] : (i64)blockIdx.x;
   uint4* from = (uint4*)(x + row * HIDDEN);
+  uint4 w[kEach];
+  Eight e[kEach];
   float squares = 0;
-  for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) {
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    const int i = threadIdx.x + 256 * n;
+    if (i >= HIDDEN / 8) continue;
+    w[n] = ((const uint4*)weight)[i];
     uint4 v = from[i];
     if (add) {
       const uint4 a = ((const uint4*)(add + row * HIDDEN))[i];
       v = make_uint4(sum(v.x, a.x), sum(v.y, a.y), sum(v.z, a.z), sum(v.w, a.w));
       from[i] = v;
     }
-    const Eight e = Eight::of(v);
-    for (int j = 0; j < 8; ++j) squares += e.x[j] * e.x[j];
+    e[n] = Eight::of(v);
+    for (int j = 0; j < 8; ++j) squares += e[n].x[j] * e[n].x[j];
   }
   const float scale = rsqrtf(over_block<false>(squares) / HIDDEN + EPS);
-  const auto normed = [&](int i) {
-    Eight e = Eight::of(from[i]);
-    const Eight w = Eight::of(((const uint4*)weight)[i]);
-    for (int j = 0; j < 8; ++j) e.x[j] = e.x[j] * scale * w.x[j];
-    return e;
-  };
-  if (!scales) {
-    uint4* to = (uint4*)out + (i64)blockIdx.x * (HIDDEN / 8);
-    for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) to[i] = normed(i).packed();
-    return;
-  }
   float most = 0;
-  for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) most = fmaxf(most, normed(i).greatest());
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    const int i = threadIdx.x + 256 * n;
+    if (i >= HIDDEN / 8) continue;
+    const Eight by = Eight::of(w[n]);
+    for (int j = 0; j < 8; ++j) e[n].x[j] = e[n].x[j] * scale * by.x[j];
+    if (!scales) ((uint4*)out + (i64)blockIdx.x * (HIDDEN / 8))[i] = e[n].packed();
+    most = fmaxf(most, e[n].greatest());
+  }
+  if (!scales) return;
   const float step = scale_of(over_block<true>(most));
   uint2* to = (uint2*)out + (i64)blockIdx.x * (HIDDEN / 8);
-  for (int i = threadIdx.x; i < HIDDEN / 8; i += 256) to[i] = normed(i).quantised(1 / step);
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    const int i = threadIdx.x + 256 * n;
+    if (i < HIDDEN / 8) to[i] = e[n].quantised(1 / step);
+  }
   if (threadIdx.x == 0) scales[blockIdx.x] = step;
 }
 
@@ -198,18 +207,26 @@ extern "C" __global__ void silu_times_up(const bf16* gate_up, uint4* out) {
   }
 }
 
-/// The same in float8 e4m3 with a scale a row. Grid N, block 256.
-extern "C" __global__ void __launch_bounds__(256)
+/// The same in float8 e4m3 with a scale a row. Grid N, block 512.
+extern "C" __global__ void __launch_bounds__(512)
     quantised_silu_times_up(const bf16* gate_up, uint2* out, float* scales) {
+  constexpr int kEach = MLP / 8 / 512 + 1;  // a thread's share stays in registers
   const uint4* gate = (const uint4*)(gate_up + (i64)blockIdx.x * 2 * MLP);
+  Eight e[kEach];
   float most = 0;
-  for (int i = threadIdx.x; i < MLP / 8; i += 256) {
-    most = fmaxf(most, gated(gate[i], gate[MLP / 8 + i]).greatest());
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    const int i = threadIdx.x + 512 * n;
+    if (i >= MLP / 8) continue;
+    e[n] = gated(gate[i], gate[MLP / 8 + i]);
+    most = fmaxf(most, e[n].greatest());
   }
-  const float step = scale_of(over_block<true>(most));
+  const float step = scale_of(over_block<true, 16>(most));
   uint2* to = out + (i64)blockIdx.x * (MLP / 8);
-  for (int i = threadIdx.x; i < MLP / 8; i += 256) {
-    to[i] = gated(gate[i], gate[MLP / 8 + i]).quantised(1 / step);
+#pragma unroll
+  for (int n = 0; n < kEach; ++n) {
+    const int i = threadIdx.x + 512 * n;
+    if (i < MLP / 8) to[i] = e[n].quantised(1 / step);
   }
   if (threadIdx.x == 0) scales[blockIdx.x] = step;
 }

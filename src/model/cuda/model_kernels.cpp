@@ -142,7 +142,7 @@ void ModelKernels::rotate_and_store(at::Tensor& qkv, const at::Tensor& bias, con
 void ModelKernels::silu_times_up(const at::Tensor& gate_up, at::Tensor& out,
                                  const at::Tensor& scales) const {
   if (scales.defined()) {
-    launch(quantised_silu_times_up_, {out.size(0)}, 256, data(gate_up), data(out), data(scales));
+    launch(quantised_silu_times_up_, {out.size(0)}, 512, data(gate_up), data(out), data(scales));
   } else {
     launch(silu_times_up_, {out.size(0), (model_.mlp_size / 8 + 255) / 256}, 256, data(gate_up),
            data(out));

@@ -1,0 +1,95 @@
+// Forwards of blocks as CUDA graphs say what they say step by step. Skipped without a CUDA card.
+#include <ATen/Context.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "decode/torch_denoiser.h"
+#include "model/cuda/cuda_runtime.h"
+#include "model/load_model.h"
+
+namespace bicached {
+namespace {
+
+constexpr int kLength = 96, kBlockBegin = 40, kBlockEnd = 72, kNumCanvases = 3, kNumSteps = 5;
+
+std::unique_ptr<TorchDenoiser> load(const std::string& weights, bool cuda_graphs) {
+  ModelSettings settings;
+  settings.path = BICACHED_SOURCE_DIR "/models/demo";
+  settings.device = "cuda";
+  settings.dtype = "bfloat16";
+  settings.weights = weights;
+  settings.kv_cache_bytes = 64 << 20;
+  settings.cuda_graphs = cuda_graphs;
+  auto denoiser = load_denoiser(settings, {});
+  return std::unique_ptr<TorchDenoiser>(dynamic_cast<TorchDenoiser*>(denoiser.release()));
+}
+
+/// Decodes the same block of several canvases, most probable positions first; of every forward
+/// what the model said.
+std::vector<RowResult> decode(TorchDenoiser& model) {
+  const SamplingParams greedy;
+  std::vector<RowResult> all;
+  std::vector<SlabId> slabs;
+  std::vector<std::vector<TokenId>> canvases;
+  const auto run = [&](bool whole) {
+    Forward forward;
+    for (int i = 0; i < kNumCanvases; ++i) {
+      const auto c = static_cast<size_t>(i);
+      forward.groups.push_back(testing::rows(slabs[c], canvases[c], whole ? 0 : kBlockBegin,
+                                             whole ? kLength : kBlockEnd));
+      for (int row = kBlockBegin; row < kBlockEnd; ++row) {
+        LogitRow& wanted = forward.logit_rows.emplace_back();
+        wanted.group = i;
+        wanted.row = row;
+        wanted.sampling = &greedy;
+      }
+    }
+    const auto results = model.run(forward);
+    all.insert(all.end(), results.begin(), results.end());
+    return results;
+  };
+  for (int i = 0; i < kNumCanvases; ++i) {
+    slabs.push_back(*model.open_slab(kLength));
+    canvases.emplace_back();
+    for (int n = 0; n < kLength; ++n) {
+      canvases.back().push_back(n < kBlockBegin ? 300 + n * 7 + i * 13 : model.info().mask_token);
+    }
+  }
+  run(true);
+  for (int step = 0; step < kNumSteps; ++step) {
+    const auto results = run(false);
+    for (size_t i = 0; i < results.size(); ++i) {
+      const size_t row = i % (kBlockEnd - kBlockBegin);
+      if (static_cast<int>(row) % kNumSteps != step) continue;
+      canvases[i / (kBlockEnd - kBlockBegin)][kBlockBegin + row] = results[i].token;
+    }
+  }
+  for (const SlabId slab : slabs) model.close_slab(slab);
+  return all;
+}
+
+class ForwardGraphsTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(ForwardGraphsTest, DecideWhatForwardsStepByStepDecide) {
+  if (!testing::has_cuda()) GTEST_SKIP() << "no CUDA device here";
+  if (GetParam() == "fp8" && CudaRuntime::get().compute_capability() < 89) {
+    GTEST_SKIP() << "no float8 on this card";
+  }
+  const auto graphs = load(GetParam(), true), steps = load(GetParam(), false);
+  const auto got = decode(*graphs), want = decode(*steps);
+  EXPECT_GT(graphs->num_graphs(), 0) << "captured";
+  EXPECT_EQ(steps->num_graphs(), 0);
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].token, want[i].token) << i;
+    EXPECT_NEAR(got[i].probability, want[i].probability, 1e-3) << i;
+    EXPECT_NEAR(got[i].entropy, want[i].entropy, 1e-2) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Weights, ForwardGraphsTest, ::testing::Values("bfloat16", "fp8"),
+                         [](const auto& weights) { return weights.param; });
+
+}  // namespace
+}  // namespace bicached
