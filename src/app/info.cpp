@@ -4,6 +4,7 @@
 #include "app/commands.h"
 #include "app/flag_values.h"
 #include "app/model_folder.h"
+#include "base/machine_limits.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "config/decode_defaults.h"
@@ -122,6 +123,9 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
                            std::to_string(memory["canvases"].get<int64_t>()) + " canvases of " +
                            std::to_string(memory["canvas_tokens"].get<int64_t>()) +
                            " tokens (without activations)");
+  print_line("prefixes", bytes_text(json["prefix_cache_bytes"].get<int64_t>()) + " at most");
+  print_line("machine", json["machine"].get<std::string>() + "; " + json["threads"].dump() +
+                            " threads compute");
 }
 
 }  // namespace
@@ -133,7 +137,10 @@ int run_info(const Settings& settings, const InfoOptions& options) {
   const ReuseStart start = load_reuse_start(settings.model.path, model);
   DecodeSettings decode = load_decode_defaults(settings, model);
   if (decode.schedule == "auto") decode.schedule = schedule_name(model.decoder.schedule);
-  const Json json = describe(model, decode, start, text, options);
+  Json json = describe(model, decode, start, text, options);
+  json["machine"] = describe(read_machine_limits());
+  json["threads"] = choose_num_threads(settings.model.num_threads);
+  json["prefix_cache_bytes"] = load_cache_settings(settings, model).cache_bytes;
   if (options.json) {
     std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {

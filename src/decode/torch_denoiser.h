@@ -15,6 +15,7 @@ class TorchDenoiser final : public Denoiser {
                 bool cuda_graphs);
 
   const ModelInfo& info() const override { return info_; }
+  void begin_on_thread() override;
   std::optional<SlabId> open_slab(int num_tokens) override;
   void close_slab(SlabId slab) override;
   int64_t capacity_tokens() const override { return pool_.slabs().capacity_tokens(); }

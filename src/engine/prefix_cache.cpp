@@ -89,7 +89,7 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
       policy_(find_policy(settings.deterministic ? "off" : settings.policy)),
       depths_(entry_depths(policy_, settings, table_ ? &*table_ : nullptr, info_.num_layers)),
       uses_(kMaxCounted),
-      store_(settings.cache_bytes, info_.fingerprint),
+      store_(settings.budget_bytes(), info_.fingerprint),
       learner_(settings_, info_.num_layers, learned_depths(depths_, info_.num_layers)),
       state_file_(settings.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json"),
       failed_(kMaxFailed) {
