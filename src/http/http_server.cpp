@@ -369,6 +369,8 @@ void HttpServer::Impl::finish(const RequestHead& head, const HttpRequest& reques
                               httplib::Response& response) {
   // The library announces a number of requests that nobody counts.
   const bool keeps = response.headers.erase("Keep-Alive") > 0 && !response.has_header("Connection");
+  response.headers.erase("Connection");
+  if (!keeps) response.set_header("Connection", "close");
   const int idle_s = settings.server.keep_alive_ms / 1000;
   if (keeps && idle_s > 0) response.set_header("Keep-Alive", "timeout=" + std::to_string(idle_s));
   if (keeps && head.is_http_1_0) response.set_header("Connection", "keep-alive");

@@ -105,7 +105,6 @@ TEST_F(OperationsTest, TwoKeysShareNoPrefixUnlessTheyMay) {
     settings.server.salt_by_key = salted;
     settings.cache.policy = "fixed";
     settings.cache.depth = 1;
-    settings.cache.min_uses = 1;
     settings.cache.min_prefix_len = 1;
     start();
     const auto cached = [&](const std::string& key) {

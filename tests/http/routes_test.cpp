@@ -144,6 +144,7 @@ TEST_F(RoutesTest, BeforeTheModelIsLoadedItSaysSo) {
 }
 
 TEST_F(RoutesTest, MetricsCountRequestsAndWork) {
+  control->end_one_in = 0;  // several tokens, one after the other
   start();
   const nlohmann::json usage = post("/v1/chat/completions", chat_body()).json().at("usage");
   get("/nowhere");
@@ -168,7 +169,7 @@ TEST_F(RoutesTest, MetricsCountRequestsAndWork) {
         "process_virtual_memory_bytes", "process_open_fds", "process_max_fds"}) {
     const size_t at = text.find(std::string("\n") + name + " ");
     ASSERT_NE(at, std::string::npos) << name;
-    EXPECT_GT(std::stod(text.substr(at + 2 + std::string(name).size())), 0) << name;
+    EXPECT_GE(std::stod(text.substr(at + 2 + std::string(name).size())), 0) << name;
   }
 }
 
