@@ -1,5 +1,7 @@
 #include "http/connection.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -82,6 +84,15 @@ bool Connection::send_all(std::string_view bytes, std::chrono::milliseconds time
 
 bool Connection::peer_closed() const {
   return (poll_now(fd_, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+}
+
+bool Connection::closed_with_request() const {
+  // The close has no data, so that the two times are those of the request's end and of the close.
+  constexpr unsigned kMostMs = 10;
+  tcp_info info{};
+  socklen_t size = sizeof info;
+  if (::getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
+  return info.tcpi_last_data_recv <= info.tcpi_last_ack_recv + kMostMs;
 }
 
 bool Connection::is_broken() const { return (poll_now(fd_, 0) & (POLLHUP | POLLERR)) != 0; }

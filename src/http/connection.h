@@ -41,6 +41,9 @@ class Connection {
   /// Whether the client has closed its side. It may have ended only its own sending: what has
   /// been asked can be answered then, but nobody may read it.
   bool peer_closed() const;
+  /// Of a client that has closed its side: whether it did so right behind its request, as one does
+  /// that has said all it wants (nc -N, socat) and then reads.
+  bool closed_with_request() const;
   /// Whether nothing that is sent can arrive any more.
   bool is_broken() const;
   void shut_down_writing();

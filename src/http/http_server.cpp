@@ -268,7 +268,8 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
   request.body = std::move(arrived.body);
   request.client_state = [&connection] {
     if (connection.is_broken()) return ClientState::kGone;
-    return connection.peer_closed() ? ClientState::kSendsNoMore : ClientState::kThere;
+    const bool may_be_gone = connection.peer_closed() && !connection.closed_with_request();
+    return may_be_gone ? ClientState::kSendsNoMore : ClientState::kThere;
   };
   request.release_body = [this, &connection, &request, body_bytes] {
     request.body = std::string();

@@ -136,23 +136,39 @@ TEST_F(ProtocolTest, WhoHasDoneSendingGetsTheAnswer) {
   control->forward_ms = 20;
   control->end_one_in = 0;
   start();
+  for (const bool streamed : {true, false}) {
+    nlohmann::json body = chat_body();
+    body["stream"] = streamed;
+    RawClient client(port);
+    client.send_and_end(make_request("POST", kChat, body.dump()));
+    const Response response = parse_response(client.read_all());
+    EXPECT_EQ(response.status, 200);
+    EXPECT_TRUE(streamed ? parse_events(response.body).done : response.json().contains("usage"));
+  }
+  RawClient quick(port);
+  quick.send_and_end(head("GET /health"));
+  EXPECT_EQ(parse_response(quick.read_all()).status, 200);
+}
+
+TEST_F(ProtocolTest, WhoClosesLaterIsGoneUnlessAStreamIsStillRead) {
+  control->forward_ms = 20;
+  control->end_one_in = 0;
+  start();
   nlohmann::json body = chat_body();
   body["stream"] = true;
   RawClient streaming(port);
   streaming.send(make_request("POST", kChat, body.dump()));
+  EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 1; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
   streaming.end_sending();
   EXPECT_TRUE(parse_events(parse_response(streaming.read_all()).body).done);
-  RawClient quick(port);
-  quick.send(head("GET /health"));
-  quick.end_sending();
-  EXPECT_EQ(parse_response(quick.read_all()).status, 200);
-  // Of a plain answer nothing can be sent before it is there, so that it looks like a client that
-  // is gone: the work ends, and nothing is said.
+  // Of a plain answer nothing can be sent before it is there: the work ends, and nothing is said.
   RawClient plain(port);
   body["stream"] = false;
   body["max_tokens"] = 1000;
   plain.send(make_request("POST", kChat, body.dump()));
   EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 1; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(30));
   plain.end_sending();
   EXPECT_EQ(plain.read_all(), "");
   EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
@@ -169,6 +185,7 @@ TEST_F(ProtocolTest, WhoIsGoneEndsTheWorkWhateverWasSentBehindTheRequest) {
     RawClient client(port);
     client.send(make_request("POST", kChat, body.dump()) + "G");
     EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 1; }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
     client.close();
     EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; })) << streamed;
   }

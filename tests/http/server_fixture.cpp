@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -40,6 +41,13 @@ RawClient::RawClient(const std::string& unix_path) : fd_(::socket(AF_UNIX, SOCK_
 }
 
 RawClient::~RawClient() { close(); }
+
+void RawClient::send_and_end(const std::string& bytes) {
+  const int on = 1;
+  ::setsockopt(fd_, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+  send(bytes);
+  end_sending();
+}
 
 void RawClient::send_some(const std::string& bytes) {
   size_t sent = 0;
