@@ -200,7 +200,7 @@ class Setter {
 
   std::vector<std::string> strings() const {
     std::vector<std::string> items;
-    if (value_.is_string()) return split(value_.get<std::string>());
+    if (value_.is_string()) return {value_.get<std::string>()};  // a list of one
     if (!value_.is_array()) fail("a list of strings");
     for (const auto& item : value_) {
       if (!item.is_string()) fail("a list of strings");

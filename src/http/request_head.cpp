@@ -49,8 +49,10 @@ std::optional<HttpRefusal> read_request_line(std::string_view line, RequestHead&
   const bool two_spaces = first != std::string_view::npos && first < last &&
                           line.find(' ', first + 1) == last && last > first + 1;
   const std::string_view version = two_spaces ? line.substr(last + 1) : "";
-  if (!two_spaces || !is_http_token(line.substr(0, first)) ||
-      (version != "HTTP/1.1" && version != "HTTP/1.0")) {
+  // A minor version to come is read as the one that is known (RFC 9110, 2.5).
+  const bool is_http_1 = version.size() == 8 && version.starts_with("HTTP/1.") &&
+                         version[7] >= '0' && version[7] <= '9';
+  if (!two_spaces || !is_http_token(line.substr(0, first)) || !is_http_1) {
     return bad_request("the request line is not of the form METHOD PATH HTTP/1.1");
   }
   head.method = line.substr(0, first);

@@ -90,6 +90,13 @@ TEST(HeadTest, ThereIsOneHost) {
   EXPECT_EQ(status_of("GET / HTTP/1.0\r\n\r\n"), 0);
 }
 
+TEST(HeadTest, AMinorVersionToComeIsReadAsTheOneThatIsKnown) {
+  EXPECT_EQ(status_of("GET / HTTP/1.2\r\nHost: x\r\n\r\n"), 0);
+  for (const char* version : {"HTTP/2.0", "HTTP/1.", "HTTP/1.10", "HTTP/1.x", "http/1.1"}) {
+    EXPECT_EQ(status_of(std::string("GET / ") + version + "\r\nHost: x\r\n\r\n"), 400) << version;
+  }
+}
+
 TEST(HeadTest, OnlyPlainBodiesAreRead) {
   for (const char* plain : {"identity", "Identity", "identity, identity", ""}) {
     EXPECT_EQ(status_of(post_with(std::string("Content-Length: 2\r\nContent-Encoding: ") + plain +
