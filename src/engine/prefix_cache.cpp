@@ -163,7 +163,12 @@ void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use)
 
 StoredPrefix* PrefixCache::stored(const GenerateRequest& request,
                                   const CacheUse::Candidate& candidate) {
-  return store_.find(candidate.key, request.cache.salt, prefix_of(request, candidate.length));
+  const auto ids = prefix_of(request, candidate.length);
+  if (StoredPrefix* own = store_.find(candidate.key, request.cache.salt, ids)) return own;
+  // What is pinned is the operator's, and there for every salt.
+  if (request.cache.salt.empty() || pinned_.empty()) return nullptr;
+  StoredPrefix* pinned = store_.find(store_.key_of("", ids), "", ids);
+  return pinned && pinned->pinned ? pinned : nullptr;
 }
 
 bool PrefixCache::is_hot(const GenerateRequest& request, const CacheUse& use) {
