@@ -25,8 +25,11 @@ using std::chrono::milliseconds;
 
 /// A client that takes no bytes of a stream for this long is gone.
 constexpr milliseconds kWriteTimeout{10000};
-/// After a body of this size the allocator gives back what parsing it took.
-constexpr size_t kLongBody = 1 << 20;
+/// After a long body the allocator gives back what parsing it took.
+void trim_after(size_t body_bytes) {
+  constexpr size_t kLong = 1 << 20;
+  if (body_bytes >= kLong) ::malloc_trim(0);
+}
 
 /// What the HTTP library reads and writes for one request: a head that is written for it, and the
 /// connection.
@@ -274,7 +277,7 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
   request.release_body = [this, &connection, &request, body_bytes] {
     request.body = std::string();
     poller->release_body(connection.fd());
-    if (body_bytes >= kLongBody) ::malloc_trim(0);
+    trim_after(body_bytes);
   };
   const bool keep = keeps_alive(arrived.head);
   RequestStream stream(connection, head_for_library(arrived.head, keep));
@@ -289,6 +292,7 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
       [&](const httplib::Request&, httplib::Response& response) {
         finish(arrived.head, request, response);
       });
+  trim_after(body_bytes);  // of what was refused, too
   if (stream.status() == kStatusClientGone) return false;
   if (!connection.send(stream.take_answer())) return false;
   return usable && keep && stream.status() >= 200 && stream.status() < 400 &&

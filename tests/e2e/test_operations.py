@@ -1,5 +1,6 @@
 """What operators and tight machines do to the real program: signals, logs, sockets, limits, hostile clients."""
 
+import collections
 import contextlib
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 
 import httpx
@@ -208,6 +210,39 @@ def test_sigterm_with_an_unfinished_body_ends_in_time(serve):
         assert server.get("/health").status_code == 200
         assert server.stop(20) == 0
         assert client.recv(9999).startswith(b"HTTP/1.1 503")
+
+
+def test_a_drain_under_load_answers_who_is_connected(serve):
+    server = serve("--max-running", "4", "--max-queued", "8")
+    seen, lock = collections.Counter(), threading.Lock()
+
+    def client():
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+                    body = json.dumps(SHORT).encode()
+                    connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                                       b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                    answer = connection.recv(99).split(b" ")
+                result = answer[1].decode() if len(answer) > 1 else "nothing"
+            except ConnectionRefusedError:
+                return
+            except OSError as error:
+                result = type(error).__name__
+            with lock:
+                seen[result] += 1
+
+    threads = [threading.Thread(target=client) for _ in range(48)]
+    for thread in threads:
+        thread.start()
+    assert eventually(lambda: seen["200"] > 10)
+    assert server.stop() == 0
+    for thread in threads:
+        thread.join()
+    lost = sum(count for result, count in seen.items() if result not in ("200", "429", "503"))
+    assert seen["503"] > 0, seen
+    # Between the last look at the listening socket and its end there is no moment, but for the system.
+    assert lost <= 1, seen
 
 
 # --- addresses ---
