@@ -235,11 +235,13 @@ int HttpServer::Impl::fit_threads() {
 
 void HttpServer::Impl::serve(std::unique_ptr<Connection> connection) {
   bool keep = false;
+  const size_t body_bytes = connection->reader().num_body_bytes();
   try {
     keep = serve_one(*connection);
   } catch (const std::exception& e) {
     log_error(std::string("a connection failed: ") + e.what());
   }
+  trim_after(body_bytes);  // what was refused took memory as well
   if (keep) {
     poller->park(std::move(connection));
   } else {
@@ -292,7 +294,6 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
       [&](const httplib::Request&, httplib::Response& response) {
         finish(arrived.head, request, response);
       });
-  trim_after(body_bytes);  // of what was refused, too
   if (stream.status() == kStatusClientGone) return false;
   if (!connection.send(stream.take_answer())) return false;
   return usable && keep && stream.status() >= 200 && stream.status() < 400 &&
