@@ -153,6 +153,8 @@ class Denoiser {
   virtual ~Denoiser() = default;
 
   virtual const ModelInfo& info() const = 0;
+  /// Called once on the engine's thread, before anything else: starts what later calls need.
+  virtual void begin_on_thread() {}
 
   /// Reserves K/V room for a canvas of `num_tokens`. Nothing: does not fit now.
   virtual std::optional<SlabId> open_slab(int num_tokens) = 0;

@@ -13,6 +13,7 @@ enum class ErrorCode {
   kUnsupportedParameter,   // a field of the API that this server refuses: 400
   kContextLengthExceeded,  // prompt + generation over the model's length: 400
   kInvalidApiKey,          // 401
+  kForbidden,              // 403: a key that may not do this
   kModelNotFound,          // 404
   kNotFound,               // 404
   kMethodNotAllowed,       // 405

@@ -22,10 +22,10 @@ struct Backend {
 
 /// The OpenAI HTTP API (API.md) over one engine.
 ///
-/// A fixed thread pool answers requests. Those that may wait long, for their body or for the
-/// engine, take at most queue + running threads of it (more get 429), so that /health and /metrics
-/// never wait behind them; a connection without a whole request head is watched by `run`'s thread
-/// and costs no other.
+/// A fixed thread pool answers requests that have arrived whole. Those that may wait long for the
+/// engine take at most queue + running threads of it (more get 429), so that /health and /metrics
+/// never wait behind them. `run`'s thread watches all connections that wait for their client, for
+/// a request or for it to take a whole answer; they cost no other.
 ///
 /// It listens before the model is loaded (503 `not_ready`), so an operator sees the process early.
 class HttpServer {
@@ -33,13 +33,15 @@ class HttpServer {
   explicit HttpServer(const Settings& settings);
   ~HttpServer();
 
-  /// Binds and returns the port (the free one it found for port 0). Throws kInvalidSettings when
-  /// the address can't be bound.
+  /// Listens on all addresses and returns the port (the free one it found for port 0). Throws
+  /// kInvalidSettings when one can't be bound.
   int bind();
   /// Serves until `stop`; blocks.
   void run();
   /// From now on requests are answered. Once.
   void set_backend(const Backend& backend);
+  /// Reads the files with API keys anew. Any thread.
+  void reload_keys();
   /// /ready fails and new requests get 503 `draining`; running ones go on. Any thread.
   void begin_drain();
   /// Ends `run` once open responses are written. Any thread.

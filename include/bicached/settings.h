@@ -32,7 +32,7 @@ struct ModelSettings {
   /// auto: bfloat16 where the device multiplies it natively, else float32.
   std::string dtype = "auto";
   std::string device = "auto";   // auto: CUDA if there is one
-  int num_threads = 0;           // 0: all cores; more only spins
+  int num_threads = 0;           // 0: all CPUs; more only spins
   int64_t kv_cache_bytes = 0;    // 0: on a card what nothing else needs (see info)
   std::string weights = "auto";  // auto: the compute type; float8 rounds what was measured in it
   bool cuda_graphs = true;       // launching a forward's kernels one by one keeps a card waiting
@@ -42,9 +42,10 @@ struct ModelSettings {
     v.field("model", path, "Model folder in the Hugging Face layout.");
     v.choice("dtype", dtype, {"auto", "float32", "bfloat16"}, "Compute type of the forward.");
     v.choice("device", device, {"auto", "cpu", "cuda"}, "Where the model runs.");
-    v.field("num_threads", num_threads, Range{0, 1024}, "threads", "CPU threads; 0 = all cores.");
+    v.field("num_threads", num_threads, Range{0, 1024}, "threads",
+            "CPU threads; 0 = OMP_NUM_THREADS, else the CPUs that the process may use.");
     v.field("kv_cache_bytes", kv_cache_bytes, Range{0, 1e15}, "bytes",
-            "Budget of the K/V pool; 0 = chosen from free memory.");
+            "Budget of the K/V pool; 0 = chosen from the memory that is free or allowed.");
     v.choice("weights", weights, {"auto", "bfloat16", "fp8"},
              "Type of the layers' matrices; fp8 needs a CUDA card of compute capability 8.9, and "
              "dtype bfloat16.");
@@ -53,22 +54,36 @@ struct ModelSettings {
 };
 
 struct ServerSettings {
-  std::string host = "127.0.0.1";  // not the open network unless asked
+  std::vector<std::string> host{"127.0.0.1"};  // not the open network unless asked
   int port = 8080;
-  std::string api_key_file;          // empty: no key needed
-  std::vector<std::string> alias;    // further names of the model; "*" accepts any
-  int64_t max_body_bytes = 4 << 20;  // a prompt of the longest canvas is far smaller
-  int request_timeout_ms = 600000;   // longer than the slowest answer we know
+  std::string api_key_file;  // empty: no key needed
+  std::string admin_key_file;
+  std::string salt_by_key = "auto";            // two keys are two tenants
+  std::vector<std::string> cors_origins{"*"};  // a page brings no key that it was not given
+  std::vector<std::string> alias;              // further names of the model; "*" accepts any
+  int64_t max_body_bytes = 4 << 20;            // a prompt of the longest canvas is far smaller
+  int request_timeout_ms = 600000;             // longer than the slowest answer we know
   int keep_alive_ms = 5000;
   int ping_interval_ms = 15000;  // below the idle limit of common proxies
   int drain_timeout_ms = 30000;  // the grace period that process managers give
   int num_spare_threads = 8;     // /health and /metrics while everything else is busy
+  // Not a setting:
+  int max_threads = 0;  // what the machine lets the HTTP side start; 0: no bound
 
   template <class V>
   void visit(V& v) {
-    v.field("host", host, "Address to listen on.");
+    v.field("host", host,
+            "Addresses and names to listen on; a path that ends in .sock is a Unix socket.");
     v.field("port", port, Range{0, 65535}, "port", "Port; 0 picks a free one.");
     v.field("api_key_file", api_key_file, "File with one API key a line; empty = open.");
+    v.field("admin_key_file", admin_key_file,
+            "File with keys that may also use /v1/cache and /config; without it a server's only "
+            "key may.");
+    v.choice("salt_by_key", salt_by_key, {"auto", "on", "off"},
+             "Requests of different API keys share no prefix; auto: where there is more than one "
+             "key.");
+    v.field("cors_origins", cors_origins,
+            "Origins whose pages may read answers in a browser; * = all, empty = none.");
     v.field("alias", alias, "More names the model answers to; * accepts any name.");
     v.field("max_body_bytes", max_body_bytes, Range{1024, 1 << 30}, "bytes",
             "Longest request body.");
@@ -156,9 +171,10 @@ struct CacheSettings {
   std::string policy = "measured";  // needs no profile and reuses nothing before it knows
   int depth = 0;                    // of `fixed`
   std::string depth_table;          // of `table`
-  int64_t cache_bytes = 1LL << 30;
-  int min_uses = 2;         // a prefix seen once is no shared prefix
-  int min_prefix_len = 32;  // below this a look-up saves less than it costs
+  static constexpr int64_t kMostChosenBytes = 1LL << 30;
+  int64_t cache_bytes = -1;  // -1: kMostChosenBytes, or what memory allows
+  int min_uses = 2;          // a prefix seen once is no shared prefix
+  int min_prefix_len = 32;   // below this a look-up saves less than it costs
   int refresh_interval = kPlansOwn, refresh_commits = kPlansOwn, refresh_depth = kPlansOwn;
   std::vector<std::string> pinned_prefixes;
   std::string state_dir;
@@ -171,6 +187,8 @@ struct CacheSettings {
   bool state_is_read_only = false;  // eval starts from state_dir and leaves it as it is
   bool surveys = false;             // profile: every request is probed
 
+  int64_t budget_bytes() const { return cache_bytes < 0 ? kMostChosenBytes : cache_bytes; }
+
   template <class V>
   void visit(V& v) {
     v.choice("cache_policy", policy, {"off", "fixed", "full", "table", "measured"},
@@ -178,8 +196,9 @@ struct CacheSettings {
     v.field("cache_depth", depth, Range{0, 4096}, "layers", "Depth of the policy fixed.");
     v.field("depth_table", depth_table,
             "File of the policy table, as bicached profile writes it; see configs/depth.");
-    v.field("cache_bytes", cache_bytes, Range{0, 1e15}, "bytes",
-            "Budget of stored prefixes, beside the K/V pool.");
+    v.field(
+        "cache_bytes", cache_bytes, Range{-1, 1e15}, "bytes",
+        "Budget of stored prefixes, beside the K/V pool; -1 = 1 GiB, less where memory is short.");
     v.field("min_uses", min_uses, Range{1, 1000000}, "requests",
             "A prefix is stored once so many requests had it.");
     v.field("min_prefix_len", min_prefix_len, Range{1, 1 << 20}, "tokens",
@@ -208,11 +227,14 @@ struct CacheSettings {
 struct LogSettings {
   std::string level = "info";
   std::string format = "text";
+  std::string file;  // empty: standard error
 
   template <class V>
   void visit(V& v) {
     v.choice("log_level", level, {"debug", "info", "warn", "error"}, "Least severe line written.");
-    v.choice("log_format", format, {"text", "json"}, "Form of a log line, on standard error.");
+    v.choice("log_format", format, {"text", "json"}, "Form of a log line.");
+    v.field("log_file", file,
+            "File that lines are added to; opened anew on SIGHUP. Empty = standard error.");
   }
 };
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/json_file.h"
+#include "http/listeners.h"
 
 namespace bicached {
 namespace {
@@ -37,8 +38,10 @@ Json example_messages(const std::string& model_folder) {
 }  // namespace
 
 std::string local_url(const std::string& host, int port) {
+  const std::string path = Listeners::unix_path(host);
+  if (!path.empty()) return "unix:" + path;
   std::string name = host;
-  if (host == "0.0.0.0" || host.empty()) name = "127.0.0.1";
+  if (host == "0.0.0.0") name = "127.0.0.1";
   if (host == "::") name = "::1";
   if (name.find(':') != std::string::npos) name = "[" + name + "]";
   return "http://" + name + ":" + std::to_string(port);
@@ -52,7 +55,11 @@ std::string example_curl(const Settings& settings, const std::string& url,
   } else {
     body["prompt"] = "Hello";
   }
-  std::string command = "curl " + url;
+  constexpr std::string_view kUnix = "unix:";
+  std::string command =
+      url.starts_with(kUnix)
+          ? "curl --unix-socket " + quote(url.substr(kUnix.size())) + " http://localhost"
+          : "curl " + url;
   command += has_chat_template ? "/v1/chat/completions" : "/v1/completions";
   command += " -H 'Content-Type: application/json'";
   if (!settings.server.api_key_file.empty()) {

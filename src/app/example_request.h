@@ -14,7 +14,7 @@ namespace bicached {
 std::string example_curl(const Settings& settings, const std::string& url,
                          const std::string& model_id, bool has_chat_template);
 
-/// "http://127.0.0.1:8080": where a client on this machine reaches the server.
+/// "http://127.0.0.1:8080", "unix:/run/x.sock": where a client on this machine reaches the server.
 std::string local_url(const std::string& host, int port);
 
 }  // namespace bicached

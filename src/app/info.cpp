@@ -4,6 +4,7 @@
 #include "app/commands.h"
 #include "app/flag_values.h"
 #include "app/model_folder.h"
+#include "base/machine_limits.h"
 #include "bicached/depth_policy.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
@@ -73,7 +74,7 @@ Json memory_of(const ModelInfo& model, const Settings& settings, const InfoOptio
                              : parse_count("--canvas-tokens", options.canvas_tokens);
   const int64_t canvas_bytes = tokens * model.kv_bytes_per_token;
   const int64_t forward = forward_bytes(model, settings.engine.max_rows_per_forward);
-  const int64_t prefixes = settings.cache.cache_bytes;
+  const int64_t prefixes = load_cache_settings(settings, model).cache_bytes;
   const int64_t total =
       model.weight_bytes + canvases * canvas_bytes + prefixes + forward + model.runtime_bytes;
   return {{"canvases", canvases},
@@ -172,6 +173,8 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
                            bytes_text(memory["forward_bytes"].get<int64_t>() +
                                       memory["runtime_bytes"].get<int64_t>()) +
                            " for forwards");
+  print_line("machine", json["machine"].get<std::string>() + "; " + json["threads"].dump() +
+                            " threads compute");
 }
 
 }  // namespace
@@ -183,7 +186,9 @@ int run_info(const Settings& settings, const InfoOptions& options) {
   const ReuseStart start = load_reuse_start(settings.model.path, model);
   DecodeSettings decode = load_decode_defaults(settings, model);
   if (decode.schedule == "auto") decode.schedule = schedule_name(model.decoder.schedule);
-  const Json json = describe(model, settings, decode, start, text, options);
+  Json json = describe(model, settings, decode, start, text, options);
+  json["machine"] = describe(read_machine_limits());
+  json["threads"] = choose_num_threads(settings.model.num_threads);
   if (options.json) {
     std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
   } else {

@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,6 +25,15 @@ void restart_with_passive_waiting(int argc, char** argv) {
   execv("/proc/self/exe", argv);  // where there is no /proc it only runs slower
 }
 
+/// A socket must not get the number of a standard stream that is closed: log lines would go to it.
+void open_standard_streams() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) {
+      [[maybe_unused]] const int opened = open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);
+    }
+  }
+}
+
 int run(int argc, char** argv) {
   CommandLine line = parse_command_line(argc, argv);
   if (line.command.empty()) return 0;
@@ -33,7 +43,7 @@ int run(int argc, char** argv) {
   }
   line.sources.environment = read_environment();
   const Settings settings = load_settings(line.sources);
-  log_setup(settings.log.level, settings.log.format);
+  log_setup(settings.log.level, settings.log.format, settings.log.file);
   if (line.command == "serve") return run_serve(settings);
   if (line.command == "generate") return run_generate(settings, line.generate);
   if (line.command == "eval") return run_eval(settings, line.eval);
@@ -47,6 +57,7 @@ int run(int argc, char** argv) {
 }  // namespace bicached
 
 int main(int argc, char** argv) {
+  bicached::open_standard_streams();
   bicached::restart_with_passive_waiting(argc, argv);
   try {
     return bicached::run(argc, argv);

@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 
+#include "base/machine_limits.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "bicached/unmasker.h"
@@ -99,6 +101,13 @@ DecodeSettings load_decode_defaults(const Settings& settings, const ModelInfo& m
 CacheSettings load_cache_settings(const Settings& settings, const ModelInfo& model) {
   CacheSettings cache = settings.cache;
   cache.start = load_reuse_start(settings.model.path, model);
+  if (cache.cache_bytes < 0) {
+    cache.cache_bytes = cache.budget_bytes();
+    if (model.device == "cpu") {  // a card's memory is not the container's
+      const int64_t left = read_machine_limits().free_memory_bytes - model.weight_bytes;
+      cache.cache_bytes = std::clamp<int64_t>(left / 4, 0, cache.cache_bytes);
+    }
+  }
   return cache;
 }
 
@@ -108,7 +117,7 @@ std::unique_ptr<Denoiser> load_with_progress(const Settings& settings) {
     line.show(done_bytes, total_bytes);
   };
   return load_denoiser(settings.model, show,
-                       {settings.cache.cache_bytes, settings.engine.max_rows_per_forward});
+                       {settings.cache.budget_bytes(), settings.engine.max_rows_per_forward});
 }
 
 }  // namespace bicached

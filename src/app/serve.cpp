@@ -1,3 +1,6 @@
+#include <sys/resource.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -9,7 +12,9 @@
 #include "app/pinned_prefixes.h"
 #include "app/shutdown_signals.h"
 #include "base/log.h"
+#include "base/machine_limits.h"
 #include "bicached/engine.h"
+#include "bicached/error.h"
 #include "bicached/http_server.h"
 #include "bicached/load.h"
 #include "config/reuse_start.h"
@@ -48,18 +53,64 @@ class HttpThread {
 };
 
 void announce(const Settings& settings, int port, const std::string& model_id, bool has_chat) {
-  const std::string url = local_url(settings.server.host, port);
-  const std::string curl = example_curl(settings, url, model_id, has_chat);
-  std::printf("bicached serves %s at %s\n%s\n", model_id.c_str(), url.c_str(), curl.c_str());
+  std::string urls;
+  for (const std::string& host : settings.server.host) {
+    urls += (urls.empty() ? "" : ", ") + local_url(host, port);
+  }
+  const std::string first = local_url(settings.server.host.front(), port);
+  const std::string curl = example_curl(settings, first, model_id, has_chat);
+  std::printf("bicached serves %s at %s\n%s\n", model_id.c_str(), urls.c_str(), curl.c_str());
   std::fflush(stdout);
+}
+
+/// Each connection is an open file, and the usual soft limit of 1,024 is less than the server
+/// takes.
+void raise_open_files_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+/// Fewer threads where only few can be started (a container's or a service's limit of tasks).
+/// Throws kInvalidSettings where they are too few to serve with.
+void fit_threads(Settings& settings) {
+  constexpr int kLeastHttp = 3;  // one request, /health, one that is refused
+  constexpr int kOthers = 8;     // signals, poller, engine, what libraries start
+  const int places = settings.engine.max_queued + settings.engine.max_running;
+  const int http = places + settings.server.num_spare_threads;
+  int compute = choose_num_threads(settings.model.num_threads);
+  // The thread that loads and the one that decodes have helpers of their own.
+  const auto helpers = [&] { return 2 * (compute - 1); };
+  const int startable = count_startable_threads(http + helpers() + kOthers);
+  if (startable < http + helpers() + kOthers) {
+    compute = std::clamp(startable / 8, 1, compute);
+    settings.model.num_threads = compute;
+    settings.server.max_threads = startable - helpers() - kOthers;
+    log_warn("only " + std::to_string(startable) +
+             " more threads can be started: " + std::to_string(compute) + " compute");
+  }
+  if (startable - helpers() - kOthers < kLeastHttp) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "only " + std::to_string(startable) + " more threads can be started, and " +
+                    std::to_string(kLeastHttp + helpers() + kOthers) +
+                    " are needed; raise the limit of tasks (docker --pids-limit, TasksMax of "
+                    "systemd, ulimit -u)");
+  }
 }
 
 }  // namespace
 
-int run_serve(const Settings& settings) {
+int run_serve(const Settings& given) {
+  Settings settings = given;
   check_model_folder(settings.model.path);
-  ShutdownSignals signals;
+  raise_open_files_limit();
+  fit_threads(settings);
   HttpServer server(settings);
+  ShutdownSignals signals([&server] {
+    log_reopen();
+    server.reload_keys();
+  });
   const int port = server.bind();
   // A broken folder ends the process here, before anybody could have sent a request.
   const ModelInfo model = inspect_model(settings.model);
@@ -69,11 +120,16 @@ int run_serve(const Settings& settings) {
   const auto pinned = encode_pinned_prefixes(settings.cache.pinned_prefixes, text, model);
 
   HttpThread http(server, signals);
-  log_info("listening on port " + std::to_string(port) + ", loading " + settings.model.path);
+  log_info("listening on " + local_url(settings.server.host.front(), port) + ", loading " +
+           settings.model.path);
   Engine engine(load_with_progress(settings), settings.engine, cache);
+  log_info("runs with " + describe(read_machine_limits()) + "; " +
+           std::to_string(choose_num_threads(settings.model.num_threads)) + " threads compute, " +
+           std::to_string(cache.cache_bytes >> 20) + " MiB are for stored prefixes");
   log_info("requests start with " + describe_plan(cache.start.plan) + ": " + cache.start.reason);
   engine.start([&signals] { signals.request(); });
   for (const std::vector<TokenId>& prefix : pinned) engine.pin_prefix(prefix);
+  engine.cache_report();  // the engine's thread runs, and has what it computes with
   Backend backend;
   backend.engine = &engine;
   backend.tokenizer = text.tokenizer.get();

@@ -8,18 +8,24 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <utility>
 
 #include "bicached/error.h"
 
 namespace bicached {
 
-ShutdownSignals::ShutdownSignals() {
+ShutdownSignals::ShutdownSignals(std::function<void()> on_hangup)
+    : on_hangup_(std::move(on_hangup)) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);  // a client that went away is an error of write(), no more
+  // SIGPIPE: a client that went away is an error of write(), no more.
+  for (const int signal : {SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGIO}) {
+    std::signal(signal, SIG_IGN);
+  }
   signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC);
   end_fd_ = eventfd(0, EFD_CLOEXEC);
   if (signal_fd_ < 0 || end_fd_ < 0) {
@@ -50,6 +56,10 @@ void ShutdownSignals::run() {
     if (fds[1].revents) return;
     signalfd_siginfo signal{};
     if (!fds[0].revents || read(signal_fd_, &signal, sizeof signal) != sizeof signal) continue;
+    if (signal.ssi_signo == SIGHUP) {
+      on_hangup_();
+      continue;
+    }
     if (had_one) _exit(128 + static_cast<int>(signal.ssi_signo));
     if (!ready_) _exit(0);
     had_one = true;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <thread>
 
 namespace bicached {
@@ -11,9 +12,12 @@ namespace bicached {
 ///
 /// Until `set_ready` the first signal ends the process with 0: while the model loads there is
 /// nothing to drain. After it, the first one ends `wait`, a second one ends the process at once.
+///
+/// SIGHUP (a log was rotated, a terminal closed, a supervisor's reload) calls `on_hangup` on the
+/// thread of signals. Signals that would end a process which does not know them are ignored.
 class ShutdownSignals {
  public:
-  ShutdownSignals();
+  explicit ShutdownSignals(std::function<void()> on_hangup);
   ~ShutdownSignals();
   ShutdownSignals(const ShutdownSignals&) = delete;
   ShutdownSignals& operator=(const ShutdownSignals&) = delete;
@@ -27,6 +31,7 @@ class ShutdownSignals {
  private:
   void run();
 
+  const std::function<void()> on_hangup_;
   std::atomic<bool> ready_{false};
   std::atomic<bool> requested_{false};
   int signal_fd_ = -1;

@@ -1,9 +1,11 @@
 #include "base/json_file.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <vector>
@@ -13,24 +15,80 @@ namespace {
 
 std::string reason(int error) { return std::strerror(error); }
 
+const char* kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISFIFO(mode)) return "a named pipe";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
+
+/// A descriptor, closed on destruction.
+class OpenFile {
+ public:
+  explicit OpenFile(int fd) : fd_(fd) {}
+  ~OpenFile() { ::close(fd_); }
+  OpenFile(const OpenFile&) = delete;
+  OpenFile& operator=(const OpenFile&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  const int fd_;
+};
+
 }  // namespace
 
+std::string foreign_content(std::string_view first_bytes) {
+  if (first_bytes.starts_with("version https://git-lfs.github.com/spec/")) {
+    return "is a Git LFS pointer: the file itself was not downloaded (git lfs pull fetches it)";
+  }
+  if (first_bytes.starts_with("<!") || first_bytes.starts_with("<html") ||
+      first_bytes.starts_with("<?xml")) {
+    return "is a web page: the download of the file itself went wrong";
+  }
+  return "";
+}
+
+int open_regular_file(const std::string& path, ErrorCode code) {
+  // Looked at before it is opened: a socket can't be, and to open a device may do something.
+  struct stat about{};
+  if (::stat(path.c_str(), &about) != 0) {
+    throw Error(code, path + ": can't be opened: " + reason(errno));
+  }
+  const auto check = [&] {
+    if (S_ISREG(about.st_mode)) return;
+    throw Error(code, path + ": is " + kind_of(about.st_mode) + ", and must be a regular file");
+  };
+  check();
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) throw Error(code, path + ": can't be opened: " + reason(errno));
+  if (::fstat(fd, &about) != 0) about.st_mode = 0;
+  try {
+    check();
+  } catch (...) {
+    ::close(fd);
+    throw;
+  }
+  return fd;
+}
+
 std::string read_text_file(const std::string& path, size_t max_bytes, ErrorCode code) {
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
-                                                             &std::fclose);
-  if (!file) throw Error(code, path + ": can't be opened: " + reason(errno));
+  const OpenFile file(open_regular_file(path, code));
   std::string text;
   char buffer[1 << 14];
   while (true) {
-    const size_t count = std::fread(buffer, 1, sizeof buffer, file.get());
-    text.append(buffer, count);
+    const ssize_t count = ::read(file.fd(), buffer, sizeof buffer);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) throw Error(code, path + ": can't be read: " + reason(errno));
+    if (count == 0) break;
+    text.append(buffer, static_cast<size_t>(count));
     if (text.size() > max_bytes) {
       throw Error(code, path + ": longer than " + std::to_string(max_bytes) + " bytes");
     }
-    if (count == sizeof buffer) continue;
-    if (std::ferror(file.get())) throw Error(code, path + ": can't be read: " + reason(errno));
-    return text;
   }
+  if (const std::string why = foreign_content(text); !why.empty()) {
+    throw Error(code, path + ": " + why);
+  }
+  return text;
 }
 
 nlohmann::json parse_json_text(std::string_view text, const std::string& what, ErrorCode code,
@@ -38,6 +96,10 @@ nlohmann::json parse_json_text(std::string_view text, const std::string& what, E
   using Event = nlohmann::json::parse_event_t;
   if (text.size() > limits.max_bytes) {
     throw Error(code, what + ": longer than " + std::to_string(limits.max_bytes) + " bytes");
+  }
+  // The parser takes it for the end, and would leave out what follows.
+  if (const size_t at = text.find('\0'); at != std::string_view::npos) {
+    throw Error(code, what + ": not valid JSON: byte " + std::to_string(at) + " is NUL");
   }
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   const auto check = [&](int depth, Event event, nlohmann::json& value) {

@@ -15,7 +15,15 @@ struct JsonLimits {
   int max_depth = 16;
 };
 
-/// The bytes of a file, at most `max_bytes`. Throws Error(code) naming the path and the reason.
+/// Why these first bytes of a file can't be what they should be; empty: nothing is known against
+/// them. Downloads that went wrong leave pointers of Git LFS or web pages behind.
+std::string foreign_content(std::string_view first_bytes);
+/// An open descriptor of a regular file. Throws Error(code) naming the path and what it is: a
+/// named pipe would keep the program waiting for ever.
+int open_regular_file(const std::string& path, ErrorCode code);
+
+/// The bytes of a regular file, at most `max_bytes`. Throws Error(code) naming the path and the
+/// reason.
 std::string read_text_file(const std::string& path, size_t max_bytes, ErrorCode code);
 
 /// Parses JSON (comments not allowed). Throws Error(code) naming `what` and the place for bad

@@ -1,12 +1,20 @@
 #include "base/log.h"
 
-#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
 
-#include <cstdio>
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+#include "base/log_output.h"
+#include "base/log_text.h"
+#include "bicached/error.h"
 
 namespace bicached {
 namespace {
+
+constexpr size_t kMaxMessageBytes = LogOutput::kMaxLineBytes - 200;  // time, level and quotes
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
@@ -18,43 +26,102 @@ spdlog::level::level_enum to_spdlog(LogLevel level) {
   return spdlog::level::info;
 }
 
+/// Makes lines that are safe to read by eye and by machine, and writes them without waiting.
+class Sink final : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  Sink(bool json, const std::string& path) : json_(json), output_(path) {}
+
+  int64_t num_dropped() const { return num_dropped_; }
+  void reopen() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    output_.reopen();
+  }
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (num_unsaid_ > 0) {
+      const std::string said =
+          std::to_string(num_unsaid_) + " log lines were dropped, since nobody read them";
+      if (!write(spdlog::details::log_msg(message.time, {}, message.logger_name,
+                                          spdlog::level::warn, said))) {
+        return drop();
+      }
+      num_unsaid_ = 0;
+    }
+    if (!write(message)) drop();
+  }
+  void flush_() override {}
+
+ private:
+  bool write(const spdlog::details::log_msg& message) {
+    const std::string_view given(message.payload.data(), message.payload.size());
+    std::string text = json_ ? json_text(given) : visible_text(given);
+    for (size_t length = given.size(); text.size() > kMaxMessageBytes;) {
+      length = length / 4 * 3;  // an escape must stay whole: the message is cut, not the line
+      const std::string cut = std::string(given.substr(0, length)) + "...";
+      text = json_ ? json_text(cut) : visible_text(cut);
+    }
+    spdlog::details::log_msg safe = message;
+    safe.payload = spdlog::string_view_t(text.data(), text.size());
+    spdlog::memory_buf_t line;
+    formatter_->format(safe, line);
+    return output_.write({line.data(), line.size()});
+  }
+  void drop() {
+    ++num_dropped_;
+    ++num_unsaid_;
+  }
+
+  const bool json_;
+  LogOutput output_;
+  std::atomic<int64_t> num_dropped_{0};
+  int64_t num_unsaid_ = 0;  // not yet told in the log
+};
+
+std::shared_ptr<Sink> current_sink() {
+  const auto logger = spdlog::get("bicached");
+  return logger ? std::dynamic_pointer_cast<Sink>(logger->sinks().front()) : nullptr;
+}
+
 }  // namespace
 
-void log_setup(const std::string& level, const std::string& format) {
-  auto logger = spdlog::get("bicached");
-  if (!logger) logger = spdlog::stderr_color_mt("bicached");
-  spdlog::set_default_logger(logger);
-  spdlog::set_level(level == "debug"   ? spdlog::level::debug
+void log_setup(const std::string& level, const std::string& format, const std::string& file) {
+  auto sink = std::make_shared<Sink>(format == "json", file);
+  auto logger = std::make_shared<spdlog::logger>("bicached", sink);
+  logger->set_pattern(format == "json"
+                          ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})"
+                          : "%Y-%m-%d %H:%M:%S.%e %l %v");
+  logger->set_level(level == "debug"   ? spdlog::level::debug
                     : level == "warn"  ? spdlog::level::warn
                     : level == "error" ? spdlog::level::err
                                        : spdlog::level::info);
-  if (format == "json") {
-    // The message is escaped by log_line in this form, so a line is always valid JSON.
-    spdlog::set_pattern(R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})");
-  } else {
-    spdlog::set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
-  }
+  spdlog::drop("bicached");
+  spdlog::register_logger(logger);
+  spdlog::set_default_logger(logger);
 }
 
 void log_line(LogLevel level, std::string_view message) {
-  spdlog::default_logger_raw()->log(to_spdlog(level), "{}", message);
+  spdlog::default_logger_raw()->log(to_spdlog(level),
+                                    spdlog::string_view_t(message.data(), message.size()));
+}
+
+void log_reopen() {
+  const std::shared_ptr<Sink> sink = current_sink();
+  if (!sink) return;
+  try {
+    sink->reopen();
+  } catch (const Error& error) {
+    log_error(error.what());
+  }
+}
+
+int64_t num_dropped_log_lines() {
+  const std::shared_ptr<Sink> sink = current_sink();
+  return sink ? sink->num_dropped() : 0;
 }
 
 std::string log_escape(std::string_view text, size_t max_bytes) {
-  std::string out;
-  const bool cut = text.size() > max_bytes;
-  for (char c : text.substr(0, max_bytes)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      char buffer[8];
-      std::snprintf(buffer, sizeof buffer, "\\x%02x", byte);
-      out += buffer;
-    } else {
-      out += c;
-    }
-  }
-  if (cut) out += "...";
-  return out;
+  return visible_text(text.substr(0, max_bytes)) + (text.size() > max_bytes ? "..." : "");
 }
 
 }  // namespace bicached

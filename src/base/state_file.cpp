@@ -1,5 +1,10 @@
 #include "base/state_file.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 
@@ -12,6 +17,17 @@ namespace {
 constexpr size_t kMaxBytes = size_t{16} << 20;
 
 }  // namespace
+
+StateFile::~StateFile() {
+  if (lock_fd_ >= 0) ::close(lock_fd_);
+}
+
+bool StateFile::lock() {
+  // Beside the file, which is replaced at every write.
+  const std::string path = path_ + ".lock";
+  lock_fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
+  return lock_fd_ < 0 || ::flock(lock_fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+}
 
 std::optional<std::string> StateFile::read() const {
   std::error_code error;

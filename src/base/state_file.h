@@ -10,8 +10,14 @@ namespace bicached {
 class StateFile {
  public:
   explicit StateFile(std::string path) : path_(std::move(path)) {}
+  ~StateFile();
+  StateFile(const StateFile&) = delete;
+  StateFile& operator=(const StateFile&) = delete;
 
   const std::string& path() const { return path_; }
+  /// Makes this process the one that writes it, until it ends. False: another one is. A file system
+  /// that has no locks lets all write.
+  bool lock();
   /// Nothing: there is none. Throws kInvalidSettings when it can't be read or is too long.
   std::optional<std::string> read() const;
   /// Renames it, so that it is not overwritten, and says so in the log with the reason.
@@ -21,6 +27,7 @@ class StateFile {
 
  private:
   const std::string path_;
+  int lock_fd_ = -1;
 };
 
 }  // namespace bicached

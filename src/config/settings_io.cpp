@@ -200,6 +200,7 @@ class Setter {
 
   std::vector<std::string> strings() const {
     std::vector<std::string> items;
+    if (value_.is_string()) return {value_.get<std::string>()};  // a list of one
     if (!value_.is_array()) fail("a list of strings");
     for (const auto& item : value_) {
       if (!item.is_string()) fail("a list of strings");
@@ -269,6 +270,7 @@ void apply_environment(Settings& settings,
   for (const std::string& name : setting_names()) known.push_back(environment_name(name));
   for (const auto& [variable, value] : environment) {
     if (variable.compare(0, kPrefix.size(), kPrefix) != 0 || variable == kConfigVariable) continue;
+    if (value.empty()) continue;  // compose files pass a variable that is not set as an empty one
     const auto found = std::find(known.begin(), known.end(), variable);
     if (found == known.end()) {
       fail_unknown("the environment variable " + variable, variable, nearest_name(variable, known));

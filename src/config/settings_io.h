@@ -45,6 +45,8 @@ std::vector<std::pair<std::string, std::string>> read_environment();
 /// Flag > environment > file > default. The file is one flat JSON object whose keys are the
 /// settings' names; a list is an array (in the environment and flags: separated by commas).
 ///
+/// An empty variable of the environment is none.
+///
 /// Throws kInvalidSettings (param = the setting) naming setting, value, what is allowed and where
 /// it came from; an unknown key, flag or BICACHED_ variable names the nearest known one.
 Settings load_settings(const SettingSources& sources);

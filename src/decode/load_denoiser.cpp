@@ -6,10 +6,9 @@
 #include <algorithm>
 #include <bit>
 #include <filesystem>
-#include <fstream>
-#include <thread>
 
 #include "base/hash.h"
+#include "base/machine_limits.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "decode/torch_denoiser.h"
@@ -79,20 +78,23 @@ bool choose_fp8(const ModelSettings& settings, const ModelConfig& model,
   return settings.weights == "fp8" || (is_float8 && missing.empty());
 }
 
-int64_t available_memory_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string name, unit;
-  for (int64_t kilobytes = 0; file >> name >> kilobytes >> unit;) {
-    if (name == "MemAvailable:") return kilobytes * 1024;
-  }
-  return kMaxCpuPoolBytes;
-}
-
 /// What loading has given back counts as free.
 int64_t free_device_bytes(at::Device device) {
   c10::DeviceAllocator* allocator = c10::getDeviceAllocator(device.type());
   allocator->emptyCache();
   return static_cast<int64_t>(allocator->getMemoryInfo(device.index()).first);
+}
+
+/// The folder's name; in Hugging Face's cache, where that is a commit's hash, the repository's.
+std::string model_name(const fs::path& folder) {
+  constexpr std::string_view kRepository = "models--";
+  const std::string repository = folder.parent_path().parent_path().filename().string();
+  if (folder.parent_path().filename() != "snapshots" || !repository.starts_with(kRepository)) {
+    return folder.filename().string();
+  }
+  std::string name = repository.substr(kRepository.size());
+  if (const size_t at = name.find("--"); at != std::string::npos) name.replace(at, 2, "/");
+  return name;
 }
 
 ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
@@ -101,7 +103,7 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   const ModelConfig& config = model.config;
   ModelInfo info;
   info.family = model.family->name;
-  info.name = fs::weakly_canonical(settings.path).filename().string();
+  info.name = model_name(fs::weakly_canonical(settings.path));
   info.device = device.str();
   info.dtype = dtype == at::kFloat ? "float32" : "bfloat16";
   info.num_layers = config.num_layers;
@@ -151,7 +153,7 @@ int64_t pool_tokens(const ModelSettings& settings, const ModelInfo& info, at::De
         info.runtime_bytes - kContextBytes + forward_bytes(info, room.max_rows) + room.entry_bytes;
     bytes = std::max<int64_t>(0, free_device_bytes(device) - others);
   } else if (bytes == 0) {
-    bytes = std::min(available_memory_bytes() / 4, kMaxCpuPoolBytes);
+    bytes = std::min(read_machine_limits().free_memory_bytes / 4, kMaxCpuPoolBytes);
   }
   const int64_t tokens = bytes / info.kv_bytes_per_token;
   if (settings.kv_cache_bytes > 0 && tokens < 1) {
@@ -189,8 +191,7 @@ ModelInfo inspect_model(const ModelSettings& settings) {
 std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings, const LoadProgress& progress,
                                         const DeviceRoom& room) {
   const c10::InferenceMode mode;
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  at::set_num_threads(settings.num_threads > 0 ? settings.num_threads : cores);
+  at::set_num_threads(choose_num_threads(settings.num_threads));
   const ParsedModel model = parse_model_folder(settings.path);
   const Checkpoint checkpoint = Checkpoint::open(settings.path);
   const at::Device device = choose_device(settings);

@@ -1,5 +1,6 @@
 #include "decode/torch_denoiser.h"
 
+#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -48,6 +49,12 @@ TorchDenoiser::TorchDenoiser(ModelInfo info, ModelConfig config, ModelWeights we
       forward_(config_, weights_, pool_, cuda_graphs),
       rules_{config_.vocab_size, config_.mask_token, info_.decoder.filters_confidence} {
   info_.blocks_go_alone = forward_.kernels() != nullptr;
+}
+
+/// OpenMP starts a thread's helpers at its first parallel work, and ends the process where it
+/// can't.
+void TorchDenoiser::begin_on_thread() {
+  at::parallel_for(0, at::get_num_threads(), 1, [](int64_t, int64_t) {});
 }
 
 std::optional<SlabId> TorchDenoiser::open_slab(int num_tokens) {

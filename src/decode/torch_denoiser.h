@@ -18,6 +18,7 @@ class TorchDenoiser final : public Denoiser {
   static int64_t logits_bytes(int64_t num_logits, int64_t max_rows);
 
   const ModelInfo& info() const override { return info_; }
+  void begin_on_thread() override;
   std::optional<SlabId> open_slab(int num_tokens) override;
   void close_slab(SlabId slab) override;
   int64_t capacity_tokens() const override { return pool_.slabs().capacity_tokens(); }

@@ -165,6 +165,7 @@ struct Engine::Impl {
 // --- The loop ----------------------------------------------------------------------------------
 
 void Engine::Impl::loop() {
+  denoiser->begin_on_thread();
   while (take_new_requests()) step();
   cache.save_state();
   finished.try_push(true);

@@ -89,7 +89,7 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
       policy_(find_policy(settings.deterministic ? "off" : settings.policy)),
       depths_(entry_depths(policy_, settings, table_ ? &*table_ : nullptr, info_.num_layers)),
       uses_(kMaxCounted),
-      store_(settings.cache_bytes, info_.fingerprint),
+      store_(settings.budget_bytes(), info_.fingerprint),
       learner_(settings_, info_.num_layers, learned_depths(depths_, info_.num_layers)),
       state_file_(settings.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json"),
       failed_(kMaxFailed) {
@@ -163,7 +163,12 @@ void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use)
 
 StoredPrefix* PrefixCache::stored(const GenerateRequest& request,
                                   const CacheUse::Candidate& candidate) {
-  return store_.find(candidate.key, request.cache.salt, prefix_of(request, candidate.length));
+  const auto ids = prefix_of(request, candidate.length);
+  if (StoredPrefix* own = store_.find(candidate.key, request.cache.salt, ids)) return own;
+  // What is pinned is the operator's, and there for every salt.
+  if (request.cache.salt.empty() || pinned_.empty()) return nullptr;
+  StoredPrefix* pinned = store_.find(store_.key_of("", ids), "", ids);
+  return pinned && pinned->pinned ? pinned : nullptr;
 }
 
 bool PrefixCache::is_hot(const GenerateRequest& request, const CacheUse& use) {

@@ -107,7 +107,8 @@ class PrefixCache {
   LruMap<Hash128, int> uses_;  // of beginnings of recent prompts
   PrefixStore store_;
   ReuseLearner learner_;
-  const StateFile state_file_;
+  StateFile state_file_;
+  bool is_locked_out_ = false;  // of the state file, by another server
   std::list<EntryMaking> making_;
   LruMap<Hash128, bool> failed_;  // prefixes whose forward failed: not tried again
   std::vector<std::vector<TokenId>> pinned_;

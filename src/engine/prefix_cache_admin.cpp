@@ -1,6 +1,7 @@
 // What operators see of the prefix cache and do with it, and what outlives a restart.
 #include <filesystem>
 
+#include "base/log.h"
 #include "bicached/error.h"
 #include "engine/prefix_cache.h"
 
@@ -31,7 +32,7 @@ void PrefixCache::pin(std::vector<TokenId> ids) {
     throw Error(ErrorCode::kInvalidSettings,
                 "pinned_prefixes: one of " + std::to_string(ids.size()) +
                     " tokens finds no room; cache_bytes is " +
-                    std::to_string(settings_.cache_bytes) + ", of which " +
+                    std::to_string(settings_.budget_bytes()) + ", of which " +
                     std::to_string(store_.bytes()) + " are used",
                 "pinned_prefixes");
   }
@@ -109,6 +110,11 @@ void PrefixCache::load_state() {
         "state_dir is '" + settings_.state_dir + "', which can't be made: " + error.message(),
         "state_dir");
   }
+  if (!settings_.state_is_read_only && !state_file_.lock()) {
+    is_locked_out_ = true;
+    log_warn("state_dir: another server works with " + state_file_.path() +
+             "; this one starts from what is there, and keeps nothing of its own");
+  }
   try {
     const std::optional<std::string> text = state_file_.read();
     if (text) learner_.from_json(*text, state_file_.path());
@@ -116,6 +122,7 @@ void PrefixCache::load_state() {
   } catch (const Error& broken) {
     if (settings_.state_is_read_only) throw;
     learner_.forget();
+    if (is_locked_out_) return;
     state_file_.set_aside(broken.what());
     return;
   }
@@ -126,7 +133,7 @@ void PrefixCache::load_state() {
 }
 
 bool PrefixCache::has_unsaved() const {
-  return !settings_.state_dir.empty() && !settings_.state_is_read_only &&
+  return !settings_.state_dir.empty() && !settings_.state_is_read_only && !is_locked_out_ &&
          learner_.version() != saved_version_;
 }
 

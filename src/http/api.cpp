@@ -27,12 +27,15 @@ HttpReply json_reply(const OrderedJson& json) {
 
 /// `kOpen`: also without a key. `kWaits`: for a body, or for the forward that runs.
 enum class RouteKind { kOpen, kQuick, kWaits };
+/// Who may use it, of those who have a key.
+enum class RouteUsers { kAll, kAdmins };
 
 struct Api::Route {
   std::string_view method;
   std::string_view path;
   HttpReply (Api::*handler)(const HttpRequest&);
   RouteKind kind = RouteKind::kWaits;
+  RouteUsers users = RouteUsers::kAll;
 };
 
 std::span<const Api::Route> Api::routes() {
@@ -41,11 +44,11 @@ std::span<const Api::Route> Api::routes() {
       {"GET", "/ready", &Api::ready, RouteKind::kOpen},
       {"GET", "/metrics", &Api::metrics_text, RouteKind::kQuick},
       {"GET", "/version", &Api::version_info, RouteKind::kQuick},
-      {"GET", "/config", &Api::config, RouteKind::kQuick},
+      {"GET", "/config", &Api::config, RouteKind::kQuick, RouteUsers::kAdmins},
       {"GET", "/v1/models", &Api::models, RouteKind::kQuick},
       {"GET", "/v1/models/{id}", &Api::model, RouteKind::kQuick},
-      {"GET", "/v1/cache", &Api::cache},
-      {"DELETE", "/v1/cache", &Api::clear_cache},
+      {"GET", "/v1/cache", &Api::cache, RouteKind::kWaits, RouteUsers::kAdmins},
+      {"DELETE", "/v1/cache", &Api::clear_cache, RouteKind::kWaits, RouteUsers::kAdmins},
       {"POST", "/v1/chat/completions", &Api::chat},
       {"POST", "/v1/completions", &Api::completions},
       {"POST", "/tokenize", &Api::tokenize},
@@ -76,12 +79,14 @@ const Api::Route* Api::find_route(std::string_view method, std::string_view path
 
 Api::Api(const Settings& settings)
     : settings_(settings),
-      keys_(ApiKeys::load(settings.server.api_key_file)),
+      keys_(std::make_shared<const ApiKeys>(
+          ApiKeys::load(settings.server.api_key_file, settings.server.admin_key_file))),
       created_(std::chrono::duration_cast<std::chrono::seconds>(
                    std::chrono::system_clock::now().time_since_epoch())
                    .count()) {}
 
 void Api::set_backend(const Backend& backend) {
+  metrics_.set_model(backend.engine->model());
   backend_storage_ = std::make_unique<const Backend>(backend);
   backend_ = backend_storage_.get();
 }
@@ -97,17 +102,31 @@ std::string Api::route_label(const std::string& path) {
   return pattern.empty() ? "other" : std::string(pattern);
 }
 
-std::vector<std::string> Api::post_paths() {
-  std::vector<std::string> paths;
-  for (const Route& route : routes()) {
-    if (route.method == "POST") paths.emplace_back(route.path);
-  }
-  return paths;
-}
-
 bool Api::may_wait(const std::string& method, const std::string& path) {
   const Route* route = find_route(method, path);
   return route && route->kind == RouteKind::kWaits;
+}
+
+bool Api::is_check(const std::string& method, const std::string& path) {
+  const Route* route = find_route(method, path);
+  return route && (route->kind == RouteKind::kOpen || route->path == "/metrics");
+}
+
+void Api::reload_keys() {
+  const ServerSettings& server = settings_.server;
+  if (server.api_key_file.empty() && server.admin_key_file.empty()) return;
+  try {
+    keys_ =
+        std::make_shared<const ApiKeys>(ApiKeys::load(server.api_key_file, server.admin_key_file));
+    log_info("the API keys were read anew: " + std::to_string(keys()->count()));
+  } catch (const Error& error) {
+    log_error(std::string("the API keys stay as they were: ") + error.what());
+  }
+}
+
+bool Api::salts_by_key() const {
+  const std::string& choice = settings_.server.salt_by_key;
+  return choice == "on" || (choice == "auto" && keys()->count() > 1);
 }
 
 std::string Api::allowed_methods(const std::string& path) {
@@ -121,11 +140,17 @@ std::string Api::allowed_methods(const std::string& path) {
   return methods;
 }
 
-void Api::check_head(const std::string& method, const std::string& path,
-                     std::string_view authorization) const {
+std::string Api::check_head(const std::string& method, const std::string& path,
+                            const std::vector<std::string_view>& given_keys) const {
   const Route* route = find_route(method, path);
-  if (!route || route->kind != RouteKind::kOpen) keys_.check(authorization);
-  if (route) return;
+  ApiKeys::Match user;
+  if (!route || route->kind != RouteKind::kOpen) user = keys()->check(given_keys);
+  if (route && route->users == RouteUsers::kAdmins && !user.is_admin) {
+    throw Error(ErrorCode::kForbidden, std::string(route->path) +
+                                           " tells of every key's requests and needs an admin key; "
+                                           "the setting admin_key_file names them");
+  }
+  if (route) return salts_by_key() ? user.tenant : "";
   const std::string_view pattern = find_pattern(path);
   if (pattern.empty()) {
     throw Error(ErrorCode::kNotFound, "there is no route " + log_escape(path));
@@ -193,7 +218,8 @@ HttpReply Api::version_info(const HttpRequest&) {
 HttpReply Api::config(const HttpRequest&) {
   OrderedJson body = OrderedJson::parse(settings_to_json(settings_));
   body.erase("api_key_file");
-  body["api_key_required"] = keys_.required();
+  body.erase("admin_key_file");
+  body["api_key_required"] = needs_key();
   return json_reply(body);
 }
 
@@ -262,6 +288,12 @@ CodecContext Api::codec() {
 }
 
 HttpReply Api::generate(Job job, const HttpRequest& request) {
+  if (request.release_body) request.release_body();
+  if (!request.tenant.empty()) {
+    for (GenerateRequest& canvas : job.canvases) {
+      canvas.cache.salt.insert(0, request.tenant + "/");
+    }
+  }
   const Backend& loaded = backend();
   const GenerateContext context{*loaded.engine, *loaded.tokenizer, metrics_,
                                 std::chrono::milliseconds(settings_.server.request_timeout_ms),

@@ -32,18 +32,22 @@ class Api {
 
   void set_backend(const Backend& backend);
   void begin_drain() { draining_ = true; }
+  bool is_draining() const { return draining_; }
+  bool needs_key() const { return keys()->required(); }
+  /// The key files anew. Where one can't be used the keys stay, and the log says why.
+  void reload_keys();
 
-  /// What a request line and the key say, before the body is read: throws kNotFound,
-  /// kMethodNotAllowed, kInvalidApiKey.
-  void check_head(const std::string& method, const std::string& path,
-                  std::string_view authorization) const;
+  /// What a request line and the keys say, before the body is read: throws kNotFound,
+  /// kMethodNotAllowed, kInvalidApiKey, kForbidden. Returns the request's tenant.
+  std::string check_head(const std::string& method, const std::string& path,
+                         const std::vector<std::string_view>& given_keys) const;
   /// The methods of a path, for the Allow header: "GET, HEAD, DELETE".
   static std::string allowed_methods(const std::string& path);
-  /// Paths whose requests have a body.
-  static std::vector<std::string> post_paths();
   /// Whether the answer may wait for a body or for the engine, so that it needs one of the places
   /// that are kept apart from what must always answer.
   static bool may_wait(const std::string& method, const std::string& path);
+  /// Whether this is asked by what watches the server, again and again.
+  static bool is_check(const std::string& method, const std::string& path);
   /// The route's pattern for metrics; "other" for unknown paths.
   static std::string route_label(const std::string& path);
 
@@ -82,9 +86,11 @@ class Api {
   CodecContext codec();
   HttpReply generate(Job job, const HttpRequest& request);
   void refuse_when_draining() const;
+  std::shared_ptr<const ApiKeys> keys() const { return keys_.load(); }
+  bool salts_by_key() const;
 
   const Settings settings_;
-  const ApiKeys keys_;
+  std::atomic<std::shared_ptr<const ApiKeys>> keys_;
   const int64_t created_;
   Metrics metrics_;
   NameLog unknown_fields_;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <sstream>
 
+#include "base/hash.h"
 #include "base/json_file.h"
 #include "bicached/error.h"
+#include "http/request_head.h"
 
 namespace bicached {
 namespace {
@@ -20,13 +22,20 @@ bool equal_in_constant_time(std::string_view secret, std::string_view given) {
 
 bool is_safe(char c) { return c > 0x20 && c < 0x7f && c != '%'; }
 
+std::string tenant_of(const std::string& key) {
+  Hasher hasher;
+  hasher.add("bicached tenant");
+  hasher.add(key);
+  return hasher.digest().hex();
+}
+
 }  // namespace
 
-ApiKeys ApiKeys::load(const std::string& path) {
-  ApiKeys keys;
-  if (path.empty()) return keys;
+void ApiKeys::add_file(const std::string& path, bool are_admins, const char* setting) {
+  if (path.empty()) return;
   std::istringstream lines(read_text_file(path, 1 << 20, ErrorCode::kInvalidSettings));
   std::string line;
+  size_t num_added = 0;
   for (int number = 1; std::getline(lines, line); ++number) {
     if (!line.empty() && line.back() == '\r') line.pop_back();
     if (line.empty() || line[0] == '#') continue;
@@ -34,33 +43,50 @@ ApiKeys ApiKeys::load(const std::string& path) {
       throw Error(
           ErrorCode::kInvalidSettings,
           path + ":" + std::to_string(number) + ": a key may hold visible ASCII characters but %",
-          "api_key_file");
+          setting);
     }
-    keys.keys_.push_back(line);
+    keys_.push_back({line, are_admins});
+    ++num_added;
   }
-  if (keys.keys_.empty()) {
-    throw Error(ErrorCode::kInvalidSettings, path + ": holds no key", "api_key_file");
+  if (num_added == 0) {
+    throw Error(ErrorCode::kInvalidSettings, path + ": holds no key", setting);
   }
+}
+
+ApiKeys ApiKeys::load(const std::string& key_file, const std::string& admin_key_file) {
+  ApiKeys keys;
+  keys.add_file(admin_key_file, true, "admin_key_file");
+  keys.add_file(key_file, false, "api_key_file");
+  // Who has the only key there is has set the server up.
+  if (keys.keys_.size() == 1) keys.keys_[0].is_admin = true;
   return keys;
 }
 
-void ApiKeys::check(std::string_view authorization) const {
-  if (!required()) return;
-  constexpr std::string_view kScheme = "bearer ";
-  const bool bearer =
-      authorization.size() > kScheme.size() &&
-      std::equal(kScheme.begin(), kScheme.end(), authorization.begin(), [](char a, char b) {
-        return a == (b >= 'A' && b <= 'Z' ? static_cast<char>(b + ('a' - 'A')) : b);
-      });
-  if (!bearer) {
+ApiKeys::Match ApiKeys::check(const std::vector<std::string_view>& given) const {
+  if (!required()) return {true, ""};
+  if (given.empty()) {
     throw Error(ErrorCode::kInvalidApiKey,
                 "an API key is needed: send the header Authorization: Bearer KEY");
   }
-  bool found = false;
-  for (const std::string& key : keys_) {  // all of them, whichever it is
-    found |= equal_in_constant_time(key, authorization.substr(kScheme.size()));
+  const Key* found = nullptr;
+  for (const Key& key : keys_) {  // all of them, whichever it is
+    for (const std::string_view one : given) {
+      const bool equal = equal_in_constant_time(key.text, one);
+      if (equal && (!found || key.is_admin)) found = &key;
+    }
   }
   if (!found) throw Error(ErrorCode::kInvalidApiKey, "the API key is not known here");
+  return {found->is_admin, tenant_of(found->text)};
+}
+
+std::string_view bearer_key(std::string_view authorization) {
+  constexpr std::string_view kScheme = "bearer";
+  if (authorization.size() <= kScheme.size() ||
+      !equal_ignoring_case(authorization.substr(0, kScheme.size()), kScheme) ||
+      (authorization[kScheme.size()] != ' ' && authorization[kScheme.size()] != '\t')) {
+    return "";
+  }
+  return trim_blanks(authorization.substr(kScheme.size()));
 }
 
 }  // namespace bicached

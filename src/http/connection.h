@@ -1,60 +1,58 @@
 #pragma once
 
 #include <chrono>
-#include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 
-#include "bicached/error.h"
+#include "http/request_reader.h"
 
 namespace bicached {
 
-/// A client's socket (not blocking) and what was read from it and not used yet. Belongs to one
-/// thread at a time: the poller's while it waits for a request, a worker's while one is answered.
+/// A client's socket (not blocking), the request that is arriving on it, and what could not be
+/// sent yet. Belongs to one thread at a time: the poller's while it waits, a worker's while a
+/// request is answered.
 class Connection {
  public:
-  explicit Connection(int fd) : fd_(fd) {}
+  Connection(int fd, RequestReader reader) : fd_(fd), reader_(std::move(reader)) {}
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
   int fd() const { return fd_; }
-  std::string_view buffered() const { return std::string_view(buffer_).substr(used_); }
-  /// Takes at most `size` bytes of the buffer.
-  size_t take(char* to, size_t size);
+  const RequestReader& reader() const { return reader_; }
+  RequestReader& reader() { return reader_; }
 
   enum class Read { kData, kNothing, kClosed };
-  /// Reads what has arrived into the buffer; never waits.
+  /// Reads what has arrived and puts it together, up to the end of a request; never waits.
+  /// kClosed: the client sends no more (it may still read).
   Read read_available();
+  /// The next request out of what came with the one before.
+  void read_buffered();
   /// Reads and drops what has arrived; for closing without losing the last response.
   Read discard_available();
-  /// Waits until there is room. False: the client is gone, or takes nothing for `timeout`.
-  bool write_all(std::string_view bytes, std::chrono::milliseconds timeout);
+
+  /// Sends what the socket takes now and keeps the rest. False: the client is gone.
+  bool send(std::string_view bytes);
+  bool send_pending() { return send({}); }
+  bool has_pending() const { return !pending_.empty(); }
+  /// Waits until all is sent. False: the client is gone, or takes nothing for `timeout`.
+  bool send_all(std::string_view bytes, std::chrono::milliseconds timeout);
+
+  /// Whether the client has closed its side. It may have ended only its own sending: what has
+  /// been asked can be answered then, but nobody may read it.
   bool peer_closed() const;
+  /// Of a client that has closed its side: whether it did so right behind its request, as one does
+  /// that has said all it wants (nc -N, socat) and then reads.
+  bool closed_with_request() const;
+  /// Whether nothing that is sent can arrive any more.
+  bool is_broken() const;
   void shut_down_writing();
 
  private:
   const int fd_;
-  std::string buffer_;
-  size_t used_ = 0;
+  RequestReader reader_;
+  std::string buffer_;   // arrived and not read by the reader
+  std::string pending_;  // not sent yet
 };
-
-/// Why a request is refused by its head alone.
-struct HeadRefusal {
-  int status;
-  Error error;
-};
-
-/// Whether `bytes` begin with a whole request head; its length with the empty line.
-std::optional<size_t> find_head_end(std::string_view bytes);
-
-inline constexpr size_t kMaxHeadBytes = 64 << 10;
-inline constexpr size_t kMaxHeaders = 100;
-inline constexpr size_t kMaxLineBytes = 8 << 10;
-
-/// How the body is framed must be beyond doubt, or two programs on the way could see two different
-/// requests: stricter than the HTTP library. `head` ends with the empty line.
-std::optional<HeadRefusal> check_framing(std::string_view head, int64_t max_body_bytes);
 
 }  // namespace bicached

@@ -32,6 +32,7 @@ HttpError describe_error(ErrorCode code) {
     case ErrorCode::kContextLengthExceeded:
       return {400, kInvalid, "context_length_exceeded", false};
     case ErrorCode::kInvalidApiKey: return {401, "authentication_error", "invalid_api_key", false};
+    case ErrorCode::kForbidden: return {403, "permission_error", "permission_denied", false};
     case ErrorCode::kModelNotFound: return {404, kInvalid, "model_not_found", false};
     case ErrorCode::kNotFound: return {404, kInvalid, "not_found", false};
     case ErrorCode::kMethodNotAllowed: return {405, kInvalid, "method_not_allowed", false};

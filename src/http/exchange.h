@@ -10,6 +10,13 @@
 
 namespace bicached {
 
+/// What is known of who waits for the answer.
+enum class ClientState {
+  kThere,
+  kSendsNoMore,  // has closed its side: gone, or done with asking and still reading
+  kGone,
+};
+
 /// A request as the routes see it, whatever the HTTP library.
 struct HttpRequest {
   std::string id;  // x-request-id, checked or made by us
@@ -17,8 +24,14 @@ struct HttpRequest {
   std::string path;
   std::multimap<std::string, std::string> query;
   std::string body;
-  std::function<bool()> client_gone;
+  std::string tenant;  // goes before every salt: requests of two tenants share no prefix
+  std::function<ClientState()> client_state;
+  /// To be called when the body has been read: it goes, and others may be read.
+  std::function<void()> release_body;
 };
+
+/// A reply that is not sent, since its client is gone.
+inline constexpr int kStatusClientGone = 499;
 
 /// For the access log; filled while the answer is made, read after its last byte.
 struct AccessNote {

@@ -19,6 +19,21 @@ using Clock = std::chrono::steady_clock;
 /// How often a waiting worker looks whether its client is still there.
 constexpr std::chrono::milliseconds kPeerCheckInterval{50};
 
+/// When a choice's tokens came.
+struct TokenTimes {
+  Clock::time_point first, last;
+  size_t num_later = 0;  // tokens that came after the first ones
+
+  void note(size_t num_tokens) {
+    last = Clock::now();
+    if (first == Clock::time_point{}) {
+      first = last;
+    } else {
+      num_later += num_tokens;
+    }
+  }
+};
+
 /// A submitted job and its answer so far. Destroying it cancels what still runs. One thread.
 class Generation {
  public:
@@ -28,6 +43,7 @@ class Generation {
         context_(context),
         writer_(job_, context.tokenizer, request.id),
         start_(Clock::now()) {
+    times_.resize(job_.canvases.size());
     for (size_t i = 0; i < job_.canvases.size(); ++i) {
       choices_.emplace_back(context.tokenizer, job_.stops);
     }
@@ -55,7 +71,7 @@ class Generation {
   std::shared_ptr<AccessNote> note() const { return note_; }
 
  private:
-  enum class Wait { kUpdate, kTimeout, kEnd, kGone };
+  enum class Wait { kUpdate, kTimeout, kEnd, kGone, kSendsNoMore };
 
   /// The next update of a canvas that is not finished; looks after the client meanwhile.
   Wait wait_for_update(Clock::time_point until, GenerationUpdate& update);
@@ -77,6 +93,8 @@ class Generation {
   ResponseWriter writer_;
   const Clock::time_point start_;
   Clock::time_point next_peer_check_ = start_ + kPeerCheckInterval;
+  std::vector<TokenTimes> times_;  // of each choice
+  bool asked_for_ = false;         // a client that sends no more was sent something
   std::vector<Choice> choices_;
   std::optional<ResponseStream> stream_;
   const std::shared_ptr<AccessNote> note_ = std::make_shared<AccessNote>();
@@ -88,8 +106,10 @@ Generation::Wait Generation::wait_for_update(Clock::time_point until, Generation
   while (true) {
     // By the clock: updates may come so fast that the wait below never ends without one.
     if (Clock::now() >= next_peer_check_) {
-      if (request_.client_gone()) return Wait::kGone;
       next_peer_check_ = Clock::now() + kPeerCheckInterval;
+      const ClientState state = request_.client_state();
+      if (state == ClientState::kGone) return Wait::kGone;
+      if (state == ClientState::kSendsNoMore && !asked_for_) return Wait::kSendsNoMore;
     }
     if (std::optional<GenerationUpdate> next =
             stream_->next_until(std::min(until, next_peer_check_))) {
@@ -106,6 +126,7 @@ ChoiceDelta Generation::accept(const GenerationUpdate& update) {
     throw Error(static_cast<ErrorCode>(update.error_code), update.error_message);
   }
   Choice& choice = choices_[static_cast<size_t>(update.index)];
+  if (!update.tokens.empty()) times_[static_cast<size_t>(update.index)].note(update.tokens.size());
   ChoiceDelta delta = choice.accept(update);
   if (choice.stopped_early()) stream_->cancel(update.index);
   return delta;
@@ -123,6 +144,11 @@ RequestTotals Generation::total_stats() const {
     }
     if (choice.finished() && stats.cache == "hit") totals.cache_depths.push_back(stats.depth);
   }
+  for (const TokenTimes& times : times_) {
+    if (times.num_later == 0) continue;
+    const std::chrono::duration<double> seconds = times.last - times.first;
+    totals.between_tokens_s.push_back(seconds.count() / static_cast<double>(times.num_later));
+  }
   return totals;
 }
 
@@ -131,10 +157,9 @@ HttpReply Generation::answer_plain() {
   while (!all_finished()) {
     GenerationUpdate update;
     const Wait result = wait_for_update(Clock::time_point::max(), update);
-    if (result == Wait::kGone) {
+    if (result == Wait::kGone || result == Wait::kSendsNoMore) {
       HttpReply reply;
-      reply.status = 499;  // for log and metrics: nobody reads it
-      reply.body = "{}";   // the library would make an error of its own of an empty one
+      reply.status = kStatusClientGone;  // for log and metrics: nothing is sent
       reply.note = note_;
       return reply;
     }
@@ -178,6 +203,10 @@ bool Generation::stream_updates(const WriteBytes& write) {
     GenerationUpdate update;
     switch (wait_for_update(Clock::now() + context_.ping_interval, update)) {
       case Wait::kGone: return false;
+      case Wait::kSendsNoMore:  // to one that is gone this is an error, and the next look sees it
+        asked_for_ = true;
+        if (!write(": ping\n\n")) return false;
+        break;
       case Wait::kEnd: throw Error(ErrorCode::kInternal, "the engine ended without a result");
       case Wait::kTimeout:
         if (!write(": ping\n\n")) return false;

@@ -1,22 +1,18 @@
 #include "bicached/http_server.h"
 
-// The library's default of 5 drops connections when many clients come at once.
-#define CPPHTTPLIB_LISTEN_BACKLOG 128
 #include <httplib.h>
+#include <malloc.h>
 
-#include <fcntl.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-
+#include <algorithm>
 #include <atomic>
 #include <charconv>
-#include <random>
 
 #include "base/log.h"
 #include "bicached/error.h"
 #include "http/api.h"
-#include "http/connection.h"
+#include "http/cors.h"
 #include "http/errors.h"
+#include "http/listeners.h"
 #include "http/poller.h"
 #include "http/request_id.h"
 #include "http/responses.h"
@@ -27,53 +23,49 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-/// A client that takes no bytes for this long is gone.
+/// A client that takes no bytes of a stream for this long is gone.
 constexpr milliseconds kWriteTimeout{10000};
-/// A whole body has to arrive in this time: a trickle of bytes must not hold a worker.
-constexpr milliseconds kBodyTimeout{30000};
+/// After a long body the allocator gives back what parsing it took.
+void trim_after(size_t body_bytes) {
+  constexpr size_t kLong = 1 << 20;
+  if (body_bytes >= kLong) ::malloc_trim(0);
+}
 
-/// A connection as the HTTP library reads and writes it, for one request.
+/// What the HTTP library reads and writes for one request: a head that is written for it, and the
+/// connection.
 ///
-/// Two things differ from the library's own stream: all reads share one deadline, and nothing more
-/// is read once the answer has begun (the library would wait for the rest of a refused body).
+/// An answer with a Content-Length is whole: it is kept, and sent as the client takes it, so that
+/// no worker waits for a slow one. One without is made bit by bit, and each goes out at once.
 class RequestStream final : public httplib::Stream {
  public:
-  explicit RequestStream(Connection& connection)
-      : connection_(connection), deadline_(Clock::now() + kBodyTimeout) {}
+  RequestStream(Connection& connection, std::string head)
+      : connection_(connection), head_(std::move(head)) {}
 
-  /// The client waits for "100 Continue" before it sends the body: say it when the body is read.
-  void promise_continue() { owes_continue_ = true; }
   /// Of the answer; 0 before it began.
   int status() const { return status_; }
+  /// Its end is the connection's end.
+  bool is_open_ended() const { return is_direct_ && !is_chunked_; }
+  std::string take_answer() { return std::move(answer_); }
 
-  bool is_readable() const override { return !connection_.buffered().empty(); }
-  bool wait_readable() const override { return is_readable() || wait(POLLIN, time_left()); }
-  bool wait_writable() const override { return wait(POLLOUT, kWriteTimeout); }
-  bool is_peer_alive() const override { return !connection_.peer_closed(); }
+  bool is_readable() const override { return !head_.empty(); }
+  bool wait_readable() const override { return is_readable(); }
+  bool wait_writable() const override { return true; }
+  bool is_peer_alive() const override { return !connection_.is_broken(); }
 
   ssize_t read(char* to, size_t size) override {
-    if (status_ != 0) return 0;
-    if (!connection_.buffered().empty()) return static_cast<ssize_t>(connection_.take(to, size));
-    if (owes_continue_) {
-      owes_continue_ = false;
-      if (!connection_.write_all("HTTP/1.1 100 Continue\r\n\r\n", kWriteTimeout)) return -1;
-    }
-    while (wait(POLLIN, time_left())) {
-      const Connection::Read result = connection_.read_available();
-      if (result == Connection::Read::kClosed) return 0;
-      if (result == Connection::Read::kData)
-        return static_cast<ssize_t>(connection_.take(to, size));
-    }
-    return -1;
+    const size_t count = head_.copy(to, size);
+    head_.erase(0, count);
+    return static_cast<ssize_t>(count);
   }
 
   ssize_t write(const char* bytes, size_t size) override {
-    if (status_ == 0) {
-      constexpr size_t kStatusAt = sizeof "HTTP/1.1 " - 1;
-      status_ = -1;
-      if (size > kStatusAt + 3) std::from_chars(bytes + kStatusAt, bytes + kStatusAt + 3, status_);
+    const std::string_view text(bytes, size);
+    if (status_ == 0) begin(text);
+    if (!is_direct_) {
+      answer_ += text;
+      return static_cast<ssize_t>(size);
     }
-    return connection_.write_all({bytes, size}, kWriteTimeout) ? static_cast<ssize_t>(size) : -1;
+    return connection_.send_all(text, kWriteTimeout) ? static_cast<ssize_t>(size) : -1;
   }
 
   void get_remote_ip_and_port(std::string&, int&) const override {}
@@ -82,18 +74,22 @@ class RequestStream final : public httplib::Stream {
   time_t duration() const override { return 0; }
 
  private:
-  milliseconds time_left() const {
-    const auto left = std::chrono::duration_cast<milliseconds>(deadline_ - Clock::now());
-    return std::max(left, milliseconds(0));
-  }
-  bool wait(short events, milliseconds timeout) const {
-    pollfd waiting{connection_.fd(), events, 0};
-    return ::poll(&waiting, 1, static_cast<int>(timeout.count())) > 0;
+  void begin(std::string_view text) {
+    constexpr size_t kStatusAt = sizeof "HTTP/1.1 " - 1;
+    status_ = -1;
+    if (text.size() > kStatusAt + 3) {
+      std::from_chars(text.data() + kStatusAt, text.data() + kStatusAt + 3, status_);
+    }
+    const std::string_view head = text.substr(0, text.find("\r\n\r\n") + 2);
+    is_direct_ = head.find("\r\nContent-Length: ") == std::string_view::npos;
+    is_chunked_ = head.find("\r\nTransfer-Encoding: chunked\r\n") != std::string_view::npos;
   }
 
   Connection& connection_;
-  const Clock::time_point deadline_;
-  bool owes_continue_ = false;
+  std::string head_;
+  std::string answer_;
+  bool is_direct_ = false;
+  bool is_chunked_ = false;
   int status_ = 0;
 };
 
@@ -120,48 +116,99 @@ class Place {
   bool taken_ = false;
 };
 
-/// The HTTP library for parsing and writing; accepting and waiting are ours (see Poller).
+/// The HTTP library for one request: it takes the target apart and writes the answer. Accepting,
+/// waiting and what a request's head and body mean are ours (Poller, RequestReader).
 class Library final : public httplib::Server {
  public:
-  int listener() const { return svr_sock_; }
-  void close_listener() {
-    const socket_t socket = svr_sock_.exchange(INVALID_SOCKET);
-    if (socket != INVALID_SOCKET) ::close(socket);
-  }
-  /// One request off `stream`. False: the connection can't be used further. Throws what `setup`
-  /// throws, with nothing answered.
-  bool answer(httplib::Stream& stream, bool close_after,
-              const std::function<void(httplib::Request&)>& setup) {
+  using Handler = std::function<void(const httplib::Request&, httplib::Response&)>;
+
+  Library() { svr_sock_ = 0; }  // it writes streams only while it listens, which others do for it
+
+  /// `handle` answers; `finish` sees every answer before it is written, the library's own too.
+  /// False: the connection can't be used further.
+  bool answer(RequestStream& stream, bool close_after, const Handler& handle,
+              const Handler& finish) {
+    set_pre_routing_handler([&](const httplib::Request& request, httplib::Response& response) {
+      handle(request, response);
+      return HandlerResponse::Handled;
+    });
+    set_error_handler([](const httplib::Request&, httplib::Response& response) {
+      if (!response.body.empty()) return;  // what the library refuses by itself has no body yet
+      response.set_content(dump_json(error_json_of_status(response.status)), "application/json");
+    });
+    set_post_routing_handler(finish);
     bool closed = false;
-    return process_request(stream, "", 0, "", 0, close_after, closed, setup) && !closed;
+    return process_request(stream, "", 0, "", 0, close_after, closed, nullptr) && !closed;
   }
 };
+
+/// A request's head as the library gets it: what it would act on by itself is left out.
+std::string head_for_library(const RequestHead& head, bool keeps_alive) {
+  std::string text =
+      head.method + " " + head.target + " " + (head.is_http_1_0 ? "HTTP/1.0" : "HTTP/1.1") + "\r\n";
+  text += keeps_alive ? "Connection: Keep-Alive\r\n" : "Connection: close\r\n";
+  return text + "Content-Length: 0\r\n\r\n";
+}
+
+/// Path of a target, decoded.
+std::string path_of(const std::string& target) {
+  return httplib::decode_path_component(target.substr(0, target.find_first_of("?#")));
+}
+
+/// What a request offers as keys. Throws kInvalidRequest where it is not one request's.
+std::vector<std::string_view> offered_keys(const RequestHead& head) {
+  std::vector<std::string_view> keys;
+  std::string_view authorization;
+  for (const auto& [name, value] : head.headers) {
+    if (name == "authorization") {
+      if (!authorization.empty() && authorization != value) {
+        throw Error(ErrorCode::kInvalidRequest,
+                    "the header Authorization is given twice with different values");
+      }
+      authorization = value;
+      if (const std::string_view key = bearer_key(value); !key.empty()) keys.push_back(key);
+    } else if (name == "x-api-key" || name == "api-key") {
+      keys.emplace_back(value);
+    }
+  }
+  return keys;
+}
 
 }  // namespace
 
 struct HttpServer::Impl {
   explicit Impl(const Settings& settings_in);
 
-  void set_up_library();
-  /// One or more requests that have arrived; then back to the poller, or closed.
+  /// How many threads answer requests; with few allowed there are fewer places.
+  int fit_threads();
+  /// One request that has arrived; then the connection is the poller's again.
   void serve(std::unique_ptr<Connection> connection);
   /// False: close it.
   bool serve_one(Connection& connection);
-  void prepare(httplib::Request& request, RequestStream& stream, Place& place);
-  void answer_here(Connection& connection, const HttpRequest& request, int status,
-                   const Error& error);
-  void respond(const httplib::Request& request, httplib::Response& response);
+  bool answer(Connection& connection, ArrivedRequest& arrived, HttpRequest& request);
+  bool refuse(Connection& connection, const ArrivedRequest& arrived, const HttpRequest& request,
+              const HttpRefusal& refusal);
+  bool answer_options(Connection& connection, const ArrivedRequest& arrived,
+                      const HttpRequest& request);
+  bool write_here(Connection& connection, const ArrivedRequest& arrived, const HttpRequest& request,
+                  const HttpReply& reply, bool keep);
   void fill(httplib::Response& response, const HttpRequest& request, HttpReply reply,
-            Clock::time_point start);
+            Clock::time_point start, bool is_http_1_0);
+  void finish(const RequestHead& head, const HttpRequest& request, httplib::Response& response);
   void log_access(const HttpRequest& request, int status, const AccessNote& note,
                   Clock::time_point start);
+  bool keeps_alive(const RequestHead& head) const {
+    return head.keeps_alive && settings.server.keep_alive_ms > 0 && !poller->stopping() &&
+           !api.is_draining();
+  }
 
   const Settings settings;
-  const int num_places;  // requests at a time that may take long
+  int num_places;  // requests at a time that may take long
   std::atomic<int> free_places;
   Api api;
+  const Cors cors;
   RequestIds request_ids;
-  Library library;
+  std::unique_ptr<Listeners> listeners;
   std::unique_ptr<httplib::ThreadPool> workers;
   std::unique_ptr<Poller> poller;
 };
@@ -170,141 +217,134 @@ HttpServer::Impl::Impl(const Settings& settings_in)
     : settings(settings_in),
       num_places(settings_in.engine.max_queued + settings_in.engine.max_running),
       free_places(num_places),
-      api(settings_in) {
-  set_up_library();
-}
+      api(settings_in),
+      cors(settings_in.server.cors_origins) {}
 
-void HttpServer::Impl::set_up_library() {
-  library.set_payload_max_length(static_cast<size_t>(settings.server.max_body_bytes));
-  library.set_keep_alive_timeout((settings.server.keep_alive_ms + 999) / 1000);
-  // Without SO_REUSEPORT, which would let a second server take half of the connections.
-  library.set_socket_options([](socket_t socket) {
-    const int on = 1;
-    ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  });
-  library.set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& res) {
-    if (request.method == "POST") return httplib::Server::HandlerResponse::Unhandled;
-    respond(request, res);
-    return httplib::Server::HandlerResponse::Handled;
-  });
-  for (const std::string& path : Api::post_paths()) {
-    library.Post(path, [this](const httplib::Request& request, httplib::Response& res) {
-      respond(request, res);
-    });
-  }
-  // What the library refuses by itself: it has no body yet.
-  library.set_error_handler([this](const httplib::Request& request, httplib::Response& res) {
-    if (!res.body.empty()) return;
-    res.set_content(dump_json(error_json_of_status(res.status)), "application/json");
-    HttpRequest about;
-    about.id = request.get_header_value("X-Request-Id");
-    about.method = request.method;
-    about.path = request.path;
-    log_access(about, res.status, {}, request.start_time_);
-  });
-  library.set_post_routing_handler([](const httplib::Request& request, httplib::Response& res) {
-    res.set_header("X-Request-Id", request.get_header_value("X-Request-Id"));
-  });
+int HttpServer::Impl::fit_threads() {
+  const int wanted = num_places + settings.server.num_spare_threads;
+  const int allowed = settings.server.max_threads;
+  if (allowed == 0 || allowed >= wanted) return wanted;
+  const int spare = std::clamp(allowed / 2, 1, settings.server.num_spare_threads);
+  log_warn("only " + std::to_string(allowed) + " of " + std::to_string(wanted) +
+           " HTTP threads can be started; " + std::to_string(allowed - spare) +
+           " requests at a time are answered");
+  num_places = allowed - spare;
+  free_places = num_places;
+  return allowed;
 }
 
 void HttpServer::Impl::serve(std::unique_ptr<Connection> connection) {
-  while (true) {
-    bool keep = false;
-    try {
-      keep = serve_one(*connection);
-    } catch (const std::exception& e) {
-      log_error(std::string("a connection failed: ") + e.what());
-    }
-    if (!keep) return poller->close_gently(std::move(connection));
-    if (!find_head_end(connection->buffered())) return poller->park(std::move(connection));
+  bool keep = false;
+  const size_t body_bytes = connection->reader().num_body_bytes();
+  try {
+    keep = serve_one(*connection);
+  } catch (const std::exception& e) {
+    log_error(std::string("a connection failed: ") + e.what());
+  }
+  trim_after(body_bytes);  // what was refused took memory as well
+  if (keep) {
+    poller->park(std::move(connection));
+  } else {
+    poller->close_gently(std::move(connection));
   }
 }
 
 bool HttpServer::Impl::serve_one(Connection& connection) {
-  const std::string_view bytes = connection.buffered();
-  const std::optional<size_t> head_size = find_head_end(bytes);
-  HttpRequest about;
-  if (!head_size) {
-    about.id = request_ids.make();
-    answer_here(connection, about, 431,
-                Error(ErrorCode::kRequestTooLarge, "the request's head is longer than " +
-                                                       std::to_string(kMaxHeadBytes) + " bytes"));
-    return false;
-  }
-  if (auto refusal = check_framing(bytes.substr(0, *head_size), settings.server.max_body_bytes)) {
-    about.id = request_ids.make();
-    answer_here(connection, about, refusal->status, refusal->error);
-    return false;
-  }
-
-  RequestStream stream(connection);
+  ArrivedRequest arrived = connection.reader().take();
+  HttpRequest request;
+  request.method = arrived.head.method;
+  request.path = path_of(arrived.head.target);
+  request.id = request_ids.accept_or_make(std::string(arrived.head.header("x-request-id")));
+  request.tenant = arrived.tenant;
+  if (arrived.refusal) return refuse(connection, arrived, request, *arrived.refusal);
+  if (request.method == "OPTIONS") return answer_options(connection, arrived, request);
   Place place(free_places);
-  const bool close_after = settings.server.keep_alive_ms == 0 || poller->stopping();
-  try {
-    const bool usable = library.answer(stream, close_after, [&](httplib::Request& request) {
-      about.method = request.method;
-      about.path = request.path;
-      about.id = request_ids.accept_or_make(request.get_header_value("X-Request-Id"));
-      request.headers.erase("X-Request-Id");
-      request.set_header("X-Request-Id", about.id);
-      prepare(request, stream, place);
-    });
-    return usable && !close_after && stream.status() >= 200 && stream.status() < 400;
-  } catch (const Error& error) {
-    answer_here(connection, about, 0, error);
-    return false;
+  if (Api::may_wait(request.method, request.path) && !place.take()) {
+    const Error full(ErrorCode::kQueueFull, "the server answers " + std::to_string(num_places) +
+                                                " requests already; try again later");
+    return refuse(connection, arrived, request, {0, full});
   }
+  return answer(connection, arrived, request);
 }
 
-/// After the head was parsed, before the body is read.
-void HttpServer::Impl::prepare(httplib::Request& request, RequestStream& stream, Place& place) {
-  if (request.get_header_value("Expect") == "100-continue") stream.promise_continue();
-  // What the library would act on and we don't want: forms, ranges, upgrades, its own 100.
-  for (const char* name : {"Expect", "Content-Type", "Range", "Upgrade"}) {
-    request.headers.erase(name);
-  }
-  request.ranges.clear();
-  if (request.get_header_value_count("Authorization") > 1) {
-    throw Error(ErrorCode::kInvalidRequest, "the header Authorization is given twice");
-  }
-  api.check_head(request.method, request.path, request.get_header_value("Authorization"));
-  if (Api::may_wait(request.method, request.path) && !place.take()) {
-    throw Error(ErrorCode::kQueueFull, "the server answers " + std::to_string(num_places) +
-                                           " requests already; try again later");
-  }
+bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
+                              HttpRequest& request) {
+  const size_t body_bytes = arrived.body.size();
+  request.body = std::move(arrived.body);
+  request.client_state = [&connection] {
+    if (connection.is_broken()) return ClientState::kGone;
+    const bool may_be_gone = connection.peer_closed() && !connection.closed_with_request();
+    return may_be_gone ? ClientState::kSendsNoMore : ClientState::kThere;
+  };
+  request.release_body = [this, &connection, &request, body_bytes] {
+    request.body = std::string();
+    poller->release_body(connection.fd());
+    trim_after(body_bytes);
+  };
+  const bool keep = keeps_alive(arrived.head);
+  RequestStream stream(connection, head_for_library(arrived.head, keep));
+  Library library;
+  const bool usable = library.answer(
+      stream, !keep,
+      [&](const httplib::Request& parsed, httplib::Response& response) {
+        request.query = parsed.params;
+        HttpReply reply = api.handle(request);
+        fill(response, request, std::move(reply), parsed.start_time_, arrived.head.is_http_1_0);
+      },
+      [&](const httplib::Request&, httplib::Response& response) {
+        finish(arrived.head, request, response);
+      });
+  if (stream.status() == kStatusClientGone) return false;
+  if (!connection.send(stream.take_answer())) return false;
+  return usable && keep && stream.status() >= 200 && stream.status() < 400 &&
+         !stream.is_open_ended();
 }
 
 /// An answer without the library: the request was refused before it was routed.
-void HttpServer::Impl::answer_here(Connection& connection, const HttpRequest& request, int status,
-                                   const Error& error) {
+bool HttpServer::Impl::refuse(Connection& connection, const ArrivedRequest& arrived,
+                              const HttpRequest& request, const HttpRefusal& refusal) {
+  HttpReply reply = api.error_reply(refusal.error, request);
+  if (refusal.status != 0) reply.status = refusal.status;
+  return write_here(connection, arrived, request, reply, false);
+}
+
+bool HttpServer::Impl::answer_options(Connection& connection, const ArrivedRequest& arrived,
+                                      const HttpRequest& request) {
+  HttpReply reply;
+  reply.content_type.clear();
+  const std::string own = Api::allowed_methods(request.path);
+  reply.headers.emplace_back("Allow", own.empty() ? "OPTIONS" : own + ", OPTIONS");
+  if (Cors::is_preflight(arrived.head)) {
+    const bool deletes = own.find("DELETE") != std::string::npos;
+    reply.headers =
+        cors.preflight_headers(arrived.head, deletes ? "GET, POST, DELETE" : "GET, POST");
+  }
+  return write_here(connection, arrived, request, reply, keeps_alive(arrived.head));
+}
+
+bool HttpServer::Impl::write_here(Connection& connection, const ArrivedRequest& arrived,
+                                  const HttpRequest& request, const HttpReply& reply, bool keep) {
   const auto start = Clock::now();
-  HttpReply reply = api.error_reply(error, request);
-  if (status != 0) reply.status = status;
   std::string text = "HTTP/1.1 " + std::to_string(reply.status) + " " +
-                     httplib::status_message(reply.status) +
-                     "\r\nConnection: close\r\nContent-Type: " + reply.content_type +
-                     "\r\nContent-Length: " + std::to_string(reply.body.size()) +
-                     "\r\nX-Request-Id: " + request.id + "\r\n";
-  for (const auto& [name, value] : reply.headers) text += name + ": " + value + "\r\n";
+                     httplib::status_message(reply.status) + "\r\n";
+  const auto add = [&](const std::string& name, const std::string& value) {
+    text.append(name).append(": ").append(value).append("\r\n");
+  };
+  if (!keep) add("Connection", "close");
+  if (keep && arrived.head.is_http_1_0) add("Connection", "keep-alive");
+  if (!reply.body.empty()) add("Content-Type", reply.content_type);
+  add("Content-Length", std::to_string(reply.body.size()));
+  add("X-Request-Id", request.id);
+  for (const auto& [name, value] : reply.headers) add(name, value);
+  for (const auto& [name, value] : cors.headers(arrived.head)) add(name, value);
   text += "\r\n";
   if (request.method != "HEAD") text += reply.body;
   log_access(request, reply.status, {}, start);
-  connection.write_all(text, kWriteTimeout);
-}
-
-void HttpServer::Impl::respond(const httplib::Request& request, httplib::Response& response) {
-  HttpRequest own;
-  own.id = request.get_header_value("X-Request-Id");
-  own.method = request.method;
-  own.path = request.path;
-  own.query = request.params;
-  own.body = request.body;
-  own.client_gone = request.is_connection_closed;
-  fill(response, own, api.handle(own), request.start_time_);
+  return connection.send(text) && keep;
 }
 
 void HttpServer::Impl::fill(httplib::Response& response, const HttpRequest& request,
-                            HttpReply reply, Clock::time_point start) {
+                            HttpReply reply, Clock::time_point start, bool is_http_1_0) {
   response.status = reply.status;
   for (const auto& [name, value] : reply.headers) response.set_header(name, value);
   if (!reply.stream) {
@@ -312,19 +352,37 @@ void HttpServer::Impl::fill(httplib::Response& response, const HttpRequest& requ
     response.set_content(std::move(reply.body), reply.content_type);
     return;
   }
-  response.set_chunked_content_provider(
-      reply.content_type,
-      [stream = std::move(reply.stream)](size_t, httplib::DataSink& sink) {
-        bool alive = true;
-        stream([&](std::string_view bytes) {
-          return alive = alive && sink.write(bytes.data(), bytes.size());
-        });
-        if (alive) sink.done();
-        return alive;
-      },
-      [this, request, status = reply.status, note = reply.note, start](bool) {
-        log_access(request, status, *note, start);
-      });
+  const auto provide = [stream = std::move(reply.stream)](size_t, httplib::DataSink& sink) {
+    bool alive = true;
+    stream([&](std::string_view bytes) {
+      return alive = alive && sink.write(bytes.data(), bytes.size());
+    });
+    if (alive) sink.done();
+    return alive;
+  };
+  const auto done = [this, request, status = reply.status, note = reply.note, start](bool) {
+    log_access(request, status, *note, start);
+  };
+  if (is_http_1_0) {  // it has no chunks: the stream ends with the connection
+    response.set_header("Connection", "close");
+    response.set_content_provider(reply.content_type, provide, done);
+  } else {
+    response.set_chunked_content_provider(reply.content_type, provide, done);
+  }
+}
+
+void HttpServer::Impl::finish(const RequestHead& head, const HttpRequest& request,
+                              httplib::Response& response) {
+  // The library announces a number of requests that nobody counts.
+  const bool keeps = response.headers.erase("Keep-Alive") > 0 && !response.has_header("Connection");
+  response.headers.erase("Connection");
+  if (!keeps) response.set_header("Connection", "close");
+  const int idle_s = settings.server.keep_alive_ms / 1000;
+  if (keeps && idle_s > 0) response.set_header("Keep-Alive", "timeout=" + std::to_string(idle_s));
+  if (keeps && head.is_http_1_0) response.set_header("Connection", "keep-alive");
+  response.headers.erase("Accept-Ranges");
+  response.set_header("X-Request-Id", request.id);
+  for (const auto& [name, value] : cors.headers(head)) response.set_header(name, value);
 }
 
 void HttpServer::Impl::log_access(const HttpRequest& request, int status, const AccessNote& note,
@@ -338,7 +396,10 @@ void HttpServer::Impl::log_access(const HttpRequest& request, int status, const 
     line += ", " + std::to_string(note.prompt_tokens) + " + " +
             std::to_string(note.completion_tokens) + " tokens";
   }
-  log_info(line);
+  // What asks every second whether the server is there would hide everything else.
+  const bool is_check =
+      Api::is_check(request.method, request.path) && (status < 400 || status == 503);
+  log_line(is_check ? LogLevel::kDebug : LogLevel::kInfo, line);
 }
 
 // --- HttpServer --------------------------------------------------------------------------------
@@ -348,43 +409,46 @@ HttpServer::HttpServer(const Settings& settings) : impl_(std::make_unique<Impl>(
 HttpServer::~HttpServer() {
   // Bound, but never run, since the start-up failed: threads that wait must not outlive the pool.
   if (impl_->workers) impl_->workers->shutdown();
-  impl_->library.close_listener();
 }
 
 int HttpServer::bind() {
   const ServerSettings& server = impl_->settings.server;
-  int port = server.port;
-  if (port == 0) {
-    port = impl_->library.bind_to_any_port(server.host);
-  } else if (!impl_->library.bind_to_port(server.host, port)) {
-    port = -1;
+  impl_->listeners = std::make_unique<Listeners>(server.host, server.port);
+  if (!impl_->listeners->open_host().empty() && !impl_->api.needs_key()) {
+    log_warn(
+        "host " + impl_->listeners->open_host() +
+        " can be reached from other machines, and no API key is needed; api_key_file sets one");
   }
-  if (port < 0) {
-    throw Error(ErrorCode::kInvalidSettings,
-                "can't listen on " + server.host + ":" + std::to_string(server.port) +
-                    ": the address is not this machine's, or the port is taken",
-                "port");
-  }
-  const size_t num_threads =
-      static_cast<size_t>(impl_->num_places + impl_->settings.server.num_spare_threads);
-  impl_->workers = std::make_unique<httplib::ThreadPool>(num_threads, num_threads, 1024);
+  const int num_threads = impl_->fit_threads();
   Poller::Options options;
   options.idle_timeout = milliseconds(server.keep_alive_ms);
+  options.max_body_bytes = server.max_body_bytes;
+  // A connection has one request at a time, so that there is room for each.
+  impl_->workers = std::make_unique<httplib::ThreadPool>(
+      static_cast<size_t>(num_threads), static_cast<size_t>(num_threads), options.max_connections);
   impl_->poller = std::make_unique<Poller>(
-      impl_->library.listener(), options, [this](std::unique_ptr<Connection> connection) {
+      impl_->listeners->fds(), options,
+      [this](ArrivedRequest& request) {
+        if (request.head.method == "OPTIONS") return;  // a browser's question brings no key
+        request.tenant = impl_->api.check_head(request.head.method, path_of(request.head.target),
+                                               offered_keys(request.head));
+      },
+      [this](std::unique_ptr<Connection> connection) {
         auto shared = std::make_shared<std::unique_ptr<Connection>>(std::move(connection));
         return impl_->workers->enqueue([this, shared] { impl_->serve(std::move(*shared)); });
       });
-  return port;
+  return impl_->listeners->port();
 }
 
 void HttpServer::run() {
-  impl_->poller->run();
+  impl_->poller->run([this] { impl_->listeners->close(); });
   impl_->workers->shutdown();
   impl_->workers.reset();
 }
 
 void HttpServer::set_backend(const Backend& backend) { impl_->api.set_backend(backend); }
+
+void HttpServer::reload_keys() { impl_->api.reload_keys(); }
 
 void HttpServer::begin_drain() { impl_->api.begin_drain(); }
 

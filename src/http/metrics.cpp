@@ -1,11 +1,17 @@
 #include "http/metrics.h"
 
 #include <prometheus/counter.h>
+#include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <optional>
 #include <span>
+
+#include "base/log.h"
+#include "base/version.h"
+#include "http/process_metrics.h"
 
 namespace bicached {
 namespace {
@@ -15,17 +21,27 @@ using prometheus::MetricType;
 
 constexpr double kSeconds[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
                                1,     2.5,  5,     10,   25,  60,   300};
+constexpr double kShortSeconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+                                    0.05,   0.1,   0.25,   0.5,   1,    2.5};
 constexpr double kLayers[] = {0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64};
 
 prometheus::Histogram& add_histogram(prometheus::Registry& registry, const char* name,
-                                     const char* help, std::span<const double> bounds = kSeconds) {
+                                     const char* help, const std::string& model,
+                                     std::span<const double> bounds = kSeconds) {
   return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
-      {}, prometheus::Histogram::BucketBoundaries(bounds.begin(), bounds.end()));
+      {{"model", model}}, prometheus::Histogram::BucketBoundaries(bounds.begin(), bounds.end()));
 }
 
-prometheus::Counter& add_counter(prometheus::Registry& registry, const char* name,
-                                 const char* help) {
-  return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add({});
+prometheus::Counter& add_counter(prometheus::Registry& registry, const char* name, const char* help,
+                                 const std::string& model) {
+  return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add(
+      {{"model", model}});
+}
+
+/// A gauge that is 1, for what its labels say.
+void add_info(prometheus::Registry& registry, const char* name, const char* help,
+              const prometheus::Labels& labels) {
+  prometheus::BuildGauge().Name(name).Help(help).Register(registry).Add(labels).Set(1);
 }
 
 /// A number of the engine or the prefix cache as Prometheus wants it.
@@ -111,42 +127,69 @@ MetricFamily family_of(const StatsMetric<Stats>& about, const Stats& stats) {
 
 }  // namespace
 
+/// What requests cost, by model.
+struct ModelMetrics {
+  ModelMetrics(prometheus::Registry& registry, const std::string& model)
+      : prompt_tokens(add_counter(registry, "bicached_prompt_tokens_total",
+                                  "Prompt tokens of accepted requests.", model)),
+        completion_tokens(add_counter(registry, "bicached_completion_tokens_total",
+                                      "Tokens answered, before the end token.", model)),
+        queued(add_histogram(registry, "bicached_queue_seconds",
+                             "Time from submit to admission, of canvases that answered.", model)),
+        first_token(add_histogram(registry, "bicached_first_token_seconds",
+                                  "Time from submit to the first final token.", model)),
+        between_tokens(add_histogram(registry, "bicached_inter_token_seconds",
+                                     "Time between a token and the next, of a canvas, on average.",
+                                     model, kShortSeconds)),
+        end_to_end(add_histogram(registry, "bicached_request_seconds",
+                                 "Time of a whole generation request.", model)),
+        cache_depth(add_histogram(registry, "bicached_cache_depth",
+                                  "Layers that took their prefix from the cache, of requests that "
+                                  "hit.",
+                                  model, kLayers)) {}
+
+  prometheus::Counter &prompt_tokens, &completion_tokens;
+  prometheus::Histogram &queued, &first_token, &between_tokens, &end_to_end, &cache_depth;
+};
+
 struct Metrics::Impl {
   prometheus::Registry registry;
   prometheus::Family<prometheus::Counter>& responses = prometheus::BuildCounter()
                                                            .Name("bicached_http_responses_total")
                                                            .Help("Responses by route and status.")
                                                            .Register(registry);
-  prometheus::Counter& prompt_tokens =
-      add_counter(registry, "bicached_prompt_tokens_total", "Prompt tokens of accepted requests.");
-  prometheus::Counter& completion_tokens = add_counter(registry, "bicached_completion_tokens_total",
-                                                       "Tokens answered, before the end token.");
-  prometheus::Histogram& queued =
-      add_histogram(registry, "bicached_queue_seconds",
-                    "Time from submit to admission, of canvases that answered.");
-  prometheus::Histogram& first_token = add_histogram(registry, "bicached_first_token_seconds",
-                                                     "Time from submit to the first final token.");
-  prometheus::Histogram& end_to_end =
-      add_histogram(registry, "bicached_request_seconds", "Time of a whole generation request.");
-  prometheus::Histogram& cache_depth =
-      add_histogram(registry, "bicached_cache_depth",
-                    "Layers that took their prefix from the cache, of requests that hit.", kLayers);
+  std::optional<ModelMetrics> of_model;
 };
 
-Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
+Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
+  add_info(impl_->registry, "bicached_build_info", "The program.",
+           {{"version", version()}, {"compiler", "gcc " __VERSION__}});
+}
 Metrics::~Metrics() = default;
+
+void Metrics::set_model(const ModelInfo& model) {
+  add_info(impl_->registry, "bicached_model_info", "The model that is served.",
+           {{"model", model.name},
+            {"family", model.family},
+            {"device", model.device},
+            {"dtype", model.dtype}});
+  impl_->of_model.emplace(impl_->registry, model.name);
+}
 
 void Metrics::count_response(const std::string& route, int status) {
   impl_->responses.Add({{"route", route}, {"status", std::to_string(status)}}).Increment();
 }
 
 void Metrics::finish_request(const RequestTotals& totals, double seconds) {
-  impl_->prompt_tokens.Increment(static_cast<double>(totals.prompt_tokens));
-  impl_->completion_tokens.Increment(static_cast<double>(totals.completion_tokens));
-  for (double s : totals.queued_s) impl_->queued.Observe(s);
-  for (double s : totals.first_token_s) impl_->first_token.Observe(s);
-  for (double depth : totals.cache_depths) impl_->cache_depth.Observe(depth);
-  impl_->end_to_end.Observe(seconds);
+  if (!impl_->of_model) return;
+  ModelMetrics& metrics = *impl_->of_model;
+  metrics.prompt_tokens.Increment(static_cast<double>(totals.prompt_tokens));
+  metrics.completion_tokens.Increment(static_cast<double>(totals.completion_tokens));
+  for (double s : totals.queued_s) metrics.queued.Observe(s);
+  for (double s : totals.first_token_s) metrics.first_token.Observe(s);
+  for (double s : totals.between_tokens_s) metrics.between_tokens.Observe(s);
+  for (double depth : totals.cache_depths) metrics.cache_depth.Observe(depth);
+  metrics.end_to_end.Observe(seconds);
 }
 
 std::string Metrics::text(const EngineStats* engine, const CacheStats* cache) const {
@@ -157,6 +200,14 @@ std::string Metrics::text(const EngineStats* engine, const CacheStats* cache) co
   if (cache) {
     for (const auto& about : kCacheMetrics) families.push_back(family_of(about, *cache));
   }
+  MetricFamily dropped;
+  dropped.name = "bicached_log_lines_dropped_total";
+  dropped.help = "Log lines that were lost because nobody read them.";
+  dropped.type = MetricType::Counter;
+  dropped.metric.emplace_back();
+  dropped.metric.back().counter.value = static_cast<double>(num_dropped_log_lines());
+  families.push_back(std::move(dropped));
+  for (MetricFamily& family : process_metrics()) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }
 

@@ -1,6 +1,5 @@
 #include "http/poller.h"
 
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -8,12 +7,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <limits>
 #include <string>
-#include <thread>
-#include <vector>
 
 #include "base/log.h"
 #include "bicached/error.h"
@@ -21,38 +19,57 @@
 namespace bicached {
 namespace {
 
+using std::chrono::milliseconds;
+using Phase = RequestReader::Phase;
+
 constexpr int kTickMs = 100;  // how exact deadlines are
+constexpr milliseconds kAcceptPause{100};
+constexpr milliseconds kAcceptWarning{1000};
+/// Bodies up to this size are not counted: all connections together could hold 256 MB of them.
+constexpr size_t kSmallBody = 64 << 10;
+/// So many of the longest bodies may arrive at a time. JSON takes up to thirty times its text once
+/// it is parsed, so that only few of them may be worked on.
+constexpr size_t kMaxHeldBodies = 16, kMaxWorkingBodies = 2;
 
 void check(int result, const char* what) {
   if (result >= 0) return;
   throw Error(ErrorCode::kInternal, std::string(what) + ": " + std::strerror(errno));
 }
 
-void add_to(int epoll, int fd) {
-  epoll_event event{};
-  event.events = EPOLLIN | EPOLLRDHUP;
-  event.data.fd = fd;
-  check(::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), "epoll_ctl");
-}
+size_t counted(size_t body_bytes) { return body_bytes > kSmallBody ? body_bytes : 0; }
 
 }  // namespace
 
-Poller::Poller(int listener, const Options& options, Dispatch dispatch)
-    : listener_(listener),
+Poller::Poller(const std::vector<int>& listeners, const Options& options,
+               RequestReader::CheckHead check_head, Dispatch dispatch)
+    : listeners_(listeners),
       options_(options),
+      check_head_(std::move(check_head)),
       dispatch_(std::move(dispatch)),
       returned_(std::numeric_limits<size_t>::max()) {
   check(epoll_ = ::epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
   check(wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
-  const int flags = ::fcntl(listener_, F_GETFL);
-  check(::fcntl(listener_, F_SETFL, flags | O_NONBLOCK), "fcntl");
-  add_to(epoll_, listener_);
-  add_to(epoll_, wake_);
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = wake_;
+  check(::epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_, &event), "epoll_ctl");
+  watch_listeners(true);
 }
 
 Poller::~Poller() {
   ::close(wake_);
   ::close(epoll_);
+}
+
+void Poller::watch_listeners(bool on) {
+  if (on == listening_) return;
+  listening_ = on;
+  for (const int fd : listeners_) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.fd = fd;
+    check(::epoll_ctl(epoll_, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event), "epoll_ctl");
+  }
 }
 
 void Poller::stop() {
@@ -62,13 +79,16 @@ void Poller::stop() {
 }
 
 void Poller::park(std::unique_ptr<Connection> connection) {
-  give_back({std::move(connection), false});
+  const int fd = connection->fd();
+  give_back({std::move(connection), fd, false});
 }
 
 void Poller::close_gently(std::unique_ptr<Connection> connection) {
-  connection->shut_down_writing();
-  give_back({std::move(connection), true});
+  const int fd = connection->fd();
+  give_back({std::move(connection), fd, true});
 }
+
+void Poller::release_body(int fd) { give_back({nullptr, fd, false}); }
 
 void Poller::give_back(Returned returned) {
   returned_.try_push(std::move(returned));
@@ -76,115 +96,282 @@ void Poller::give_back(Returned returned) {
   [[maybe_unused]] const ssize_t written = ::write(wake_, &one, sizeof one);
 }
 
-void Poller::run() {
-  bool listening = true;
+void Poller::run(const std::function<void()>& close_listeners) {
+  bool is_open = true;
   while (true) {
-    if (stopping_ && listening) {
-      ::epoll_ctl(epoll_, EPOLL_CTL_DEL, listener_, nullptr);
-      listening = false;
-      close_idle();
+    if (stopping_ && is_open) {
+      is_open = false;
+      stop_listening(close_listeners);
     }
-    if (stopping_ && num_dispatched_ == 0 && waiting_.empty()) return;
+    if (!is_open && waiting_.empty() && dispatched_.empty() && held_.empty()) return;
+    if (is_open && !listening_ && Clock::now() >= accept_again_) watch_listeners(true);
     epoll_event events[64];
     const int count = ::epoll_wait(epoll_, events, 64, kTickMs);
+    bool accepts = false;
     for (int i = 0; i < count; ++i) {
       const int fd = events[i].data.fd;
-      if (fd == listener_) {
-        accept_new();
-      } else if (fd == wake_) {
+      if (fd == wake_) {
         uint64_t ignored;
         [[maybe_unused]] const ssize_t bytes = ::read(wake_, &ignored, sizeof ignored);
+      } else if (std::find(listeners_.begin(), listeners_.end(), fd) != listeners_.end()) {
+        accepts = true;
       } else {
-        handle_readable(fd);
+        handle_event(fd);
       }
     }
     take_returned();
-    close_expired();
+    dispatch_held();
+    expire();
+    // Last: a descriptor that was closed above and is given out anew has no event of its own yet.
+    if (accepts && is_open) accept_new();
+  }
+}
+
+/// Who has connected is answered: what waits in the backlog is accepted before it is closed.
+void Poller::stop_listening(const std::function<void()>& close_listeners) {
+  accept_new();
+  watch_listeners(false);
+  close_listeners();
+  stopped_at_ = Clock::now();
+  const auto last = stopped_at_ + options_.stop_grace;
+  for (auto& [fd, waiting] : waiting_) {
+    if (!waiting.closing) waiting.deadline = std::min(waiting.deadline, last);
   }
 }
 
 void Poller::take_returned() {
   while (std::optional<Returned> returned = returned_.try_pop()) {
-    --num_dispatched_;
-    const auto now = Clock::now();
-    if (returned->closing) {
-      watch(std::move(returned->connection), now + options_.linger_timeout, true);
-    } else if (!stopping_) {
-      watch(std::move(returned->connection), now + options_.idle_timeout, false);
-    }
+    release(returned->fd);
+    if (!returned->connection) continue;
+    dispatched_.erase(returned->fd);
+    watch(std::move(returned->connection), returned->closing);
   }
 }
 
 void Poller::accept_new() {
-  while (true) {
-    const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0) {
-      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-        log_warn(std::string("can't accept a connection: ") + std::strerror(errno));
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));  // it stays readable
+  for (const int listener : listeners_) {
+    while (true) {
+      const int fd = ::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+      if (fd < 0) {
+        if (errno == ECONNABORTED || errno == EINTR) continue;
+        if (errno != EAGAIN && errno != EWOULDBLOCK) pause_accepting(errno);
+        break;
       }
-      return;
+      const int on = 1;
+      ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+      auto connection =
+          std::make_unique<Connection>(fd, RequestReader(options_.max_body_bytes, check_head_));
+      if (waiting_.size() + dispatched_.size() + held_.size() < options_.max_connections) {
+        watch(std::move(connection), false);
+      } else {
+        connection->send(
+            "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
+            "Retry-After: 1\r\nContent-Length: 0\r\n\r\n");
+      }
     }
-    auto connection = std::make_unique<Connection>(fd);
-    if (waiting_.size() + num_dispatched_ >= options_.max_connections) continue;  // closes it
-    const int on = 1;
-    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    watch(std::move(connection), Clock::now() + options_.head_timeout, false);
   }
 }
 
-void Poller::watch(std::unique_ptr<Connection> connection, Clock::time_point deadline,
-                   bool closing) {
+/// No descriptor is left, and the sockets stay readable: they are looked at again in a while.
+void Poller::pause_accepting(int error) {
+  watch_listeners(false);
+  const auto now = Clock::now();
+  accept_again_ = now + kAcceptPause;
+  ++num_accept_failures_;
+  if (now < next_accept_warning_) return;
+  next_accept_warning_ = now + kAcceptWarning;
+  log_warn("can't accept connections: " + std::string(std::strerror(error)) + " (" +
+           std::to_string(num_accept_failures_) +
+           " attempts so far); a higher limit of open files (ulimit -n) helps");
+}
+
+void Poller::watch(std::unique_ptr<Connection> connection, bool closing) {
   const int fd = connection->fd();
-  add_to(epoll_, fd);
-  waiting_[fd] = {std::move(connection), deadline, closing};
+  Waiting& waiting = waiting_[fd];
+  waiting = {std::move(connection), Clock::now() + options_.idle_timeout, Phase::kIdle, closing, 0};
+  set_events(waiting, true);
+  if (!flush(waiting)) return;
+  if (waiting.connection->has_pending() || closing) return;
+  waiting.connection->read_buffered();
+  advance(waiting, false);
+}
+
+/// Only what is waited for, since a state that stays would be reported again and again.
+void Poller::set_events(Waiting& waiting, bool is_new) {
+  epoll_event event{};
+  event.events = waiting.connection->has_pending() ? EPOLLOUT : EPOLLIN | EPOLLRDHUP;
+  event.data.fd = waiting.connection->fd();
+  check(::epoll_ctl(epoll_, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, event.data.fd, &event),
+        "epoll_ctl");
 }
 
 std::unique_ptr<Connection> Poller::unwatch(int fd) {
   const auto it = waiting_.find(fd);
   std::unique_ptr<Connection> connection = std::move(it->second.connection);
+  held_bytes_ -= it->second.counted_bytes;
   waiting_.erase(it);
   ::epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);
   return connection;
 }
 
-void Poller::handle_readable(int fd) {
+void Poller::handle_event(int fd) {
   const auto it = waiting_.find(fd);
   if (it == waiting_.end()) return;
   Waiting& waiting = it->second;
+  Connection& connection = *waiting.connection;
+  if (connection.has_pending()) {
+    if (!flush(waiting) || connection.has_pending() || waiting.closing) return;
+    connection.read_buffered();
+    return advance(waiting, false);
+  }
   if (waiting.closing) {
-    if (waiting.connection->discard_available() == Connection::Read::kClosed) unwatch(fd);
+    if (connection.discard_available() == Connection::Read::kClosed) unwatch(fd);
     return;
   }
-  const bool fresh = waiting.connection->buffered().empty();
-  const Connection::Read result = waiting.connection->read_available();
-  if (result == Connection::Read::kNothing) return;
-  if (result == Connection::Read::kClosed) {
+  const Connection::Read result = connection.read_available();
+  if (result != Connection::Read::kNothing) advance(waiting, result == Connection::Read::kClosed);
+}
+
+/// Sends what is left of an answer. False: the client is gone, and the connection too.
+bool Poller::flush(Waiting& waiting) {
+  Connection& connection = *waiting.connection;
+  const int fd = connection.fd();
+  if (!connection.send_pending()) {
+    unwatch(fd);
+    return false;
+  }
+  const auto now = Clock::now();
+  if (connection.has_pending()) {
+    waiting.deadline = now + (stopping_ ? options_.stop_write_timeout : options_.write_timeout);
+  } else if (waiting.closing) {
+    connection.shut_down_writing();
+    waiting.deadline = now + options_.linger_timeout;
+  } else {
+    waiting.deadline = now + (stopping_ ? options_.stop_grace : options_.idle_timeout);
+  }
+  set_events(waiting, false);
+  return true;
+}
+
+void Poller::advance(Waiting& waiting, bool ended) {
+  Connection& connection = *waiting.connection;
+  RequestReader& reader = connection.reader();
+  const int fd = connection.fd();
+  if (ended && reader.phase() == Phase::kBody) {
+    reader.refuse({400, Error(ErrorCode::kInvalidRequest,
+                              "the connection ended before the request's body was whole")});
+  }
+  count_body(waiting);
+  if (reader.phase() == Phase::kArrived) return dispatch(fd);
+  if (ended) {
     unwatch(fd);
     return;
   }
-  if (fresh) waiting.deadline = Clock::now() + options_.head_timeout;
-  const std::string_view bytes = waiting.connection->buffered();
-  if (!find_head_end(bytes) && bytes.size() < kMaxHeadBytes) return;
-  ++num_dispatched_;
-  if (!dispatch_(unwatch(fd))) --num_dispatched_;
+  if (reader.takes_continue()) {
+    if (!connection.send("HTTP/1.1 100 Continue\r\n\r\n")) {
+      unwatch(fd);
+      return;
+    }
+    set_events(waiting, false);
+  }
+  if (reader.phase() == waiting.phase) return;
+  waiting.phase = reader.phase();
+  if (stopping_) return;  // the deadline stays
+  waiting.deadline = Clock::now() + (waiting.phase == Phase::kHead   ? options_.head_timeout
+                                     : waiting.phase == Phase::kBody ? options_.body_timeout
+                                                                     : options_.idle_timeout);
 }
 
-void Poller::close_expired() {
+/// Long bodies are bounded in sum: a limit of each alone would let few clients fill the memory.
+void Poller::count_body(Waiting& waiting) {
+  RequestReader& reader = waiting.connection->reader();
+  const auto count = [&] {
+    const size_t bytes = counted(reader.num_body_bytes());
+    held_bytes_ += bytes - waiting.counted_bytes;
+    waiting.counted_bytes = bytes;
+  };
+  count();
+  const size_t limit = kMaxHeldBodies * static_cast<size_t>(options_.max_body_bytes);
+  if (held_bytes_ <= limit || waiting.counted_bytes == 0) return;
+  reader.refuse({0, Error(ErrorCode::kQueueFull, "the bodies of requests that arrive have " +
+                                                     std::to_string(limit) +
+                                                     " bytes together already; try again later")});
+  count();
+}
+
+void Poller::dispatch(int fd) {
+  std::unique_ptr<Connection> connection = unwatch(fd);
+  const size_t bytes = counted(connection->reader().num_body_bytes());
+  held_bytes_ += bytes;  // on the way, and with the worker
+  const size_t limit = kMaxWorkingBodies * static_cast<size_t>(options_.max_body_bytes);
+  if (bytes > 0 && working_bytes_ > 0 && working_bytes_ + bytes > limit) {
+    held_.push_back(std::move(connection));
+  } else {
+    hand_over(std::move(connection), bytes);
+  }
+}
+
+void Poller::dispatch_held() {
+  const size_t limit = kMaxWorkingBodies * static_cast<size_t>(options_.max_body_bytes);
+  while (!held_.empty()) {
+    const size_t bytes = counted(held_.front()->reader().num_body_bytes());
+    if (working_bytes_ > 0 && working_bytes_ + bytes > limit) return;
+    std::unique_ptr<Connection> connection = std::move(held_.front());
+    held_.pop_front();
+    hand_over(std::move(connection), bytes);
+  }
+}
+
+void Poller::hand_over(std::unique_ptr<Connection> connection, size_t body_bytes) {
+  const int fd = connection->fd();
+  dispatched_[fd] = body_bytes;
+  working_bytes_ += body_bytes;
+  if (dispatch_(std::move(connection))) return;
+  release(fd);
+  dispatched_.erase(fd);
+}
+
+void Poller::release(int fd) {
+  const auto it = dispatched_.find(fd);
+  if (it == dispatched_.end()) return;
+  working_bytes_ -= it->second;
+  held_bytes_ -= it->second;
+  it->second = 0;
+}
+
+void Poller::expire() {
   const auto now = Clock::now();
   std::vector<int> expired;
   for (const auto& [fd, waiting] : waiting_) {
     if (waiting.deadline <= now) expired.push_back(fd);
   }
-  for (int fd : expired) unwatch(fd);
+  for (const int fd : expired) {
+    Waiting& waiting = waiting_[fd];
+    Connection& connection = *waiting.connection;
+    const Phase phase = connection.reader().phase();
+    const bool unfinished = phase == Phase::kHead || phase == Phase::kBody;
+    if (!unfinished || waiting.closing || connection.has_pending()) {
+      unwatch(fd);
+      continue;
+    }
+    connection.reader().refuse(
+        stopping_ ? HttpRefusal{0, Error(ErrorCode::kDraining, "the server is shutting down")}
+                  : HttpRefusal{408, Error(ErrorCode::kInvalidRequest,
+                                           phase == Phase::kBody
+                                               ? "the request's body did not arrive in time"
+                                               : "the request's head did not arrive in time")});
+    dispatch(fd);
+  }
+  if (!listening_ && stopped_at_ != Clock::time_point{} &&
+      now >= stopped_at_ + options_.stop_grace + options_.stop_write_timeout) {
+    end_unanswered();
+  }
 }
 
-void Poller::close_idle() {
-  std::vector<int> idle;
-  for (const auto& [fd, waiting] : waiting_) {
-    if (!waiting.closing) idle.push_back(fd);
-  }
-  for (int fd : idle) unwatch(fd);
+/// Clients that take too long to read what workers write to them. The descriptors are the
+/// workers' until they come back, and stay open.
+void Poller::end_unanswered() {
+  for (const auto& [fd, bytes] : dispatched_) ::shutdown(fd, SHUT_RDWR);
 }
 
 }  // namespace bicached

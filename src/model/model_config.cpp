@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <set>
 
+#include "base/json_file.h"
 #include "bicached/error.h"
 #include "model/families/families.h"
 
@@ -14,23 +14,18 @@ namespace {
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-constexpr int64_t kMaxJsonBytes = 64 << 20;
+constexpr size_t kMaxJsonBytes = 64 << 20;
 
 [[noreturn]] void refuse(const std::string& why) { throw Error(ErrorCode::kInvalidModel, why); }
 
 /// Empty object where the file is missing and that is allowed.
 json read_json(const fs::path& path, bool must_exist) {
   std::error_code error;
-  const auto size = fs::file_size(path, error);
-  if (error) {
-    if (must_exist) refuse(path.string() + ": can't be read: " + error.message());
-    return json::object();
-  }
-  if (static_cast<int64_t>(size) > kMaxJsonBytes) refuse(path.string() + ": larger than 64 MiB");
-  std::ifstream file(path);
+  if (!must_exist && !fs::exists(path, error)) return json::object();
+  const std::string text = read_text_file(path.string(), kMaxJsonBytes, ErrorCode::kInvalidModel);
   json parsed;
   try {
-    parsed = json::parse(file, [&](int depth, json::parse_event_t, json&) {
+    parsed = json::parse(text, [&](int depth, json::parse_event_t, json&) {
       if (depth > 64) refuse(path.string() + ": JSON nested deeper than 64");
       return true;
     });

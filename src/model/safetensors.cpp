@@ -9,11 +9,11 @@
 #include <bit>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/hash.h"
+#include "base/json_file.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -27,6 +27,7 @@ namespace fs = std::filesystem;
 // LLaDA-8B's header has 40 kB; parsed JSON takes a multiple of its text.
 constexpr uint64_t kMaxHeaderBytes = 16 << 20;
 constexpr size_t kMaxDimensions = 8;
+constexpr size_t kMaxShards = 4096;  // each is an open mapping
 
 [[noreturn]] void refuse(const std::string& file, const std::string& why) {
   throw Error(ErrorCode::kInvalidModel, file + ": " + why);
@@ -113,13 +114,11 @@ StoredTensor parse_tensor(const std::string& file, const std::string& name, cons
 class Checkpoint::MappedFile {
  public:
   explicit MappedFile(const std::string& path) {
-    // Not blocking: a pipe of this name must not hold the start-up for ever.
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) refuse(path, std::string("can't be read: ") + std::strerror(errno));
+    const int fd = open_regular_file(path, ErrorCode::kInvalidModel);
     struct stat about{};
-    if (::fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) {
+    if (::fstat(fd, &about) != 0) {
       ::close(fd);
-      refuse(path, "is no regular file");
+      refuse(path, std::string("can't be read: ") + std::strerror(errno));
     }
     size_ = static_cast<size_t>(about.st_size);
     if (size_ > 0) data_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -145,6 +144,12 @@ Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 void Checkpoint::add_file(const std::string& path) {
   files_.push_back(std::make_unique<MappedFile>(path));
   const std::span<const std::byte> file = files_.back()->bytes();
+  const std::string_view all(reinterpret_cast<const char*>(file.data()), file.size());
+  if (const std::string why = foreign_content(all); !why.empty()) refuse(path, why);
+  if (all.starts_with("PK\x03\x04") || all.starts_with("GGUF")) {
+    refuse(path, std::string("is a ") + (all[0] == 'P' ? "PyTorch (zip)" : "GGUF") +
+                     " file; safetensors is what is read here");
+  }
   uint64_t header_bytes = 0;
   if (file.size() < sizeof header_bytes) refuse(path, "shorter than the 8 bytes of a header size");
   std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
@@ -188,14 +193,14 @@ Checkpoint Checkpoint::open(const std::string& folder) {
   std::error_code error;
   if (fs::exists(single, error)) {
     checkpoint.add_file(single.string());
+    checkpoint.normalise_names();
     return checkpoint;
   }
-  if (!fs::is_regular_file(index, error)) {
+  if (!fs::exists(index, error)) {
     refuse(folder, "holds neither model.safetensors nor model.safetensors.index.json");
   }
-  if (fs::file_size(index, error) > kMaxHeaderBytes) refuse(index.string(), "larger than 16 MiB");
-  std::ifstream file(index);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const std::string text =
+      read_text_file(index.string(), kMaxHeaderBytes, ErrorCode::kInvalidModel);
   const json parsed = parse_header(index.string(), text);
   if (!parsed.contains("weight_map") || !parsed["weight_map"].is_object()) {
     refuse(index.string(), "needs an object weight_map");
@@ -203,10 +208,14 @@ Checkpoint Checkpoint::open(const std::string& folder) {
   std::set<std::string> shards;
   for (const auto& [name, shard] : parsed["weight_map"].items()) {
     // A shard is a file of this folder: a path could point anywhere on the machine.
-    if (!shard.is_string() || shard.get<std::string>().find('/') != std::string::npos) {
+    const std::string file = shard.is_string() ? shard.get<std::string>() : "";
+    if (file.empty() || file == "." || file == ".." || file.find('/') != std::string::npos) {
       refuse(index.string(), "weight_map['" + name + "'] must be a file name of this folder");
     }
-    shards.insert(shard.get<std::string>());
+    shards.insert(file);
+    if (shards.size() > kMaxShards) {
+      refuse(index.string(), "names more than " + std::to_string(kMaxShards) + " files");
+    }
   }
   for (const std::string& shard : shards) checkpoint.add_file((fs::path(folder) / shard).string());
   for (const auto& [name, shard] : parsed["weight_map"].items()) {
@@ -214,7 +223,70 @@ Checkpoint Checkpoint::open(const std::string& folder) {
       refuse(index.string(), "names tensor '" + name + "', which its shard does not hold");
     }
   }
+  checkpoint.normalise_names();
   return checkpoint;
+}
+
+void Checkpoint::normalise_names() {
+  std::map<std::string, StoredTensor> named;
+  for (auto& [name, tensor] : tensors_) {
+    const std::string plain = plain_tensor_name(name);
+    if (is_derived_tensor(plain)) {
+      total_bytes_ -= static_cast<int64_t>(tensor.bytes.size());
+      continue;
+    }
+    if (!named.emplace(plain, std::move(tensor)).second) {
+      throw Error(ErrorCode::kInvalidModel,
+                  "the checkpoint has two tensors '" + plain + "', one of them as '" + name + "'");
+    }
+  }
+  tensors_ = std::move(named);
+}
+
+std::set<std::string> Checkpoint::name_forms(const std::string& name) {
+  constexpr std::string_view kTop = "model.";
+  const std::string bare = name.starts_with(kTop) ? name.substr(kTop.size()) : name;
+  return {name, bare, std::string(kTop) + name};
+}
+
+const std::string& Checkpoint::stored_name(const std::string& name) const {
+  if (const auto it = tensors_.find(name); it != tensors_.end()) return it->first;
+  for (const std::string& form : name_forms(name)) {
+    if (const auto it = tensors_.find(form); it != tensors_.end()) return it->first;
+  }
+  // Of the names that end alike the shortest, else any.
+  const size_t last = name.rfind('.');
+  const size_t dot = last == 0 || last == std::string::npos ? last : name.rfind('.', last - 1);
+  const std::string ending = dot == std::string::npos ? name : name.substr(dot);
+  std::string hint;
+  for (const auto& [other, tensor] : tensors_) {
+    if (other.ends_with(ending) && (hint.empty() || other.size() < hint.size())) hint = other;
+  }
+  if (hint.empty() && !tensors_.empty()) hint = tensors_.begin()->first;
+  throw Error(ErrorCode::kInvalidModel, "the checkpoint has no tensor '" + name + "'" +
+                                            (hint.empty() ? "" : "; it has '" + hint + "'"));
+}
+
+std::string plain_tensor_name(const std::string& name) {
+  // Wrappers of training code, also within a name: "module.", "model._orig_mod.layers...".
+  static const std::set<std::string, std::less<>> kWrappers{
+      "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
+      "_forward_module"};
+  std::string plain;
+  for (size_t begin = 0; begin <= name.size();) {
+    const size_t end = std::min(name.find('.', begin), name.size());
+    const std::string_view part = std::string_view(name).substr(begin, end - begin);
+    if (!kWrappers.contains(part)) plain.append(plain.empty() ? "" : ".").append(part);
+    begin = end + 1;
+  }
+  return plain;
+}
+
+bool is_derived_tensor(const std::string& plain_name) {
+  static const std::set<std::string, std::less<>> kNames{"inv_freq", "original_inv_freq",
+                                                         "cos_cached", "sin_cached"};
+  const size_t dot = plain_name.rfind('.');
+  return kNames.contains(plain_name.substr(dot == std::string::npos ? 0 : dot + 1));
 }
 
 std::string Checkpoint::fingerprint() const {

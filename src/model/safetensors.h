@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +21,11 @@ struct StoredTensor {
   std::span<const std::byte> bytes;
 };
 
+/// A tensor's name without the parts that FSDP, DDP, torch.compile and the like put in.
+std::string plain_tensor_name(const std::string& name);
+/// Rotary frequencies, which some files carry: they follow from rope_theta.
+bool is_derived_tensor(const std::string& plain_name);
+
 /// The safetensors files of a model folder, mapped and validated: `model.safetensors`, or the
 /// shards that `model.safetensors.index.json` names.
 ///
@@ -34,6 +40,11 @@ class Checkpoint {
   Checkpoint& operator=(Checkpoint&&) = delete;
 
   const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
+  /// The name under which the tensor of this name is stored. Throws kInvalidModel naming what the
+  /// file has in its place.
+  const std::string& stored_name(const std::string& name) const;
+  /// The forms of a name: some files leave "model." out, or have it once more.
+  static std::set<std::string> name_forms(const std::string& name);
   int64_t total_bytes() const { return total_bytes_; }
   /// Hash of all headers (names, dtypes, shapes) and of samples of the data: tells checkpoints
   /// apart without reading them whole.
@@ -43,6 +54,9 @@ class Checkpoint {
   class MappedFile;
   Checkpoint();
   void add_file(const std::string& path);
+  /// Names as families know them: without what training code wraps around a model, and without
+  /// tensors that follow from config.json.
+  void normalise_names();
 
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::map<std::string, StoredTensor> tensors_;

@@ -43,10 +43,7 @@ bool is_quantisable(const TensorSpec& spec) {
 std::string scale_name(const std::string& name) { return name + "_scale"; }
 
 const StoredTensor& find(const Checkpoint& checkpoint, const TensorSpec& spec) {
-  const auto it = checkpoint.tensors().find(spec.name);
-  if (it == checkpoint.tensors().end()) {
-    refuse("the checkpoint has no tensor '" + spec.name + "'");
-  }
+  const auto it = checkpoint.tensors().find(checkpoint.stored_name(spec.name));
   if (it->second.shape != spec.shape) {
     refuse("tensor '" + spec.name + "' has shape " + text_of(it->second.shape) +
            "; config.json needs " + text_of(spec.shape));
@@ -55,7 +52,7 @@ const StoredTensor& find(const Checkpoint& checkpoint, const TensorSpec& spec) {
 }
 
 const StoredTensor& find_scale(const Checkpoint& checkpoint, const TensorSpec& spec) {
-  const std::string name = scale_name(spec.name);
+  const std::string name = scale_name(checkpoint.stored_name(spec.name));
   const auto it = checkpoint.tensors().find(name);
   if (it == checkpoint.tensors().end()) {
     refuse("tensor '" + spec.name + "' is float8, but the checkpoint has no '" + name +
@@ -213,15 +210,15 @@ int64_t check_tensors(const Checkpoint& checkpoint, const ParsedModel& model) {
   int64_t num_parameters = 0;
   for (const TensorSpec& spec : list_tensors(model)) {
     num_parameters += spec.num_elements();
-    expected.insert(spec.name);
+    expected.insert(checkpoint.stored_name(spec.name));
     if (find(checkpoint, spec).dtype != kFloat8) continue;
     if (spec.shape.size() != 2) refuse("tensor '" + spec.name + "' is float8, but no matrix");
     find_scale(checkpoint, spec);
-    expected.insert(scale_name(spec.name));
+    expected.insert(scale_name(checkpoint.stored_name(spec.name)));
   }
   // A tied model may still store its head.
   for (const auto& [role, name] : *model.family->tensor_names) {
-    if (role == TensorRole::kHead) expected.insert(name);
+    if (role == TensorRole::kHead) expected.merge(Checkpoint::name_forms(name));
   }
   for (const auto& [name, tensor] : checkpoint.tensors()) {
     if (!expected.contains(name)) {

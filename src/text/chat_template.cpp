@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
+#include <set>
 
 #include "bicached/error.h"
 #include "text/chat_render.h"
@@ -167,7 +169,7 @@ class JinjaChatTemplate final : public ChatTemplate {
       : template_(source), disarmed_(texts_to_disarm(added_tokens, source)) {
     if (!bos_token.empty()) bos_token_ = Value::string(bos_token);
     if (!eos_token.empty()) eos_token_ = Value::string(eos_token);
-    trial();
+    choose_content_form();
   }
 
   RenderedChat render(const std::vector<ChatMessage>& messages,
@@ -194,8 +196,13 @@ class JinjaChatTemplate final : public ChatTemplate {
                                 bool add_generation_prompt) const {
     jinja::Items list;
     for (const ChatMessage& message : messages) {
+      Value content = Value::string(message.content);
+      if (typed_roles_.contains(message.role)) {
+        content = Value::list({Value::dict(
+            {{Value::string("type"), Value::string("text")}, {Value::string("text"), content}})});
+      }
       list.push_back(Value::dict({{Value::string("role"), Value::string(message.role)},
-                                  {Value::string("content"), Value::string(message.content)}}));
+                                  {Value::string("content"), content}}));
     }
     ChatInput input;
     input.messages = Value::list(std::move(list));
@@ -205,24 +212,82 @@ class JinjaChatTemplate final : public ChatTemplate {
     return render_chat_pieces(template_, std::move(input), disarmed_);
   }
 
-  /// A template that can't render a plain question would refuse every request: say so at start.
-  void trial() const {
+  /// What is left of a short conversation: roles whose text is not in it. Nothing: the template
+  /// itself refuses it.
+  std::optional<std::set<std::string>> lost_roles(const std::vector<ChatMessage>& messages) const {
+    std::string text;
     try {
-      pieces({{"user", "Hello"}}, true);
+      text = RenderedChat{pieces(messages, true)}.text();
     } catch (const TemplateError& e) {
-      if (e.failure() != jinja::Failure::kRaised) throw;
+      if (e.failure() == jinja::Failure::kRaised) return std::nullopt;
+      throw;
     }
+    std::set<std::string> lost;
+    for (const ChatMessage& message : messages) {
+      if (text.find(message.content) == std::string::npos) lost.insert(message.role);
+    }
+    return lost;
+  }
+
+  /// A template that can't render a plain question would refuse every request: say so at start. One
+  /// that takes a content apart into typed parts gets such parts; it would lose a plain text
+  /// without a word.
+  void choose_content_form() {
+    const std::vector<ChatMessage> question{{"user", "Quokka 4711"}};
+    const std::vector<ChatMessage> conversation{{"system", "Axolotl 1147"},
+                                                {"user", "Quokka 4711"},
+                                                {"assistant", "Tapir 7114"},
+                                                {"user", "Okapi 1714"}};
+    const std::vector<ChatMessage> without_system(conversation.begin() + 1, conversation.end());
+    bool loses_user = false;
+    for (const auto& messages : {conversation, without_system, question}) {
+      const std::optional<std::set<std::string>> lost = lost_in_best_form(messages);
+      if (!lost) continue;  // the template refuses it: a system message, for one
+      loses_user = lost->contains("user");
+      if (!loses_user) return;
+    }
+    if (loses_user) {
+      throw TemplateError(jinja::Failure::kRuntime, "it does not write what a user says");
+    }
+  }
+
+  /// Finds out which roles want parts, and what is lost even so.
+  std::optional<std::set<std::string>> lost_in_best_form(const std::vector<ChatMessage>& messages) {
+    std::optional<std::set<std::string>> plain;
+    std::exception_ptr failure;
+    typed_roles_.clear();
+    try {
+      plain = lost_roles(messages);
+      if (!plain || plain->empty()) return plain;
+      typed_roles_ = *plain;
+    } catch (const TemplateError&) {
+      failure = std::current_exception();
+      for (const ChatMessage& message : messages) typed_roles_.insert(message.role);
+    }
+    try {
+      const std::optional<std::set<std::string>> typed = lost_roles(messages);
+      if (typed) {
+        for (const std::string& role : *typed) typed_roles_.erase(role);  // parts don't help either
+        return typed;
+      }
+    } catch (const TemplateError&) {
+      // What follows holds for plain text.
+    }
+    typed_roles_.clear();
+    if (failure) std::rethrow_exception(failure);
+    return plain;
   }
 
   jinja::Template template_;
   std::vector<std::string> disarmed_;
   Value bos_token_, eos_token_;
+  std::set<std::string> typed_roles_;  // their content goes as a list of parts
 };
 
 /// A token of tokenizer_config.json: a text, or an object with `content`; empty when absent.
 std::string token_text_of(const nlohmann::json& config, const char* name) {
   const auto it = config.find(name);
-  if (it == config.end()) return "";
+  if (!config.is_object() || it == config.end()) return "";
   if (it->is_string()) return it->get<std::string>();
   if (it->is_object() && it->contains("content") && (*it)["content"].is_string())
     return (*it)["content"];
@@ -304,9 +369,17 @@ std::unique_ptr<ChatTemplate> ChatTemplate::load(const std::string& folder,
                                  ? read_text_file(template_path, jinja::Template::kMaxSourceBytes)
                                  : template_of(config, config_path);
   if (source.empty()) return nullptr;
+  // Folders from before added_tokens_decoder name their tokens in a file of its own.
+  const std::string map_path = folder + "/special_tokens_map.json";
+  nlohmann::json map = nlohmann::json::object();
+  if (std::filesystem::exists(map_path)) map = read_json_file(map_path);
+  const bool is_old = !config.contains("added_tokens_decoder");
+  const auto token = [&](const char* name) {
+    const std::string first = token_text_of(is_old ? map : config, name);
+    return first.empty() ? token_text_of(is_old ? config : map, name) : first;
+  };
   try {
-    return compile(source, token_text_of(config, "bos_token"), token_text_of(config, "eos_token"),
-                   tokenizer.added_token_texts());
+    return compile(source, token("bos_token"), token("eos_token"), tokenizer.added_token_texts());
   } catch (const Error& e) {
     throw Error(ErrorCode::kInvalidModel,
                 (has_file ? template_path : config_path) + ": " + e.what());

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 
+#include "base/json_file.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -82,7 +82,9 @@ class Reader {
   }
 
   void read_model(const json& model) {
-    if (type_of(model) != "BPE") {
+    // Files from before the type was written: only BPE has merges.
+    const bool is_old_bpe = !model.contains("type") && member(model, "merges").is_array();
+    if (type_of(model) != "BPE" && !is_old_bpe) {
       refuse("model type " + type_of(model) + " is not supported; byte-level BPE is");
     }
     if (flag(model, "byte_fallback", false)) {
@@ -396,18 +398,7 @@ class Reader {
 }  // namespace
 
 std::string read_text_file(const std::string& path, size_t max_bytes) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(ErrorCode::kInvalidModel, path + ": can't be opened");
-  std::error_code error;
-  const auto num_bytes = std::filesystem::file_size(path, error);
-  if (error || num_bytes > max_bytes) {
-    throw Error(ErrorCode::kInvalidModel,
-                path + ": not a regular file of at most " + std::to_string(max_bytes) + " bytes");
-  }
-  std::string text(static_cast<size_t>(num_bytes), '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  return text;
+  return read_text_file(path, max_bytes, ErrorCode::kInvalidModel);
 }
 
 nlohmann::json read_json_file(const std::string& path) {

@@ -105,6 +105,29 @@ TEST(Settings, OtherVariablesAreNotOurs) {
   EXPECT_NO_THROW(load_settings({"", {{"PATH", "/bin"}, {"XBICACHED_PORT", "no"}}, {}}));
 }
 
+TEST(Settings, AnEmptyVariableIsNone) {
+  SettingSources sources;
+  sources.environment = {{"BICACHED_HOST", ""},
+                         {"BICACHED_PORT", ""},
+                         {"BICACHED_ALIAS", ""},
+                         {"BICACHED_EOS_EARLY_STOP", ""}};
+  const Settings settings = load_settings(sources);
+  EXPECT_EQ(settings.server.host, std::vector<std::string>{"127.0.0.1"});
+  EXPECT_EQ(settings.server.port, 8080);
+}
+
+TEST(Settings, AListOfOneMayBeAText) {
+  SettingSources sources;
+  sources.environment = {{"BICACHED_HOST", "127.0.0.1,::1"}};
+  EXPECT_EQ(load_settings(sources).server.host, (std::vector<std::string>{"127.0.0.1", "::1"}));
+  const std::string path = testing::TempDir() + "bicached_list.json";
+  std::ofstream(path) << R"({"host": "0.0.0.0"})";
+  sources = {};
+  sources.config_file = path;
+  EXPECT_EQ(load_settings(sources).server.host, std::vector<std::string>{"0.0.0.0"});
+  std::remove(path.c_str());
+}
+
 TEST(Settings, RangeErrorsNameSettingValueRangeUnitAndOrigin) {
   EXPECT_THAT(error_of({"", {{"BICACHED_DRAIN_TIMEOUT_MS", "-1"}}, {}}),
               AllOf(HasSubstr("drain_timeout_ms"), HasSubstr("'-1'"), HasSubstr("0 to 86400000 ms"),
@@ -119,7 +142,7 @@ TEST(Settings, RangeErrorsNameSettingValueRangeUnitAndOrigin) {
 TEST(Settings, WrongTypesAndHalfNumbersAreRefused) {
   for (const char* json :
        {R"({"port": "80"})", R"({"port": 80.5})", R"({"port": null})", R"({"port": 1e300})",
-        R"({"host": 1})", R"({"alias": "a"})", R"({"alias": [1]})", R"({"eos_early_stop": 1})",
+        R"({"host": 1})", R"({"alias": 2})", R"({"alias": [1]})", R"({"eos_early_stop": 1})",
         R"({"dtype": "float16"})", R"({"dtype": 1})", R"({"port": [[1]]})"}) {
     EXPECT_THAT(file_error(json), HasSubstr("allowed is")) << json;
   }
@@ -130,7 +153,7 @@ TEST(Settings, WrongTypesAndHalfNumbersAreRefused) {
 
 TEST(Settings, BrokenFilesAreErrorsWithTheirName) {
   EXPECT_THAT(error_of({"/no/such/file.json", {}, {}}), HasSubstr("/no/such/file.json"));
-  EXPECT_THAT(error_of({::testing::TempDir(), {}, {}}), HasSubstr("can't be read"));
+  EXPECT_THAT(error_of({::testing::TempDir(), {}, {}}), HasSubstr("a folder"));
   EXPECT_THAT(file_error("[]"), HasSubstr("one JSON object"));
   EXPECT_THAT(file_error("{"), HasSubstr("not valid JSON"));
   EXPECT_THAT(file_error(R"({"port": 1, "port": 2})"), HasSubstr("\"port\" is given twice"));

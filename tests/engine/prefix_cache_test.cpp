@@ -224,6 +224,20 @@ TEST_F(PrefixCacheTest, PinnedPrefixesAreThereAtOnceAndStay) {
   EXPECT_THROW(engine->pin_prefix(std::vector<TokenId>(500, 'x')), Error);
 }
 
+TEST_F(PrefixCacheTest, PinnedPrefixesAreThereForEverySaltAndOthersForTheirOwn) {
+  start();
+  const std::string pinned = prefix_of(99), other = prefix_of(7);
+  engine->pin_prefix({pinned.begin(), pinned.end()});
+  GenerateRequest salted = request_of(pinned, "first");
+  salted.cache.salt = "tenant";
+  EXPECT_EQ(cache_state(salted), "hit");
+  for (int i = 0; i < 3; ++i) ask(request_of(other, std::to_string(i)));
+  EXPECT_EQ(cache_state(request_of(other, "x")), "hit");
+  salted = request_of(other, "x");
+  salted.cache.salt = "tenant";
+  EXPECT_EQ(cache_state(salted), "miss");
+}
+
 TEST_F(PrefixCacheTest, ClearForgetsEntriesAndPrompts) {
   start();
   for (int i = 0; i < 3; ++i) ask(request_of(prefix_of(1), std::to_string(i)));

@@ -77,6 +77,9 @@ TEST(CacheJson, PlansAreOfAPrefixOrInsideARequest) {
 
 TEST(CacheMetrics, DepthsOfHitsAreCounted) {
   Metrics metrics;
+  ModelInfo model;
+  model.name = "m";
+  metrics.set_model(model);
   RequestTotals totals;
   totals.cache_depths = {4, 7};
   metrics.finish_request(totals, 0.1);
@@ -86,9 +89,9 @@ TEST(CacheMetrics, DepthsOfHitsAreCounted) {
   stats.probe_checks = 11;
   const std::string text = metrics.text(nullptr, &stats);
   for (const char* line :
-       {"bicached_cache_depth_bucket{le=\"4\"} 1", "bicached_cache_hits_total 2",
-        "bicached_cache_depth_bucket{le=\"8\"} 2", "bicached_cache_misses_total 0",
-        "bicached_cache_depth_count 2", "bicached_probe_checks_total 11"}) {
+       {"bicached_cache_depth_bucket{model=\"m\",le=\"4\"} 1", "bicached_cache_hits_total 2",
+        "bicached_cache_depth_bucket{model=\"m\",le=\"8\"} 2", "bicached_cache_misses_total 0",
+        "bicached_cache_depth_count{model=\"m\"} 2", "bicached_probe_checks_total 11"}) {
     EXPECT_NE(text.find(line), std::string::npos) << line << "\n" << text;
   }
 }

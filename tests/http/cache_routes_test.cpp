@@ -72,15 +72,17 @@ TEST_F(CacheRoutesTest, TheMethodsOfAPathAreNamed) {
   EXPECT_EQ(response.headers.at("allow"), "GET, HEAD, DELETE");
   EXPECT_EQ(exchange(make_request("HEAD", "/v1/cache")).status, 200);
   EXPECT_EQ(exchange(make_request("DELETE", "/v1/cache/7")).status, 404);
-  EXPECT_EQ(exchange("DELETE /v1/cache HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}").status, 400);
+  EXPECT_EQ(exchange("DELETE /v1/cache HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}").status,
+            400);
 }
 
 TEST_F(CacheRoutesTest, ADeleteKeepsTheConnection) {
   start();
   RawClient client(port);
   client.send(
-      "DELETE /v1/cache HTTP/1.1\r\n\r\nDELETE /v1/cache HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
-      "GET /version HTTP/1.1\r\nConnection: close\r\n\r\n");
+      "DELETE /v1/cache HTTP/1.1\r\nHost: x\r\n\r\nDELETE /v1/cache HTTP/1.1\r\nHost: "
+      "x\r\nContent-Length: 0\r\n\r\n"
+      "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   const std::string all = client.read_all();
   EXPECT_NE(all.find("\"dropped\""), all.rfind("\"dropped\"")) << all;
   EXPECT_NE(all.find("\"bicached\""), std::string::npos) << all;
@@ -142,7 +144,7 @@ TEST_F(CacheRoutesTest, TheReportAndTheMetricsFollow) {
   for (const char* question : {"one", "two", "three"}) ask(question);
   const nlohmann::json report = get("/v1/cache").json();
   EXPECT_EQ(report.at("policy"), "fixed");
-  EXPECT_EQ(report.at("budget_bytes"), settings.cache.cache_bytes);
+  EXPECT_EQ(report.at("budget_bytes"), settings.cache.budget_bytes());
   ASSERT_EQ(report.at("entries").size(), 1u);
   const nlohmann::json& entry = report["entries"][0];
   EXPECT_EQ(entry.at("tokens"), kPrefixTokens);
@@ -157,8 +159,9 @@ TEST_F(CacheRoutesTest, TheReportAndTheMetricsFollow) {
   for (const char* line :
        {"bicached_cache_entries 1", "bicached_cache_hits_total 2", "bicached_cache_misses_total 1",
         "bicached_cache_entries_made_total 1", "bicached_cached_tokens_total 136",
-        "bicached_cache_depth_count 2", "bicached_cache_depth_bucket{le=\"1\"} 0",
-        "bicached_cache_depth_bucket{le=\"2\"} 2"}) {
+        "bicached_cache_depth_count{model=\"fake\"} 2",
+        "bicached_cache_depth_bucket{model=\"fake\",le=\"1\"} 0",
+        "bicached_cache_depth_bucket{model=\"fake\",le=\"2\"} 2"}) {
     EXPECT_NE(metrics.find(line), std::string::npos) << line;
   }
 }

@@ -326,7 +326,7 @@ class ApiKeysTest : public testing::Test {
   ~ApiKeysTest() override { std::remove(path.c_str()); }
   ApiKeys load(const std::string& text) {
     std::ofstream(path) << text;
-    return ApiKeys::load(path);
+    return ApiKeys::load(path, "");
   }
   const std::string path = testing::TempDir() + "bicached_keys_" +
                            testing::UnitTest::GetInstance()->current_test_info()->name();
@@ -334,11 +334,21 @@ class ApiKeysTest : public testing::Test {
 
 TEST_F(ApiKeysTest, OnlyTheKeysOfTheFileMayIn) {
   const ApiKeys keys = load("# people\nalpha-1\n\nbeta-22\r\n");
-  EXPECT_NO_THROW(keys.check("Bearer alpha-1"));
-  EXPECT_NO_THROW(keys.check("bearer beta-22"));
-  for (const char* wrong : {"", "Bearer ", "Bearer alpha-2", "Bearer alpha-1alpha-1", "alpha-1",
-                            "Basic alpha-1", "Bearer alpha-", "Bearer # people"}) {
-    EXPECT_THROW(keys.check(wrong), Error) << wrong;
+  EXPECT_NO_THROW(keys.check({"alpha-1"}));
+  EXPECT_NO_THROW(keys.check({"wrong", "beta-22"}));
+  EXPECT_NE(keys.check({"alpha-1"}).tenant, keys.check({"beta-22"}).tenant);
+  EXPECT_THROW(keys.check({}), Error);
+  for (const char* wrong : {"", "alpha-2", "alpha-1alpha-1", "alpha-", "# people"}) {
+    EXPECT_THROW(keys.check({wrong}), Error) << wrong;
+  }
+}
+
+TEST_F(ApiKeysTest, ABearerIsNamedInAnyCaseAndWithAnyBlanks) {
+  for (const char* header : {"Bearer a", "bearer a", "BEARER  a", "Bearer\ta", "Bearer a "}) {
+    EXPECT_EQ(bearer_key(header), "a") << header;
+  }
+  for (const char* header : {"", "Bearer", "Bearer ", "a", "Basic a", "Bearera"}) {
+    EXPECT_EQ(bearer_key(header), "") << header;
   }
 }
 
@@ -346,8 +356,8 @@ TEST_F(ApiKeysTest, AFileThatLetsNobodyInIsAnError) {
   EXPECT_THROW(load("# none\n"), Error);
   EXPECT_THROW(load("with space\n"), Error);
   EXPECT_THROW(load("with%41\n"), Error);
-  EXPECT_THROW(ApiKeys::load("/no/such/file"), Error);
-  EXPECT_FALSE(ApiKeys::load("").required());
+  EXPECT_THROW(ApiKeys::load("/no/such/file", ""), Error);
+  EXPECT_FALSE(ApiKeys::load("", "").required());
 }
 
 }  // namespace

@@ -282,7 +282,8 @@ TEST_F(GenerationTest, ExpectContinueIsAnswered) {
   const std::string body = chat_body().dump();
   RawClient client(port);
   client.send(
-      "POST /v1/chat/completions HTTP/1.1\r\nConnection: close\r\nExpect: 100-continue\r\n"
+      "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: "
+      "100-continue\r\n"
       "Content-Length: " +
       std::to_string(body.size()) + "\r\n\r\n");
   const std::string go_on = client.read_until(

@@ -64,7 +64,7 @@ TEST_F(LimitsTest, HealthAndMetricsAnswerWhileEverythingElseIsBusy) {
   std::vector<std::unique_ptr<RawClient>> idle;
   for (int i = 0; i < 40; ++i) {  // connections kept open between requests
     idle.push_back(std::make_unique<RawClient>(port));
-    idle.back()->send("GET /health HTTP/1.1\r\n\r\n");
+    idle.back()->send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
     idle.back()->read_until(
         [](const std::string& all) { return all.find("\"ok\"") != std::string::npos; });
   }
@@ -89,11 +89,14 @@ TEST_F(LimitsTest, BodiesOverTheLimitAreRefusedAtOnce) {
   start();
   const auto start_time = Clock::now();
   EXPECT_EQ(post(kChat, chat_body(std::string(3000, 'a'))).error_code(), "request_too_large");
-  EXPECT_EQ(exchange("POST /tokenize HTTP/1.1\r\nContent-Length: 99999\r\n\r\nabc").status, 413);
-  EXPECT_EQ(exchange("POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nbb8\r\n" +
-                     std::string(3000, 'a') + "\r\n0\r\n\r\n")
-                .status,
-            413);
+  EXPECT_EQ(
+      exchange("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nabc").status,
+      413);
+  EXPECT_EQ(
+      exchange("POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nbb8\r\n" +
+               std::string(3000, 'a') + "\r\n0\r\n\r\n")
+          .status,
+      413);
   EXPECT_LT(Clock::now() - start_time, std::chrono::seconds(5));
 }
 
@@ -102,19 +105,21 @@ TEST_F(LimitsTest, AttacksOnFramingAreRefusedAndEndTheConnection) {
   const std::string attacks[] = {
       "GARBAGE\r\n\r\n",
       "GET /health\r\n\r\n",
-      "GET  /health HTTP/1.1\r\n\r\n",
-      "GET /health HTTP/1.1\r\nContent-Length: 40\r\n\r\nGET /ready HTTP/1.1\r\n\r\n",
-      "POST /tokenize HTTP/1.1\r\n\r\n{}",
-      "POST /tokenize HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-      "POST /tokenize HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-      "POST /tokenize HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
-      "POST /tokenize HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-      "POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n",
-      "GET /health HTTP/1.1\r\nA: b\nC: d\r\n\r\n",
-      "GET /" + std::string(9000, 'a') + " HTTP/1.1\r\n\r\n",
-      "GET /health HTTP/1.1\r\nA: " + std::string(70000, 'a') + "\r\n\r\n",
-      "GET /health HTTP/1.1\r\nRange: bytes=9-1\r\n\r\n",
-      "GET /health HTTP/1.1\r\nA: " + std::string(100000, 'a'),
+      "GET  /health HTTP/1.1\r\nHost: x\r\n\r\n",
+      "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\nGET /ready HTTP/1.1\r\nHost: "
+      "x\r\n\r\n",
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\n\r\n{}",
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: "
+      "chunked\r\n\r\n{}",
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+      "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+      "chunked\r\n\r\nzz\r\nab\r\n0\r\n\r\n",
+      "GET /health HTTP/1.1\r\nHost: x\r\nA: b\nC: d\r\n\r\n",
+      "GET /" + std::string(9000, 'a') + " HTTP/1.1\r\nHost: x\r\n\r\n",
+      "GET /health HTTP/1.1\r\nHost: x\r\nA: " + std::string(70000, 'a') + "\r\n\r\n",
+      "GET /health HTTP/1.1\r\nHost: x\r\nA: " + std::string(100000, 'a'),
   };
   for (const std::string& attack : attacks) {
     const Response response = exchange(attack);
@@ -124,9 +129,11 @@ TEST_F(LimitsTest, AttacksOnFramingAreRefusedAndEndTheConnection) {
     EXPECT_TRUE(response.json().contains("error")) << attack.substr(0, 80);
     EXPECT_EQ(response.headers.count("x-request-id"), 1u) << attack.substr(0, 80);
   }
-  EXPECT_EQ(exchange("POST /tokenize HTTP/1.1\r\n\r\n{}").status, 411);
-  EXPECT_EQ(exchange("GET /health HTTP/1.1\r\nA: " + std::string(70000, 'a') + "\r\n\r\n").status,
-            431);
+  EXPECT_EQ(exchange("POST /tokenize HTTP/1.1\r\nHost: x\r\n\r\n{}").status, 411);
+  EXPECT_EQ(
+      exchange("GET /health HTTP/1.1\r\nHost: x\r\nA: " + std::string(70000, 'a') + "\r\n\r\n")
+          .status,
+      431);
   EXPECT_EQ(get("/health").status, 200);
 }
 
@@ -134,8 +141,9 @@ TEST_F(LimitsTest, ABodyThatEndsEarlyIsRefused) {
   start();
   for (const char* body : {"-2\r\nab\r\n0\r\n\r\n", "ffffffffffffffff\r\nab", "5\r\nab", ""}) {
     RawClient client(port);
-    client.send(std::string("POST /tokenize HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n") +
-                body);
+    client.send(
+        std::string("POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n") +
+        body);
     client.end_sending();
     const Response response = parse_response(client.read_all());
     EXPECT_GE(response.status, 400) << body;
@@ -146,12 +154,15 @@ TEST_F(LimitsTest, ABodyThatEndsEarlyIsRefused) {
 
 TEST_F(LimitsTest, LibraryFeaturesThatNobodyAskedForStayOff) {
   start();
-  EXPECT_EQ(exchange("GET /health HTTP/1.1\r\nConnection: close\r\nRange: bytes=0-1\r\n\r\n").body,
-            R"({"status":"ok"})");
-  EXPECT_EQ(exchange("GET /health HTTP/1.1\r\nConnection: close\r\nUpgrade: websocket\r\n"
-                     "Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n")
-                .status,
-            200);
+  EXPECT_EQ(
+      exchange("GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes=0-1\r\n\r\n")
+          .body,
+      R"({"status":"ok"})");
+  EXPECT_EQ(
+      exchange("GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nUpgrade: websocket\r\n"
+               "Sec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n\r\n")
+          .status,
+      200);
   const std::string body = R"({"content":")" + std::string(20000, 'a') + "\"}";
   EXPECT_EQ(post_text("/tokenize", body, {{"Content-Type", "application/x-www-form-urlencoded"}})
                 .json()
@@ -164,9 +175,11 @@ TEST_F(LimitsTest, OneConnectionServesManyRequestsAlsoPipelined) {
   start();
   RawClient client(port);
   const std::string tokenize = R"({"content":"ab"})";
-  client.send("GET /health HTTP/1.1\r\n\r\nPOST /tokenize HTTP/1.1\r\nContent-Length: " +
-              std::to_string(tokenize.size()) + "\r\n\r\n" + tokenize +
-              "GET /version HTTP/1.1\r\nConnection: close\r\n\r\n");
+  client.send(
+      "GET /health HTTP/1.1\r\nHost: x\r\n\r\nPOST /tokenize HTTP/1.1\r\nHost: "
+      "x\r\nContent-Length: " +
+      std::to_string(tokenize.size()) + "\r\n\r\n" + tokenize +
+      "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
   const std::string all = client.read_all();
   EXPECT_NE(all.find("\"ok\""), std::string::npos) << all;
   EXPECT_NE(all.find("\"count\":2"), std::string::npos) << all;
@@ -177,7 +190,7 @@ TEST_F(LimitsTest, IdleConnectionsAreClosed) {
   settings.server.keep_alive_ms = 200;
   start();
   RawClient client(port);
-  client.send("GET /health HTTP/1.1\r\n\r\n");
+  client.send("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
   const auto start_time = Clock::now();
   EXPECT_EQ(parse_response(client.read_all()).status, 200);
   EXPECT_LT(Clock::now() - start_time, std::chrono::seconds(2));

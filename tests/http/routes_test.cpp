@@ -82,13 +82,15 @@ TEST_F(RoutesTest, UnknownRoutesAndMethodsHaveJsonErrors) {
   EXPECT_EQ(wrong.headers.at("allow"), "POST");
   EXPECT_EQ(post("/health", {}).status, 405);
   EXPECT_EQ(exchange(make_request("DELETE", "/v1/models")).status, 405);
-  EXPECT_EQ(exchange(make_request("OPTIONS", "/v1/models")).headers.at("allow"), "GET, HEAD");
+  EXPECT_EQ(exchange(make_request("OPTIONS", "/v1/models")).headers.at("allow"),
+            "GET, HEAD, OPTIONS");
 }
 
 TEST_F(RoutesTest, EveryResponseCarriesTheRequestId) {
   start();
   const auto with_id = [](const std::string& id) {
-    return "GET /health HTTP/1.1\r\nConnection: close\r\nX-Request-Id: " + id + "\r\n\r\n";
+    return "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: " + id +
+           "\r\n\r\n";
   };
   EXPECT_EQ(exchange(with_id("my-id.7")).headers.at("x-request-id"), "my-id.7");
   const Response attacked = exchange(with_id("a%0d%0aInjected: 1"));
@@ -142,6 +144,7 @@ TEST_F(RoutesTest, BeforeTheModelIsLoadedItSaysSo) {
 }
 
 TEST_F(RoutesTest, MetricsCountRequestsAndWork) {
+  control->end_one_in = 0;  // several tokens, one after the other
   start();
   const nlohmann::json usage = post("/v1/chat/completions", chat_body()).json().at("usage");
   get("/nowhere");
@@ -150,12 +153,24 @@ TEST_F(RoutesTest, MetricsCountRequestsAndWork) {
   EXPECT_TRUE(has("bicached_http_responses_total{route=\"/v1/chat/completions\",status=\"200\"} 1"))
       << text;
   EXPECT_TRUE(has("bicached_http_responses_total{route=\"other\",status=\"404\"} 1")) << text;
-  EXPECT_TRUE(has("bicached_completion_tokens_total " + usage.at("completion_tokens").dump()));
-  EXPECT_TRUE(has("bicached_prompt_tokens_total " + usage.at("prompt_tokens").dump()));
+  EXPECT_TRUE(has("bicached_completion_tokens_total{model=\"fake\"} " +
+                  usage.at("completion_tokens").dump()));
+  EXPECT_TRUE(
+      has("bicached_prompt_tokens_total{model=\"fake\"} " + usage.at("prompt_tokens").dump()));
   EXPECT_TRUE(has("# HELP bicached_forwards_total"));
   EXPECT_TRUE(has("bicached_running 0"));
-  EXPECT_TRUE(has("bicached_request_seconds_count 1"));
+  EXPECT_TRUE(has("bicached_request_seconds_count{model=\"fake\"} 1"));
   EXPECT_TRUE(has("bicached_first_token_seconds_bucket"));
+  EXPECT_TRUE(has("bicached_inter_token_seconds_count{model=\"fake\"} 1")) << text;
+  EXPECT_TRUE(has("bicached_build_info{")) << text;
+  EXPECT_TRUE(has("bicached_model_info{")) << text;
+  for (const char* name :
+       {"process_cpu_seconds_total", "process_start_time_seconds", "process_resident_memory_bytes",
+        "process_virtual_memory_bytes", "process_open_fds", "process_max_fds"}) {
+    const size_t at = text.find(std::string("\n") + name + " ");
+    ASSERT_NE(at, std::string::npos) << name;
+    EXPECT_GE(std::stod(text.substr(at + 2 + std::string(name).size())), 0) << name;
+  }
 }
 
 TEST_F(RoutesTest, TwoServersCannotShareAPort) {

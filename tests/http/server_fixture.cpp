@@ -2,11 +2,14 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <sstream>
 #include <stdexcept>
 
@@ -26,7 +29,35 @@ RawClient::RawClient(int port) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
   }
 }
 
+RawClient::RawClient(const std::string& unix_path) : fd_(::socket(AF_UNIX, SOCK_STREAM, 0)) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, unix_path.c_str(), sizeof address.sun_path - 1);
+  const timeval limit{10, 0};
+  ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  if (::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    throw std::runtime_error("can't connect");
+  }
+}
+
 RawClient::~RawClient() { close(); }
+
+void RawClient::send_and_end(const std::string& bytes) {
+  const int on = 1;
+  ::setsockopt(fd_, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+  send(bytes);
+  end_sending();
+}
+
+void RawClient::send_some(const std::string& bytes) {
+  size_t sent = 0;
+  while (sent < bytes.size()) {
+    const ssize_t count =
+        ::send(fd_, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (count <= 0) return;
+    sent += static_cast<size_t>(count);
+  }
+}
 
 void RawClient::end_sending() { ::shutdown(fd_, SHUT_WR); }
 

@@ -21,10 +21,15 @@ namespace bicached {
 class RawClient {
  public:
   explicit RawClient(int port);
+  explicit RawClient(const std::string& unix_path);
   ~RawClient();
   RawClient(const RawClient&) = delete;
 
   void send(const std::string& bytes);
+  /// The end of sending goes in the last packet.
+  void send_and_end(const std::string& bytes);
+  /// As much as the socket takes now.
+  void send_some(const std::string& bytes);
   /// Until `done(all so far)` or the end of the connection or 10 s.
   template <typename Done>
   std::string read_until(Done done) {

@@ -122,7 +122,17 @@ TEST(Checkpoint, ReadsShardsAndRefusesBadIndices) {
   EXPECT_THAT(index(R"({"weight_map":{"a":"/etc/passwd"}})"), HasSubstr("file name"));
   EXPECT_THAT(index(R"({"weight_map":{"a":"../one.safetensors"}})"), HasSubstr("file name"));
   EXPECT_THAT(index(R"({"weight_map":{"a":"three.safetensors"}})"), HasSubstr("three"));
-  EXPECT_THAT(index(R"({"weight_map":{"a":".."}})"), HasSubstr("regular"));
+  EXPECT_THAT(index(R"({"weight_map":{"a":".."}})"), HasSubstr("file name"));
+  EXPECT_THAT(index(R"({"weight_map":{"a":""}})"), HasSubstr("file name"));
+  std::filesystem::create_directory(folder.path() + "/folder.safetensors");
+  EXPECT_THAT(index(R"({"weight_map":{"a":"folder.safetensors"}})"), HasSubstr("a folder"));
+  std::string many, same;
+  for (int i = 0; i < 5000; ++i) {
+    many += (i ? "," : "") + ("\"t" + std::to_string(i) + "\":\"s" + std::to_string(i) + "\"");
+    same += (i ? "," : "") + ("\"t" + std::to_string(i) + "\":\"one.safetensors\"");
+  }
+  EXPECT_THAT(index("{\"weight_map\":{" + many + "}}"), HasSubstr("more than 4096 files"));
+  EXPECT_THAT(index("{\"weight_map\":{" + same + "}}"), HasSubstr("'t0'"));  // opened once
   EXPECT_THAT(index(R"({})"), HasSubstr("weight_map"));
   EXPECT_THAT(index("{"), HasSubstr("JSON"));
   folder.write("two.safetensors", shard("a"));
@@ -136,6 +146,63 @@ TEST(Checkpoint, NamesWhatAFolderLacks) {
   EXPECT_THAT(refusal([&] { Checkpoint::open("/nowhere/at/all"); }), HasSubstr("/nowhere"));
   ASSERT_EQ(::mkfifo((folder.path() + "/model.safetensors").c_str(), 0600), 0);
   EXPECT_THAT(refusal([&] { Checkpoint::open(folder.path()); }), HasSubstr("regular"));
+}
+
+TEST(Checkpoint, FilesOfOtherKindsAreNamed) {
+  EXPECT_THAT(refusal_of_file("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+              HasSubstr("Git LFS"));
+  EXPECT_THAT(refusal_of_file("<!DOCTYPE html>"), HasSubstr("web page"));
+  EXPECT_THAT(refusal_of_file("PK\x03\x04 and so on"), HasSubstr("PyTorch"));
+  EXPECT_THAT(refusal_of_file("GGUF and so on"), HasSubstr("GGUF"));
+  const TempFolder folder;
+  ASSERT_EQ(::symlink("/dev/zero", (folder.path() + "/model.safetensors").c_str()), 0);
+  EXPECT_THAT(refusal([&] { Checkpoint::open(folder.path()); }), HasSubstr("a device"));
+  folder.write("config.json", "version https://git-lfs.github.com/spec/v1\n");
+  EXPECT_THAT(refusal([&] { parse_model_folder(folder.path()); }), HasSubstr("Git LFS"));
+  std::filesystem::remove(folder.path() + "/config.json");
+  ASSERT_EQ(::mkfifo((folder.path() + "/config.json").c_str(), 0600), 0);
+  EXPECT_THAT(refusal([&] { parse_model_folder(folder.path()); }), HasSubstr("a named pipe"));
+}
+
+TEST(TensorNames, WrappersOfTrainingCodeAreLeftOut) {
+  for (const char* name :
+       {"model.a.b", "_orig_mod.model.a.b", "module.model.a.b", "module._orig_mod.model.a.b",
+        "model._fsdp_wrapped_module.a.b", "model.a._checkpoint_wrapped_module.b"}) {
+    EXPECT_EQ(plain_tensor_name(name), "model.a.b") << name;
+  }
+  EXPECT_EQ(plain_tensor_name("modules.a"), "modules.a");
+  EXPECT_TRUE(is_derived_tensor("model.layers.3.self_attn.rotary_emb.inv_freq"));
+  EXPECT_TRUE(is_derived_tensor("inv_freq"));
+  EXPECT_FALSE(is_derived_tensor("model.inv_freq.weight"));
+}
+
+/// A checkpoint with these tensors, each of one number.
+Checkpoint open_with(const TempFolder& folder, const std::vector<std::string>& names) {
+  std::string header, data;
+  for (const std::string& name : names) {
+    const std::string begin = std::to_string(data.size());
+    data += "abcd";
+    header += (header.empty() ? "{" : ",") +
+              ("\"" + name + "\":{\"dtype\":\"F32\",\"shape\":[1],") + "\"data_offsets\":[" +
+              begin + "," + std::to_string(data.size()) + "]}";
+  }
+  folder.write("model.safetensors", safetensors_bytes(header + "}", data));
+  return Checkpoint::open(folder.path());
+}
+
+TEST(TensorNames, AreFoundInEveryFormThatFilesHave) {
+  const TempFolder folder;
+  for (const char* form : {"model.x.weight", "x.weight", "model.model.x.weight",
+                           "_orig_mod.model.x.weight", "module.x.weight"}) {
+    const Checkpoint checkpoint = open_with(folder, {form, "y.rotary_emb.inv_freq"});
+    EXPECT_EQ(checkpoint.tensors().size(), 1u) << form;
+    EXPECT_TRUE(checkpoint.tensors().contains(checkpoint.stored_name("model.x.weight"))) << form;
+  }
+  const Checkpoint head = open_with(folder, {"model.lm_head.weight"});
+  EXPECT_EQ(head.stored_name("lm_head.weight"), "model.lm_head.weight");
+  const Checkpoint other = open_with(folder, {"bert.x.weight", "z.bias"});
+  EXPECT_THAT(refusal([&] { other.stored_name("model.x.weight"); }), HasSubstr("'bert.x.weight'"));
+  EXPECT_THAT(refusal([&] { open_with(folder, {"module.a", "_orig_mod.a"}); }), HasSubstr("two"));
 }
 
 class LladaConfig : public ::testing::Test {

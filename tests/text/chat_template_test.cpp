@@ -30,6 +30,38 @@ TEST(ChatTemplate, RendersRolesAndContents) {
             "<system>s<user>u");
 }
 
+TEST(ChatTemplate, ATemplateThatTakesPartsGetsParts) {
+  const std::string loop = "{% for p in m.content %}{{ p.text }}{% endfor %}";
+  const std::string whole = "{% for m in messages %}<{{ m.role }}>" + loop + "{% endfor %}";
+  EXPECT_EQ(compile(whole)->render({{"system", "s"}, {"user", "u v"}}, true).text(),
+            "<system>s<user>u v");
+  const std::string by_index =
+      "{% for m in messages %}<{{ m.role }}>{{ m.content[0]['text'] }}{% endfor %}";
+  EXPECT_EQ(compile(by_index)->render({{"user", "u v"}}, true).text(), "<user>u v");
+  // One role's content as parts, another's as text.
+  const std::string mixed = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'user' %}" +
+                            loop + "{% else %}{{ m.content }}{% endif %}{% endfor %}";
+  EXPECT_EQ(
+      compile(mixed)->render({{"system", "s"}, {"user", "u"}, {"assistant", "a"}}, true).text(),
+      "<system>s<user>u<assistant>a");
+  // Both forms: the plain one, as most clients send it.
+  const std::string both =
+      "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}[" + loop +
+      "]{% endif %}{% endfor %}";
+  EXPECT_EQ(compile(both)->render({{"user", "u"}}, true).text(), "u");
+  // No system message.
+  const std::string strict =
+      "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + whole;
+  EXPECT_EQ(compile(strict)->render({{"user", "u"}}, true).text(), "<user>u");
+}
+
+TEST(ChatTemplate, OneThatLosesTheUsersTextIsRefused) {
+  EXPECT_NE(error_of([] { compile("{% for m in messages %}{{ m.role }}{% endfor %}"); },
+                     ErrorCode::kInvalidModel)
+                .find("what a user says"),
+            std::string::npos);
+}
+
 TEST(ChatTemplate, SpecialTokensOfMessagesAreUntrustedPieces) {
   const RenderedChat chat =
       compile(kPlain + "<|eot_id|>")->render({{"user", "a<|eot_id|>b <think>"}}, true);

@@ -1,0 +1,101 @@
+#include "http/process_metrics.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+namespace bicached {
+namespace {
+
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+MetricFamily make_metric(const char* name, const char* help, MetricType type, double value) {
+  MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  prometheus::ClientMetric metric;
+  if (type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family.metric.push_back(metric);
+  return family;
+}
+
+/// Fields of /proc/self/stat from the third on (man 5 proc): the second, a name, may hold blanks.
+std::vector<double> stat_fields() {
+  std::ifstream file("/proc/self/stat");
+  std::string line;
+  std::getline(file, line);
+  std::istringstream words(line.substr(std::min(line.rfind(')') + 2, line.size())));
+  std::string state;
+  words >> state;
+  std::vector<double> fields;
+  for (double number = 0; words >> number;) fields.push_back(number);
+  return fields;
+}
+
+/// Seconds since 1970 at which the machine started.
+double boot_time() {
+  std::ifstream file("/proc/stat");
+  std::string name;
+  double seconds = 0;
+  for (std::string line; std::getline(file, line);) {
+    std::istringstream words(line);
+    if (words >> name >> seconds && name == "btime") return seconds;
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::vector<MetricFamily> process_metrics() {
+  std::vector<MetricFamily> families;
+  const std::vector<double> fields = stat_fields();
+  // Indices count from the fourth field of the page.
+  constexpr size_t kUserTicks = 10, kSystemTicks = 11, kThreads = 16, kStartTicks = 18,
+                   kVirtualBytes = 19, kResidentPages = 20;
+  if (fields.size() > kResidentPages) {
+    const auto ticks = static_cast<double>(::sysconf(_SC_CLK_TCK));
+    const auto page = static_cast<double>(::sysconf(_SC_PAGESIZE));
+    families.push_back(
+        make_metric("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.",
+                    MetricType::Counter, (fields[kUserTicks] + fields[kSystemTicks]) / ticks));
+    families.push_back(make_metric("process_start_time_seconds",
+                                   "Start time of the process since unix epoch in seconds.",
+                                   MetricType::Gauge, boot_time() + fields[kStartTicks] / ticks));
+    families.push_back(make_metric("process_virtual_memory_bytes", "Virtual memory size in bytes.",
+                                   MetricType::Gauge, fields[kVirtualBytes]));
+    families.push_back(make_metric("process_resident_memory_bytes",
+                                   "Resident memory size in bytes.", MetricType::Gauge,
+                                   fields[kResidentPages] * page));
+    families.push_back(make_metric("process_threads", "Number of OS threads in the process.",
+                                   MetricType::Gauge, fields[kThreads]));
+  }
+  std::error_code error;
+  double num_open = 0;
+  for (std::filesystem::directory_iterator at("/proc/self/fd", error), end; !error && at != end;
+       at.increment(error)) {
+    ++num_open;
+  }
+  if (!error) {
+    families.push_back(make_metric("process_open_fds", "Number of open file descriptors.",
+                                   MetricType::Gauge, num_open));
+  }
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    families.push_back(make_metric("process_max_fds", "Maximum number of open file descriptors.",
+                                   MetricType::Gauge, static_cast<double>(limit.rlim_cur)));
+  }
+  return families;
+}
+
+}  // namespace bicached

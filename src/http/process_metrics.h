@@ -1,0 +1,14 @@
+#pragma once
+
+#include <prometheus/metric_family.h>
+
+#include <vector>
+
+namespace bicached {
+
+/// What Prometheus's own client libraries tell of a process, under their names (process_*), so that
+/// common dashboards find memory, descriptors and restarts. From /proc; what can't be read is left
+/// out.
+std::vector<prometheus::MetricFamily> process_metrics();
+
+}  // namespace bicached

@@ -1,0 +1,74 @@
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/json_file.h"
+#include "base/state_file.h"
+
+namespace bicached {
+namespace {
+
+std::string failure_of(const std::string& path) {
+  try {
+    read_text_file(path, 1000, ErrorCode::kInvalidModel);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+class FilesTest : public testing::Test {
+ protected:
+  ~FilesTest() override {
+    for (const std::string& end : {"", ".lock"}) ::unlink((path + end).c_str());
+  }
+  const std::string path = testing::TempDir() + "bicached_files_test";
+};
+
+TEST_F(FilesTest, WhatIsNoFileIsRefusedByItsKind) {
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  EXPECT_NE(failure_of(path).find("a named pipe"), std::string::npos);
+  EXPECT_NE(failure_of("/dev/zero").find("a device"), std::string::npos);
+  EXPECT_NE(failure_of(testing::TempDir()).find("a folder"), std::string::npos);
+  EXPECT_NE(failure_of("/no/such").find("No such file"), std::string::npos);
+}
+
+TEST_F(FilesTest, DownloadsThatWentWrongAreNamed) {
+  std::ofstream(path) << "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n";
+  EXPECT_NE(failure_of(path).find("Git LFS pointer"), std::string::npos);
+  std::ofstream(path) << "<!DOCTYPE html><html>";
+  EXPECT_NE(failure_of(path).find("web page"), std::string::npos);
+}
+
+TEST_F(FilesTest, NothingBehindANulIsLeftOut) {
+  EXPECT_THROW(parse_json_text(std::string("{}\0x", 4), "it", ErrorCode::kInvalidRequest), Error);
+  EXPECT_THROW(parse_json_text(std::string("{}\0", 3), "it", ErrorCode::kInvalidRequest), Error);
+}
+
+TEST_F(FilesTest, OneServerWritesAStateFile) {
+  StateFile first(path);
+  EXPECT_TRUE(first.lock());
+  {
+    StateFile second(path);
+    EXPECT_FALSE(second.lock());
+  }
+  {
+    StateFile third(path);
+    EXPECT_FALSE(third.lock());  // the second's end frees nothing of the first's
+  }
+}
+
+TEST_F(FilesTest, ALockEndsWithItsServer) {
+  {
+    EXPECT_TRUE(StateFile(path).lock());
+  }
+  StateFile next(path);
+  EXPECT_TRUE(next.lock());
+}
+
+}  // namespace
+}  // namespace bicached
