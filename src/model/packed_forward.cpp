@@ -233,7 +233,9 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
   const at::Tensor heads = qkv.view({rows, -1, heads_.head_size});
   const at::Tensor keys = heads.narrow(1, heads_.num_heads, heads_.num_kv_heads);
   at::Tensor queries = heads.narrow(1, 0, heads_.num_heads);
-  if (w.query_norm.defined()) {
+  if (w.query_norm.defined() && kernels_) {
+    kernels_->norm_heads(qkv, w.query_norm, w.key_norm);
+  } else if (w.query_norm.defined()) {
     norm_heads(queries, w.query_norm, config_.norm_eps);
     norm_heads(keys, w.key_norm, config_.norm_eps);
   }
@@ -299,7 +301,7 @@ void PackedForward::add_mlp(const Mlp& mlp, const Activation& input, int64_t siz
 /// Whether nothing but its rows and their places tells it from other forwards of its size.
 bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& plan) const {
   const LayerSegment& segment = plan.segments.front();
-  return kernels_ && !observer_ && !config_.qk_norm && config_.sparse_layers.empty() &&
+  return kernels_ && !observer_ && config_.sparse_layers.empty() &&
          plan.segments.size() == 1 && segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows &&
          kernels_->suits(segment.sequences) &&
          std::ranges::all_of(forward.groups,

@@ -22,6 +22,7 @@
 #include "model/attention.h"
 #include "model/cuda/forward_graphs.h"
 #include "model/cuda/model_kernels.h"
+#include "model/head_norm.h"
 #include "model/row_ops.h"
 #include "model/weights.h"
 
@@ -29,7 +30,7 @@ namespace bicached {
 namespace {
 
 struct Shape {
-  int heads, kv_heads, head_size, num_logits;
+  int heads, kv_heads, head_size, rotary_size, num_logits;
 };
 
 class Kernels : public ::testing::TestWithParam<Shape> {
@@ -41,7 +42,8 @@ class Kernels : public ::testing::TestWithParam<Shape> {
     model.hidden_size = 264;
     model.num_heads = shape.heads;
     model.num_kv_heads = shape.kv_heads;
-    model.head_size = model.rotary_size = shape.head_size;
+    model.head_size = shape.head_size;
+    model.rotary_size = shape.rotary_size;
     model.mlp_size = 520;
     model.num_logits = shape.num_logits;
     model.vocab_size = shape.num_logits - 5;
@@ -96,9 +98,20 @@ TEST_P(Kernels, NormOfAllRowsAndOfSome) {
   EXPECT_TRUE(some.equal(out.index_select(0, rows)));
 }
 
+TEST_P(Kernels, NormOfHeads) {
+  const HeadShape heads{model.num_heads, model.num_kv_heads, model.head_size};
+  at::Tensor expected = random({13, heads.qkv_size()}), out = expected.clone();
+  const at::Tensor query = random({model.head_size}), key = random({model.head_size});
+  const at::Tensor rows = expected.view({13, -1, model.head_size});
+  norm_heads(rows.narrow(1, 0, heads.num_heads), query, model.norm_eps);
+  norm_heads(rows.narrow(1, heads.num_heads, heads.num_kv_heads), key, model.norm_eps);
+  kernels->norm_heads(out, query, key);
+  expect_near(out, expected, kRounding);
+}
+
 TEST_P(Kernels, RotationStoresKeysAndValuesButNotOfPadding) {
   const HeadShape heads{model.num_heads, model.num_kv_heads, model.head_size};
-  const RopeTable rope = make_rope_table(100, model.head_size, 10000, at::kCUDA);
+  const RopeTable rope = make_rope_table(100, model.rotary_size, 10000, at::kCUDA);
   const at::Tensor first = random({5, heads.qkv_size()}), bias = random({heads.qkv_size()});
   const at::Tensor pool = random({60, model.num_kv_heads, model.head_size});
   for (const bool has_bias : {false, true}) {
@@ -242,8 +255,10 @@ TEST_P(Kernels, AGraphRunsTheSame) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, Kernels,
-                         ::testing::Values(Shape{4, 4, 32, 1000}, Shape{8, 2, 64, 1001},
-                                           Shape{32, 32, 128, 4096}, Shape{7, 1, 128, 264}));
+                         ::testing::Values(Shape{4, 4, 32, 32, 1000}, Shape{8, 2, 64, 64, 1001},
+                                           Shape{32, 32, 128, 128, 4096},
+                                           Shape{7, 1, 128, 128, 264}, Shape{16, 4, 128, 64, 264},
+                                           Shape{3, 3, 64, 16, 264}));
 
 TEST(PaddedSize, IsNearAndSeldomAnother) {
   int64_t last = 0, different = 0;

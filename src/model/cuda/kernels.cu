@@ -1,5 +1,5 @@
 // The device code of a forward in bfloat16. Compiled at start for one model, whose sizes are macros:
-//   HIDDEN d, MLP m, HEADS H, KV_HEADS G, HEAD_SIZE D, EPS of the norm; LOGITS rows of the head, VOCAB
+//   HIDDEN d, MLP m, HEADS H, KV_HEADS G, HEAD_SIZE D, ROTARY R of them rotated, EPS of the norm; LOGITS rows of the head, VOCAB
 //   and MASK_TOKEN: only ids below VOCAB that are not MASK_TOKEN are chosen.
 // Includes nothing, so that compiling needs no CUDA toolkit. `row_ops.h`, `attention.h` and
 // `sampler.h` have the same steps in ATen, which these are tested against.
@@ -147,15 +147,39 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) scales[blockIdx.x] = step;
 }
 
+/// x / rms(x) * weight [D] of each query and key head of qkv [N, (H + 2 G) D], in place. A warp a head:
+/// grid N (H + G) / 8, block 256.
+extern "C" __global__ void norm_heads(bf16* qkv, const bf16* query, const bf16* key, i64 rows) {
+  constexpr int kPairs = HEAD_SIZE / 2, kEach = (kPairs + 31) / 32, kHeads = HEADS + KV_HEADS;
+  const i64 at = (i64)blockIdx.x * 8 + threadIdx.x / 32;
+  if (at >= rows * kHeads) return;
+  const int head = at % kHeads, lane = threadIdx.x % 32;
+  u32* x = (u32*)(qkv + at / kHeads * QKV + head * HEAD_SIZE);
+  const u32* weight = (const u32*)(head < HEADS ? query : key);
+  float squares = 0;
+  for (int n = 0; n < kEach; ++n) {
+    const int i = lane + 32 * n;
+    if (i < kPairs) squares += low(x[i]) * low(x[i]) + high(x[i]) * high(x[i]);
+  }
+  for (int step = 16; step > 0; step /= 2) squares += __shfl_xor_sync(~0u, squares, step);
+  const float scale = rsqrtf(squares / HEAD_SIZE + EPS);
+  for (int n = 0; n < kEach; ++n) {
+    const int i = lane + 32 * n;
+    if (i >= kPairs) continue;
+    x[i] = pack(low(x[i]) * scale * low(weight[i]), high(x[i]) * scale * high(weight[i]));
+  }
+}
+
 /// Adds bias [(H + 2 G) D] to qkv [N, (H + 2 G) D] unless it is null, rotates queries and keys in place,
-/// halves against halves, and stores keys and values in the pool [tokens, G, D] at the rows' slots; a
-/// negative slot: the row is padding. cosine, sine: float32 [positions, D / 2]. Grid (N, any), block
-/// 256.
+/// halves of the first R numbers of a head against halves, and stores keys and values in the pool
+/// [tokens, G, D] at the rows' slots; a negative slot: the row is padding. cosine, sine: float32
+/// [positions, R / 2]. Grid (N, any), block 256.
 extern "C" __global__ void rotate_and_store(bf16* qkv, const bf16* bias, bf16* keys, bf16* values,
                                             const float* cosine, const float* sine,
                                             const i64* positions, const i64* slots) {
-  constexpr int kHalf = HEAD_SIZE / 16;  // in eights, as all that follows
-  constexpr int kTurns = (HEADS + KV_HEADS) * kHalf, kValues = KV_HEADS * 2 * kHalf;
+  constexpr int kHead = HEAD_SIZE / 8, kHalf = ROTARY / 16;  // in eights, as all that follows
+  constexpr int kRest = kHead - 2 * kHalf, kTurned = HEADS + KV_HEADS;
+  constexpr int kTurns = kTurned * kHalf, kRests = kTurned * kRest, kValues = KV_HEADS * kHead;
   const i64 position = positions[blockIdx.x], slot = slots[blockIdx.x];
   if (slot < 0) return;
   uint4* row = (uint4*)(qkv + (i64)blockIdx.x * QKV);
@@ -168,13 +192,23 @@ extern "C" __global__ void rotate_and_store(bf16* qkv, const bf16* bias, bf16* k
     for (int j = 0; j < 8; ++j) e.x[j] += b.x[j];
     return Eight::of(e.packed());
   };
-  for (int i = blockIdx.y * 256 + threadIdx.x; i < kTurns + kValues; i += gridDim.y * 256) {
+  const int end = kTurns + kRests + kValues;
+  for (int i = blockIdx.y * 256 + threadIdx.x; i < end; i += gridDim.y * 256) {
+    if (i >= kTurns + kRests) {
+      const int at = i - kTurns - kRests;
+      value[at] = biased(kTurned * kHead + at).packed();
+      continue;
+    }
     if (i >= kTurns) {
-      value[i - kTurns] = biased(i + kTurns).packed();
+      constexpr int kDivisor = kRest > 0 ? kRest : 1;
+      const int head = (i - kTurns) / kDivisor;
+      const int at = head * kHead + 2 * kHalf + (i - kTurns) % kDivisor;
+      row[at] = biased(at).packed();
+      if (head >= HEADS) key[at - HEADS * kHead] = row[at];
       continue;
     }
     const int head = i / kHalf, at = i % kHalf;
-    const int first = head * 2 * kHalf + at, second = first + kHalf;
+    const int first = head * kHead + at, second = first + kHalf;
     const float* c = cosine + (position * kHalf + at) * 8;
     const float* s = sine + (position * kHalf + at) * 8;
     const Eight a = biased(first), b = biased(second);
@@ -186,8 +220,8 @@ extern "C" __global__ void rotate_and_store(bf16* qkv, const bf16* bias, bf16* k
     row[first] = x.packed();
     row[second] = y.packed();
     if (head < HEADS) continue;
-    key[first - HEADS * 2 * kHalf] = x.packed();
-    key[second - HEADS * 2 * kHalf] = y.packed();
+    key[first - HEADS * kHead] = x.packed();
+    key[second - HEADS * kHead] = y.packed();
   }
 }
 

@@ -25,7 +25,7 @@ constexpr int64_t kMaxTiledRows = 64, kLittleAttention = int64_t{1} << 30;
 bool fits(const ModelConfig& model) {
   const int size = model.head_size;
   // A bias is added where keys are rotated, which is after the norm of heads.
-  return (size == 32 || size == 64 || size == 128) && model.rotary_size == size &&
+  return (size == 32 || size == 64 || size == 128) && model.rotary_size % 16 == 0 &&
          model.hidden_size % 8 == 0 && model.mlp_size % 8 == 0 &&
          !(model.qkv_bias && model.qk_norm);
 }
@@ -41,6 +41,7 @@ std::vector<std::string> options_of(const ModelConfig& model) {
           define("HEADS", std::to_string(model.num_heads)),
           define("KV_HEADS", std::to_string(model.num_kv_heads)),
           define("HEAD_SIZE", std::to_string(model.head_size)),
+          define("ROTARY", std::to_string(model.rotary_size)),
           define("EPS", eps),
           define("LOGITS", std::to_string(model.num_logits)),
           define("VOCAB", std::to_string(model.vocab_size)),
@@ -88,6 +89,7 @@ ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding
   const CudaRuntime& cuda = CudaRuntime::get();
   embed_ = cuda.kernel(module_, "embed");
   rms_norm_ = cuda.kernel(module_, "rms_norm");
+  norm_heads_ = cuda.kernel(module_, "norm_heads");
   rotate_and_store_ = cuda.kernel(module_, "rotate_and_store");
   quantise_ = cuda.kernel(module_, "quantise");
   silu_times_up_ = cuda.kernel(module_, "silu_times_up");
@@ -130,6 +132,12 @@ void ModelKernels::add_and_norm(at::Tensor& x, const at::Tensor& add, const at::
 void ModelKernels::quantise(const at::Tensor& x, at::Tensor& out, at::Tensor& scales) const {
   launch(quantise_, {x.size(0)}, 256, data(x), static_cast<int>(x.size(1)), data(out),
          data(scales));
+}
+
+void ModelKernels::norm_heads(at::Tensor& qkv, const at::Tensor& query,
+                              const at::Tensor& key) const {
+  const int64_t heads = qkv.size(0) * (model_.num_heads + model_.num_kv_heads);
+  launch(norm_heads_, {(heads + 7) / 8}, 256, data(qkv), data(query), data(key), qkv.size(0));
 }
 
 void ModelKernels::rotate_and_store(at::Tensor& qkv, const at::Tensor& bias, const RopeTable& rope,

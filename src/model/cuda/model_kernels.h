@@ -38,6 +38,8 @@ class ModelKernels {
                     at::Tensor& scales) const;
   /// out [N, w] in float8 e4m3, of which out * scales [N, 1] is x; w a multiple of 8.
   void quantise(const at::Tensor& x, at::Tensor& out, at::Tensor& scales) const;
+  /// x / rms(x) * weight [D] of each query and key head of qkv [N, (H + 2 G) D], in place.
+  void norm_heads(at::Tensor& qkv, const at::Tensor& query, const at::Tensor& key) const;
   /// As in row_ops.h, after adding `bias` if it is defined; a slot below 0 is that of a row which
   /// is padding.
   void rotate_and_store(at::Tensor& qkv, const at::Tensor& bias, const RopeTable& rope,
@@ -63,6 +65,7 @@ class ModelKernels {
   void* module_;
   void* embed_;
   void* rms_norm_;
+  void* norm_heads_;
   void* rotate_and_store_;
   void* quantise_;
   void* silu_times_up_;
