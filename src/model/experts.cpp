@@ -1,10 +1,11 @@
 #include "model/experts.h"
 
 #include <ATen/ops/_grouped_mm.h>
-#include <ATen/ops/bincount.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/searchsorted.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
@@ -79,9 +80,10 @@ void add_experts(const at::Tensor& x, const Experts& experts, const ExpertsConfi
   const int64_t rows = x.size(0), chosen = config.num_chosen;
   if (rows == 0) return;
   const Routing routing = route(x, experts, config);
-  const at::Tensor flat = routing.experts.view({-1});
-  const at::Tensor order = flat.argsort(/*stable=*/true, 0, /*descending=*/false);
-  const at::Tensor ends = at::bincount(flat, {}, config.num_experts).cumsum(0).to(at::kInt);
+  const auto [by_expert, order] = routing.experts.view({-1}).sort(/*stable=*/true, 0, false);
+  // Nothing here makes a device wait for the host, as counting would.
+  const at::Tensor numbers = at::arange(config.num_experts, by_expert.options());
+  const at::Tensor ends = at::searchsorted(by_expert, numbers, /*out_int32=*/true, /*right=*/true);
   const at::Tensor sorted = x.index_select(0, order.floor_divide(chosen));
   const at::Tensor gate_up = multiply(sorted, experts.gate_up, ends);
   at::Tensor activated = at::empty({gate_up.size(0), config.size}, gate_up.options());
