@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "bicached/error.h"
 #include "decode/noise.h"
@@ -27,6 +28,7 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
       reuse_(reuse),
       unmasker_(make_unmasker(request.decode)),
       canvas_(request, model.mask_token),
+      rules_(request, model),
       decided_(static_cast<size_t>(request.gen_length)) {
   const int block_length = request.decode.block_length;
   num_blocks_ = (request.gen_length + block_length - 1) / block_length;
@@ -34,17 +36,10 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
   stats_.prefix_len = reuse.prefix_len;
   stats_.depth = reuse.depth;
   stats_.refresh_depth = reuse.refresh_depth;
-  const std::vector<TokenId>& ends = model.end_tokens;
-  const DecodeParams& decode = request.decode;
-  if (decode.ignore_eos) {
-    never_ = ends;
-  } else if (decode.logits_eos_inf && !ends.empty()) {
-    never_ = {ends.front()};
-  }
-  if (decode.confidence_eos_eot_inf) {
-    // LLaDA's code spares EOS where tokens are drawn.
-    const bool draws = request.sampling.temperature > 0 && !ends.empty();
-    discounted_.assign(ends.begin() + (draws ? 1 : 0), ends.end());
+  for (size_t i = 0; i < request.given.size(); ++i) {
+    if (request.given[i] < 0) continue;
+    last_given_ = static_cast<int>(i);
+    decided_[i] = {canvas_.generation_begin() + last_given_, request.given[i], 0.0f, {}, true};
   }
   enter_block(0);
   prepare_next();
@@ -91,7 +86,7 @@ void CanvasDecoder::prepare_next() {
   update_finish();
   if (finished()) return;
   while (block_is_done() && block_ + 1 < num_blocks_) enter_block(block_ + 1);
-  if (block_is_done()) {
+  if (block_is_done() && !grow()) {
     finish_ = text_ended_ ? FinishReason::kStop : FinishReason::kLength;
     return;
   }
@@ -103,6 +98,7 @@ void CanvasDecoder::prepare_next() {
     }
   }
 
+  rules_.look_at(canvas_, block_begin_, block_end_);
   next_ = {};
   next_.refresh = refresh_is_due();
   next_.decides = request_.decode.first_forward != FirstForward::kDiscarded || !at_block_start_ ||
@@ -122,6 +118,22 @@ void CanvasDecoder::prepare_next() {
   }
 }
 
+/// Goes on behind a text without an end, if the request lets it: the canvas is then a new one that
+/// begins with what was decided. False: it stays as long as it is.
+bool CanvasDecoder::grow() {
+  const int length = canvas_.generation_end() - canvas_.generation_begin();
+  const int block_length = request_.decode.block_length;
+  const int more =
+      std::min({block_length, request_.gen_length, request_.longest_generation() - length});
+  if (text_ended_ || more <= 0) return false;
+  canvas_.extend(more);
+  decided_.resize(static_cast<size_t>(length + more));
+  num_blocks_ = (length + more + block_length - 1) / block_length;
+  is_new_ = true;
+  enter_block(length / block_length);
+  return true;
+}
+
 PlanState CanvasDecoder::plan_state() const {
   PlanState state;
   state.length = canvas_.length();
@@ -130,7 +142,7 @@ PlanState CanvasDecoder::plan_state() const {
   state.block_begin = block_begin_;
   state.block_end = block_end_;
   state.at_block_start = at_block_start_;
-  state.at_first_forward = !has_run();
+  state.at_first_forward = is_new_;
   state.refresh_due = next_.refresh;
   state.rows_before_block = canvas_.is_masked(block_begin_) ? model_.logits_shift : 0;
   state.reuse = reuse_;
@@ -152,13 +164,9 @@ bool CanvasDecoder::refresh_is_due() const {
   const bool refreshes = reuse_.prefix_len > 0 || reuse_.is_adaptive();
   if (!refreshes || last_refresh_step_ == denoise_step_) return false;
   if (request_.cache.refresh_by_step_modulo) return denoise_step_ % reuse_.refresh_interval == 0;
-  if (!has_run()) return true;
+  if (is_new_) return true;
   return runs_full_suffix() && (forwards_since_refresh_ >= reuse_.refresh_interval ||
                                 text_commits_ - text_commits_at_refresh_ >= reuse_.refresh_commits);
-}
-
-bool CanvasDecoder::is_end_token(TokenId token) const {
-  return std::ranges::find(model_.end_tokens, token) != model_.end_tokens.end();
 }
 
 int CanvasDecoder::num_logit_rows() const {
@@ -169,8 +177,7 @@ LogitRow CanvasDecoder::logit_row(int position) const {
   LogitRow row;
   row.row = std::max(0, position - model_.logits_shift);
   row.sampling = &request_.sampling;
-  row.never = never_;
-  row.discounted = discounted_;
+  rules_.apply(position, row);
   row.uniform = counter_uniform(request_.sampling.seed, static_cast<uint64_t>(denoise_step_),
                                 static_cast<uint64_t>(position));
   return row;
@@ -181,8 +188,7 @@ void CanvasDecoder::append_guide(Forward& forward, SlabId slab) const {
   for (RowGroup group : next_.guide) {
     group.slab = slab;
     for (int position = group.begin; position < group.end; ++position) {
-      const bool is_given =
-          position < canvas_.generation_begin() || position >= canvas_.generation_end();
+      const bool is_given = canvas_.is_given(position);
       group.tokens.push_back(is_given ? model_.mask_token : canvas_.token(position));
     }
     forward.groups.push_back(std::move(group));
@@ -198,11 +204,11 @@ void CanvasDecoder::append_to(Forward& forward, CanvasSlabs slabs,
       group.tokens.assign(canvas_.tokens().begin() + group.begin,
                           canvas_.tokens().begin() + group.end);
     } else {
-      const bool own = has_run() && group.enter_layer == reuse_.refresh_depth;
+      const bool own = !is_new_ && group.enter_layer == reuse_.refresh_depth;
       group.enter_from = own && prefix.own != kNoId ? prefix.own : prefix.shared;
     }
     const bool is_kept = reuse_.is_adaptive() || group.begin < reuse_.prefix_len;
-    if (!has_run() && is_kept) group.capture_to = prefix.own;
+    if (is_new_ && is_kept) group.capture_to = prefix.own;
     forward.groups.push_back(std::move(group));
   }
   const int first_guide = static_cast<int>(forward.groups.size());
@@ -245,7 +251,7 @@ std::vector<Commit> CanvasDecoder::decide(std::span<const RowResult> results) co
     const RowResult& r = results[static_cast<size_t>(i) * stride];
     commits.push_back({candidates[static_cast<size_t>(i)].position, r.token, r.probability, r.top});
   }
-  return commits;
+  return rules_.without_bad_words(std::move(commits), canvas_);
 }
 
 void CanvasDecoder::follow(std::vector<Commit> commits) {
@@ -260,7 +266,7 @@ void CanvasDecoder::follow(std::vector<Commit> commits) {
     text_commits_at_refresh_ = text_commits_;
   }
   if (at_block_start_) ++stats_.num_blocks;
-  at_block_start_ = false;
+  at_block_start_ = is_new_ = false;
   if (next_.decides) {
     const int text_before = text_commits_;
     for (const Commit& commit : last_commits_) record(commit);
@@ -273,31 +279,29 @@ void CanvasDecoder::follow(std::vector<Commit> commits) {
 
 void CanvasDecoder::record(const Commit& commit) {
   canvas_.commit(commit.position, commit.token);
-  if (!is_end_token(commit.token)) ++text_commits_;
+  if (!rules_.is_end(commit.token)) ++text_commits_;
+  rules_.count(commit.token);
   // A token of probability 0 (a biased draw) would have a log-probability that JSON can't hold.
   constexpr float kLowest = -9999.0f;
   decided_[static_cast<size_t>(commit.position - canvas_.generation_begin())] = {
       commit.position, commit.token,
-      commit.probability > 0 ? std::log(commit.probability) : kLowest, commit.top};
+      commit.probability > 0 ? std::log(commit.probability) : kLowest, commit.top, false};
 }
 
 /// Moves the end of the final text, and ends the request at an end token if it may.
 void CanvasDecoder::update_finish() {
   const int decided = canvas_.first_masked() - canvas_.generation_begin();
-  while (final_end_ < decided && !text_ended_) {
-    const TokenId token = decided_[static_cast<size_t>(final_end_)].token;
-    text_ended_ = is_end_token(token);
-    if (!text_ended_) ++final_end_;
+  for (; final_end_ < decided && !text_ended_; ++final_end_) {
+    const DecidedToken& token = decided_[static_cast<size_t>(final_end_)];
+    gap_ended_ = !token.is_given && (gap_ended_ || rules_.is_end(token.token));
+    text_ended_ = gap_ended_ && final_end_ > last_given_;
+    if (gap_ended_) continue;
+    final_.push_back(token);
+    if (!token.is_given) ++stats_.completion_tokens;
   }
-  stats_.completion_tokens = final_end_;
   if (text_ended_ && request_.decode.eos_early_stop) finish_ = FinishReason::kStop;
 }
 
-std::vector<DecidedToken> CanvasDecoder::take_final_tokens() {
-  std::vector<DecidedToken> tokens(decided_.begin() + published_end_,
-                                   decided_.begin() + final_end_);
-  published_end_ = final_end_;
-  return tokens;
-}
+std::vector<DecidedToken> CanvasDecoder::take_final_tokens() { return std::exchange(final_, {}); }
 
 }  // namespace bicached

@@ -33,10 +33,10 @@ int64_t micros(Clock::duration d) {
 
 /// The most updates a canvas can publish: one a forward, and the last.
 size_t max_updates(const GenerateRequest& request) {
-  const size_t num_blocks =
-      static_cast<size_t>(request.gen_length / request.decode.block_length) + 1;
-  return static_cast<size_t>(request.gen_length) + static_cast<size_t>(request.decode.steps) +
-         num_blocks * 2 + 2;
+  const size_t length = static_cast<size_t>(request.longest_generation());
+  const size_t canvases = length / static_cast<size_t>(request.gen_length) + 1;  // as it grows
+  const size_t num_blocks = length / static_cast<size_t>(request.decode.block_length) + canvases;
+  return length + static_cast<size_t>(request.decode.steps) * canvases + num_blocks * 2 + 2;
 }
 
 ErrorCode code_of(const std::exception& error) {
@@ -108,6 +108,7 @@ struct Engine::Impl {
   // Any thread.
   template <class Result>
   Result ask(std::function<Result()> question);
+  int64_t longest_canvas(const GenerateRequest& request) const;
   void check_fits(const GenerateRequest& request, int num_tokens) const;
   void reserve_queue(int num_canvases);
 
@@ -429,14 +430,19 @@ void Engine::Impl::update_gauges() {
 
 // --- Any thread --------------------------------------------------------------------------------
 
-void Engine::Impl::check_fits(const GenerateRequest& request, int num_tokens) const {
+int64_t Engine::Impl::longest_canvas(const GenerateRequest& request) const {
   const int64_t room = is_guided(request) ? capacity_tokens / 2 : capacity_tokens;
-  const int64_t longest = std::min<int64_t>(info.max_length, room);
+  return std::min<int64_t>(info.max_length, room);
+}
+
+void Engine::Impl::check_fits(const GenerateRequest& request, int num_tokens) const {
+  const int64_t longest = longest_canvas(request);
   if (num_tokens <= longest) return;
+  const int num_generated = request.longest_generation();
   throw Error(ErrorCode::kContextLengthExceeded,
               "prompt and generation take " + std::to_string(num_tokens) + " tokens (" +
-                  std::to_string(num_tokens - request.gen_length) + " + " +
-                  std::to_string(request.gen_length) + "); the longest canvas is " +
+                  std::to_string(num_tokens - num_generated) + " + " +
+                  std::to_string(num_generated) + "); the longest canvas is " +
                   std::to_string(longest),
               "max_tokens");
 }
@@ -573,6 +579,10 @@ const EngineStats& Engine::stats() const { return impl_->stats; }
 const CacheStats& Engine::cache_stats() const { return impl_->cache.stats(); }
 
 const ModelInfo& Engine::model() const { return impl_->info; }
+
+int64_t Engine::longest_canvas(const GenerateRequest& request) const {
+  return impl_->longest_canvas(request);
+}
 
 int Engine::retry_after_s() const {
   const double waves = static_cast<double>(impl_->stats.queued + 1) / impl_->settings.max_running;

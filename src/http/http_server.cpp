@@ -243,7 +243,7 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
   try {
     const bool usable = library.answer(stream, close_after, [&](httplib::Request& request) {
       about.method = request.method;
-      about.path = request.path;
+      about.path = request.path = Api::canonical_path(request.path);
       about.id = request_ids.accept_or_make(request.get_header_value("X-Request-Id"));
       request.headers.erase("X-Request-Id");
       request.set_header("X-Request-Id", about.id);

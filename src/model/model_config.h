@@ -26,7 +26,8 @@ struct ModelConfig {
   bool qkv_bias = false;
   bool qk_norm = false;             // of query and key heads, before the rotation
   TokenId mask_token = 0;           // -1 from `parse`: the tokenizer's, see ModelFamily
-  std::vector<TokenId> end_tokens;  // of config.json; the tokenizer's are added when loading
+  std::vector<TokenId> end_tokens;  // of config.json; the other files' are added when loading
+  TokenId start_token = -1;         // filled in when loading; -1: none is named
 };
 
 /// The tensors of a model, by role.
