@@ -11,6 +11,10 @@ namespace bicached {
 struct ChatMessage {
   std::string role;     // system, developer, user, assistant, tool
   std::string content;  // text parts joined
+  // For templates that know tools; empty: none.
+  std::string tool_calls = {};    // a JSON list, as OpenAI's
+  std::string tool_call_id = {};  // of a message with role tool
+  std::string name = {};
 };
 
 /// A rendered chat: pieces in order. The texts of special tokens (and of other added tokens that
@@ -41,6 +45,8 @@ class ChatTemplate {
   /// (`raise_exception`), or why it can't render these.
   virtual RenderedChat render(const std::vector<ChatMessage>& messages,
                               bool add_generation_prompt) const = 0;
+  /// Whether it writes calls of tools and messages with role tool itself.
+  virtual bool knows_tools() const { return false; }
 };
 
 /// A chat as the model takes it, and where leading messages end in it.
@@ -55,5 +61,10 @@ struct EncodedChat {
 /// messages rendered alone; at most 8 are tried, the first messages and the last ones.
 EncodedChat encode_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
                         const std::vector<ChatMessage>& messages, bool add_generation_prompt);
+
+/// As encode_chat, up to the end of the last message's content, which is to be continued. Throws
+/// kInvalidRequest where the template doesn't write that content as it is.
+EncodedChat encode_continued_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
+                                  std::vector<ChatMessage> messages);
 
 }  // namespace bicached

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bicached/request.h"
@@ -43,6 +44,7 @@ struct ModelInfo {
   int max_length = 0;  // longest canvas, tokens
   TokenId mask_token = 0;
   std::vector<TokenId> end_tokens;  // any of them ends the text
+  TokenId start_token = -1;         // that texts begin with; -1: none is named
   int logits_shift = 0;             // logits of row j - shift serve position j (Dream: 1)
   /// Not 0: a row attends over all positions up to the end of its block of so many, counted from
   /// the canvas's beginning, and a canvas is whole blocks (LLaDA2, SDAR). 0: over all of them.
@@ -96,12 +98,20 @@ struct RowGroup {
   int row_at(int i) const { return rows.empty() ? begin + i : rows[static_cast<size_t>(i)]; }
 };
 
+/// The tokens on a canvas that penalties look at, each once.
+struct TokenCounts {
+  std::vector<std::pair<TokenId, int>> decided;  // with how often; no end tokens
+  std::vector<TokenId> given;                    // of prompt and suffix, not in `decided`
+};
+
 /// A row whose logits are wanted.
 struct LogitRow {
   int group = 0;                             // index into Forward::groups
   int row = 0;                               // canvas position; must be a row of that group
   const SamplingParams* sampling = nullptr;  // not owned
   std::span<const TokenId> never;            // are not chosen: their logit is -infinity; not owned
+  std::span<const TokenId> never_here;       // further ones, of this position; not owned
+  const TokenCounts* counts = nullptr;       // with penalties; not owned
   /// Leave the distribution once the token is chosen: its confidence is 0 if it is one of these,
   /// and otherwise that among the other tokens. Not owned.
   std::span<const TokenId> discounted;

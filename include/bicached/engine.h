@@ -107,6 +107,8 @@ class Engine {
   const EngineStats& stats() const;
   const CacheStats& cache_stats() const;
   const ModelInfo& model() const;
+  /// The most tokens that a canvas of this request may have, whatever its lengths say.
+  int64_t longest_canvas(const GenerateRequest& request) const;
   /// A guess of when a queue place is free, seconds, at least 1: for Retry-After.
   int retry_after_s() const;
 

@@ -16,11 +16,21 @@ using TokenId = int32_t;
 /// lowest id; else a draw from softmax(logits / temperature) after top-k and top-p.
 struct SamplingParams {
   float temperature = 0.0f;   // [0, 2]
-  float top_p = 1.0f;         // (0, 1]; 1 = off
+  float top_p = 1.0f;         // [0, 1]; 1 = off, 0 = the most probable token
   int top_k = 0;              // >= 0; 0 = off
+  float min_p = 0.0f;         // [0, 1]; share of the most probable token's probability; 0 = off
   uint64_t seed = 0;          // with (forward, position) the only source of randomness
   int num_top_logprobs = -1;  // -1: no log-probabilities; 0..20: that many alternatives a token
   std::vector<std::pair<TokenId, float>> logit_bias;  // added to the logits; [-100, 100]
+  std::vector<TokenId> allowed_tokens;                // no others are chosen; empty: all are
+  // Of tokens decided so far; the last one of given tokens too (vLLM's definitions).
+  float frequency_penalty = 0.0f;   // [-2, 2]; taken off a logit for each time
+  float presence_penalty = 0.0f;    // [-2, 2]; taken off once
+  float repetition_penalty = 1.0f;  // (0, 100]; divides a positive logit, multiplies a negative one
+
+  bool has_penalties() const {
+    return frequency_penalty != 0 || presence_penalty != 0 || repetition_penalty != 1;
+  }
 };
 
 /// Which rows a request leaves out of a forward, their K/V being those of an earlier one of its
@@ -75,8 +85,12 @@ struct DecodeParams {
   std::optional<Schedule> schedule;  // nothing: the model family's
   int block_length = 32;             // generation positions decoded together
   AlgorithmParams params;            // of the algorithm; what is missing has its default
-  bool eos_early_stop = true;   // finish once all before the first committed end token is decided
-  bool ignore_eos = false;      // end tokens are never chosen
+  bool eos_early_stop = true;  // finish once all before the first committed end token is decided
+  bool ignore_eos = false;     // the model's end tokens are never chosen
+  std::vector<TokenId> stop_tokens;  // end the text as the model's end tokens do
+  int min_tokens = 0;                // no end or stop token at the first so many positions
+  /// Sequences of tokens that are never completed, in whatever order positions are decided.
+  std::vector<std::vector<TokenId>> bad_words;
   bool logits_eos_inf = false;  // the model's first end token, EOS, is never chosen (LLaDA)
   /// End tokens are as unlikely as can be when positions are compared: chosen last (LLaDA).
   bool confidence_eos_eot_inf = false;
@@ -108,9 +122,15 @@ struct CacheParams {
 struct GenerateRequest {
   std::string id;                   // for logs
   std::vector<TokenId> prompt_ids;  // P tokens
-  int gen_length = 64;              // G masked positions after the prompt
+  int gen_length = 64;              // G generation positions after the prompt, masked
   int max_text = 0;                 // of them become text; 0: all
   std::vector<TokenId> suffix_ids;  // infilling: tokens after the masks
+  /// Several gaps: G tokens, -1 where a generation position is masked. Empty: all are. An end token
+  /// in a gap ends that gap's text alone.
+  std::vector<TokenId> given;
+  /// While no end token is decided the canvas grows, a block at a time, up to so many generation
+  /// positions. Only without a suffix; at most gen_length: it doesn't grow.
+  int grows_to = 0;
   SamplingParams sampling;
   DecodeParams decode;
   CacheParams cache;
@@ -118,7 +138,12 @@ struct GenerateRequest {
   bool wants_canvas = false;           // publish the whole canvas after every forward
   std::optional<std::chrono::steady_clock::time_point> deadline;
 
-  int text_limit() const { return max_text > 0 ? max_text : gen_length; }
+  int longest_generation() const { return gen_length > grows_to ? gen_length : grows_to; }
+  /// T, as long as the canvas may become.
+  int longest_canvas() const {
+    return static_cast<int>(prompt_ids.size() + suffix_ids.size()) + longest_generation();
+  }
+  int text_limit() const { return max_text > 0 ? max_text : longest_generation(); }
 };
 
 /// Alternatives at a position when log-probabilities were asked for.
@@ -133,6 +158,7 @@ struct DecidedToken {
   TokenId token = 0;
   float logprob = 0.0f;
   std::vector<TokenLogprob> top;  // most probable first; empty unless asked for
+  bool is_given = false;          // not decided: it stands between two gaps
 };
 
 /// What a request cost and reused so far.

@@ -120,7 +120,9 @@ struct EngineSettings {
 /// Defaults of the request fields of the same names. -1 / empty: taken from the model's
 /// generation_config.json, else the value in brackets.
 struct DecodeSettings {
-  int max_tokens = -1;               // [64]
+  int max_tokens = -1;  // [64]; a chat goes on from there
+  /// Clients send fixed numbers that were chosen for longer contexts: most want what fits.
+  std::string max_tokens_over_room = "cut";
   int steps = -1;                    // [one token a step]
   int block_length = -1;             // [the family's]
   std::string algorithm;             // [threshold if the model names one, else the family's]
@@ -132,11 +134,17 @@ struct DecodeSettings {
   bool logits_eos_inf = false;
   bool confidence_eos_eot_inf = false;
   double cfg_scale = 0;  // guidance doubles the work
+  // Not settings, of the model's generation_config.json:
+  int longest_chat = 256;  // of a chat that names no max_tokens
+  double top_p = 1, min_p = 0, repetition_penalty = 1;
+  int top_k = 0, min_tokens = 0;
 
   template <class V>
   void visit(V& v) {
     v.field("max_tokens", max_tokens, Range{-1, 1 << 20}, "tokens",
-            "Generation length; -1 = model's, else 64.");
+            "Generation length; -1 = model's, else 64, and a chat goes on to 256 or its end.");
+    v.choice("max_tokens_over_room", max_tokens_over_room, {"cut", "refuse"},
+             "A request whose max_tokens don't fit behind its prompt: what fits, or 400.");
     v.field("steps", steps, Range{-1, 1 << 20}, "steps",
             "Denoising steps; -1 = model's, else one a token.");
     v.field("block_length", block_length, Range{-1, 1 << 20}, "tokens",

@@ -88,7 +88,7 @@ std::vector<EvalTask> make_tasks(const std::vector<EvalQuestion>& questions, con
     check_params(task.request.decode, task.request.sampling, task.request.gen_length,
                  ErrorCode::kInvalidSettings);
     try {
-      EncodedChat chat = encode_messages(question.messages, backend);
+      EncodedChat chat = encode_messages(question.messages, true, backend);
       task.request.prompt_ids = std::move(chat.ids);
       task.request.prefix_boundaries = std::move(chat.prefix_lengths);
     } catch (const Error& error) {

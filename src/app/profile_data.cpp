@@ -24,7 +24,7 @@ EncodedChat encode(std::vector<ChatMessage> messages, const Backend& backend,
                    const std::string& where) {
   messages = question_of(std::move(messages), where);
   try {
-    return encode_messages(messages, backend);
+    return encode_messages(messages, true, backend);
   } catch (const Error& error) {
     refuse(where, error.what());
   }

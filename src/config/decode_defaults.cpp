@@ -10,6 +10,9 @@
 namespace bicached {
 namespace {
 
+/// What fits a screen, and ends where a model that never ends its text would go on.
+constexpr int kLongestChat = 256;
+
 /// By IntraCache.
 constexpr const char* kIntraCaches[] = {"none", "prefix", "dual", "adaptive"};
 /// By Schedule.
@@ -33,6 +36,27 @@ std::string choose_algorithm(const ModelDefaults& model, const ReferenceDecoder&
   return reference.algorithm;
 }
 
+/// As transformers does: what belongs to drawing counts only where `do_sample` does not say false,
+/// and with `do_sample` the temperature is 1 unless one is named.
+void resolve_sampling(const DecodeSettings& settings, const ModelDefaults& model,
+                      DecodeSettings& resolved) {
+  const std::optional<bool> draws = model.flag("do_sample");
+  const auto number = [&](const char* name, double otherwise) {
+    return model.number(name, name).value_or(otherwise);
+  };
+  resolved.temperature =
+      choose(settings.temperature,
+             draws.value_or(true) ? model.number("temperature", "temperature") : std::nullopt,
+             draws.value_or(false) ? 1.0 : 0.0);
+  if (draws.value_or(true)) {
+    resolved.top_p = number("top_p", 1);
+    resolved.top_k = static_cast<int>(std::max(0.0, number("top_k", 0)));
+    resolved.min_p = number("min_p", 0);
+  }
+  resolved.repetition_penalty = number("repetition_penalty", 1);
+  resolved.min_tokens = static_cast<int>(model.number("min_new_tokens", "min_tokens").value_or(0));
+}
+
 }  // namespace
 
 DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
@@ -40,14 +64,18 @@ DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
                                        const ReferenceDecoder& reference) {
   const ModelDefaults model(model_folder);
   DecodeSettings resolved = settings;
+  // LLaDA's gen_length is how long a canvas begins, the library's max_new_tokens where a text ends.
+  const std::optional<double> limit = model.number("max_new_tokens", "max_tokens");
   std::optional<double> length = model.number("gen_length", "max_tokens");
-  if (!length) length = model.number("max_new_tokens", "max_tokens");
+  if (!length) length = limit;
   resolved.max_tokens = choose(settings.max_tokens, length, 64);
+  const bool has_limit = settings.max_tokens != -1 || limit;
+  resolved.longest_chat =
+      has_limit ? resolved.max_tokens : std::max(kLongestChat, resolved.max_tokens);
   resolved.steps = choose(settings.steps, model.number("steps", "steps"), 0);
   resolved.block_length = choose(
       settings.block_length, model.number("block_length", "block_length"), reference.block_length);
-  resolved.temperature =
-      choose(settings.temperature, model.number("temperature", "temperature"), 0.0);
+  resolve_sampling(settings, model, resolved);
   for (const UnmaskerParam& param : unmasker_params()) {
     const char* name = param.limit.name;
     double& value = resolved.params.try_emplace(name, -1).first->second;

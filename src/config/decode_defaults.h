@@ -10,9 +10,10 @@
 namespace bicached {
 
 /// Fills what `settings` leaves open (-1, empty) from the model folder's generation_config.json
-/// (gen_length or max_new_tokens, block_length, steps, temperature, remasking or alg, parameters of
-/// the algorithms), then from how the family's reference decodes, then with the value in brackets
-/// beside each field of DecodeSettings. A folder without that file is fine.
+/// (gen_length or max_new_tokens, block_length, steps, remasking or alg, parameters of the
+/// algorithms; do_sample, temperature, top_p, top_k, min_p, repetition_penalty, min_new_tokens),
+/// then from how the family's reference decodes, then with the value in brackets beside each field
+/// of DecodeSettings. A folder without that file is fine.
 ///
 /// In the result no field is -1 or empty. `steps` 0 means one step a token: read it with
 /// `default_steps`. Throws kInvalidModel naming file and key when the file holds a value out of

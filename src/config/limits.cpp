@@ -16,8 +16,13 @@ constexpr FieldLimit kLimits[] = {
     {"steps", 1, kMaxTokens, true, true, "steps"},
     {"block_length", 1, kMaxTokens, true, true, "tokens"},
     {"temperature", 0, 2, true, false, ""},
-    {"top_p", 0, 1, false, false, ""},
-    {"top_k", 0, 2147483647.0, true, true, "tokens"},
+    {"top_p", 0, 1, true, false, ""},
+    {"top_k", -1, 2147483647.0, true, true, "tokens"},
+    {"min_p", 0, 1, true, false, ""},
+    {"frequency_penalty", -2, 2, true, false, ""},
+    {"presence_penalty", -2, 2, true, false, ""},
+    {"repetition_penalty", 0, 100, false, false, ""},
+    {"min_tokens", 0, kMaxTokens, true, true, "tokens"},
     {"cfg_scale", 0, 100, true, false, ""},
     {"top_logprobs", 0, 20, true, true, "tokens"},
     {"logit_bias", -100, 100, true, false, ""},
@@ -83,6 +88,11 @@ void check_params(const DecodeParams& decode, const SamplingParams& sampling, in
   check_field("temperature", sampling.temperature, code);
   check_field("top_p", sampling.top_p, code);
   check_field("top_k", sampling.top_k, code);
+  check_field("min_p", sampling.min_p, code);
+  check_field("frequency_penalty", sampling.frequency_penalty, code);
+  check_field("presence_penalty", sampling.presence_penalty, code);
+  check_field("repetition_penalty", sampling.repetition_penalty, code);
+  check_field("min_tokens", decode.min_tokens, code);
   if (sampling.num_top_logprobs != -1) check_field("top_logprobs", sampling.num_top_logprobs, code);
   for (const auto& [token, bias] : sampling.logit_bias) check_field("logit_bias", bias, code);
 }

@@ -10,10 +10,10 @@
 
 namespace bicached {
 
-/// All fields with a range: max_tokens, steps, block_length, temperature, top_p, top_k,
-/// cfg_scale, top_logprobs, logit_bias, refresh_interval, refresh_commits, refresh_depth, depth,
-/// prefix_len, and the parameters of the decoding algorithms. The one place: the HTTP codec, the
-/// command line and the defaults of the configuration check against it.
+/// All fields with a range: max_tokens, steps, block_length, temperature, top_p, top_k, min_p,
+/// penalties, min_tokens, cfg_scale, top_logprobs, logit_bias, refresh_interval, refresh_commits,
+/// refresh_depth, depth, prefix_len, and the parameters of the decoding algorithms. The one place:
+/// the HTTP codec, the command line and the defaults of the configuration check against it.
 std::span<const FieldLimit> field_limits();
 
 /// The limit of a field, or null.

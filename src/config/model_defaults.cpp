@@ -30,6 +30,15 @@ std::optional<double> ModelDefaults::number(const char* key, const char* field) 
   return value;
 }
 
+std::optional<bool> ModelDefaults::flag(const char* key) const {
+  const auto found = json_.find(key);
+  if (found == json_.end() || found->is_null()) return std::nullopt;
+  if (!found->is_boolean()) {
+    throw Error(ErrorCode::kInvalidModel, where(key) + "is not true or false but " + found->dump());
+  }
+  return found->get<bool>();
+}
+
 std::string ModelDefaults::text(const char* key) const {
   const auto found = json_.find(key);
   if (found == json_.end() || found->is_null()) return "";

@@ -14,6 +14,7 @@ class ModelDefaults {
 
   /// The number under `key`, in the range of the request field `field`; nothing: absent or null.
   std::optional<double> number(const char* key, const char* field) const;
+  std::optional<bool> flag(const char* key) const;
   /// Empty: absent or null.
   std::string text(const char* key) const;
   std::string where(const char* key) const { return path_ + ": \"" + key + "\": "; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "bicached/error.h"
 #include "decode/noise.h"
@@ -27,6 +28,7 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
       reuse_(reuse),
       unmasker_(make_unmasker(request.decode)),
       canvas_(request, model.mask_token),
+      rules_(request, model),
       decided_(static_cast<size_t>(request.gen_length)) {
   const int block_length = request.decode.block_length;
   first_block_begin_ = block_start(canvas_.generation_begin());
@@ -36,17 +38,10 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
   stats_.prefix_len = reuse.prefix_len;
   stats_.depth = reuse.depth;
   stats_.refresh_depth = reuse.refresh_depth;
-  const std::vector<TokenId>& ends = model.end_tokens;
-  const DecodeParams& decode = request.decode;
-  if (decode.ignore_eos) {
-    never_ = ends;
-  } else if (decode.logits_eos_inf && !ends.empty()) {
-    never_ = {ends.front()};
-  }
-  if (decode.confidence_eos_eot_inf) {
-    // LLaDA's code spares EOS where tokens are drawn.
-    const bool draws = request.sampling.temperature > 0 && !ends.empty();
-    discounted_.assign(ends.begin() + (draws ? 1 : 0), ends.end());
+  for (size_t i = 0; i < request.given.size(); ++i) {
+    if (request.given[i] < 0) continue;
+    last_given_ = static_cast<int>(i);
+    decided_[i] = {canvas_.generation_begin() + last_given_, request.given[i], 0.0f, {}, true};
   }
   enter_block(0);
   prepare_next();
@@ -68,8 +63,7 @@ void CanvasDecoder::enter_block(int block) {
                canvas_.num_masked_in(block_begin_, block_end_)};
   if (model_.attention_block > 0) {
     // Quotas are those of a whole block, also where a part of it is the prompt's end.
-    const int64_t wanted =
-        (steps * block_length + request_.text_limit() - 1) / request_.text_limit();
+    const int64_t wanted = (steps * block_length + length - 1) / length;
     progress_.num_steps = static_cast<int>(std::clamp<int64_t>(wanted, 1, block_length));
     progress_.num_masked_at_start = block_length;
   }
@@ -92,7 +86,8 @@ void CanvasDecoder::update_progress() {
   open_.clear();
   for (int position = block_begin_; position < block_end_; ++position) {
     const bool is_masked = canvas_.is_masked(position);
-    if (is_masked || unmasker_->max_revisions() > 0) open_.push_back(position);
+    const bool may_be_revised = unmasker_->max_revisions() > 0 && !canvas_.is_given(position);
+    if (is_masked || may_be_revised) open_.push_back(position);
     if (!is_masked) continue;
     noise_.push_back(
         counter_uniform(request_.sampling.seed ^ kStream, step, static_cast<uint64_t>(position)));
@@ -112,7 +107,7 @@ void CanvasDecoder::prepare_next() {
   update_finish();
   if (finished()) return;
   while (block_is_done() && block_ + 1 < num_blocks_) enter_block(block_ + 1);
-  if (block_is_done()) {
+  if (block_is_done() && !grow()) {
     finish_ = text_ended_ ? FinishReason::kStop : FinishReason::kLength;
     return;
   }
@@ -124,6 +119,7 @@ void CanvasDecoder::prepare_next() {
     }
   }
 
+  rules_.look_at(canvas_, block_begin_, block_end_);
   next_ = {};
   next_.refresh = refresh_is_due();
   next_.decides = request_.decode.first_forward != FirstForward::kDiscarded || !at_block_start_ ||
@@ -137,13 +133,33 @@ void CanvasDecoder::prepare_next() {
   if (is_guided(request_)) {
     // No other request has a prompt of masks.
     state.reuse.prefix_len = state.reuse.depth = state.reuse.refresh_depth = 0;
-    if (!has_run()) state.settled_end = 0;
+    if (stats_.num_forwards == 0) state.settled_end = 0;
     next_.guide = plan_rows(state);
   }
   for (const auto* groups : {&next_.groups, &next_.guide}) {
     for (const RowGroup& group : *groups) next_.num_rows += group.num_rows();
     next_.row_layers += row_layers(*groups, model_.num_layers);
   }
+}
+
+/// Goes on behind a text without an end, if the request lets it: the canvas is then a new one that
+/// begins with what was decided. False: it stays as long as it is.
+bool CanvasDecoder::grow() {
+  const int length = canvas_.generation_end() - canvas_.generation_begin();
+  const int block_length = request_.decode.block_length;
+  // Blocks that attend by themselves stay whole.
+  const int step = model_.attention_block > 0 ? block_length
+                                              : std::min(block_length, request_.gen_length);
+  const int more = std::min(step, request_.longest_generation() - length);
+  if (text_ended_ || more <= 0) return false;
+  const int block = (canvas_.generation_end() - first_block_begin_) / block_length;
+  canvas_.extend(more);
+  decided_.resize(static_cast<size_t>(length + more));
+  num_blocks_ =
+      (canvas_.generation_end() - first_block_begin_ + block_length - 1) / block_length;
+  is_new_ = true;
+  enter_block(block);
+  return true;
 }
 
 PlanState CanvasDecoder::plan_state() const {
@@ -154,7 +170,7 @@ PlanState CanvasDecoder::plan_state() const {
   state.block_begin = block_begin_;
   state.block_end = block_end_;
   state.at_block_start = at_block_start_;
-  state.at_first_forward = !has_run();
+  state.at_first_forward = is_new_;
   state.refresh_due = next_.refresh;
   const bool first_is_open = !open_.empty() && open_.front() == block_begin_;
   state.rows_before_block = first_is_open ? model_.logits_shift : 0;
@@ -177,17 +193,13 @@ bool CanvasDecoder::runs_full_suffix() const {
 
 bool CanvasDecoder::refresh_is_due() const {
   // Where blocks attend only backwards nothing grows old; the first forward counts as one.
-  if (model_.attention_block > 0) return !has_run() && reuse_.prefix_len > 0;
+  if (model_.attention_block > 0) return stats_.num_forwards == 0 && reuse_.prefix_len > 0;
   const bool refreshes = reuse_.prefix_len > 0 || reuse_.is_adaptive();
   if (!refreshes || last_refresh_step_ == denoise_step_) return false;
   if (request_.cache.refresh_by_step_modulo) return denoise_step_ % reuse_.refresh_interval == 0;
-  if (!has_run()) return true;
+  if (is_new_) return true;
   return runs_full_suffix() && (forwards_since_refresh_ >= reuse_.refresh_interval ||
                                 text_commits_ - text_commits_at_refresh_ >= reuse_.refresh_commits);
-}
-
-bool CanvasDecoder::is_end_token(TokenId token) const {
-  return std::ranges::find(model_.end_tokens, token) != model_.end_tokens.end();
 }
 
 int CanvasDecoder::num_logit_rows() const {
@@ -198,8 +210,7 @@ LogitRow CanvasDecoder::logit_row(int position) const {
   LogitRow row;
   row.row = std::max(0, position - model_.logits_shift);
   row.sampling = &request_.sampling;
-  row.never = never_;
-  row.discounted = discounted_;
+  rules_.apply(position, row);
   row.uniform = counter_uniform(request_.sampling.seed, static_cast<uint64_t>(denoise_step_),
                                 static_cast<uint64_t>(position));
   return row;
@@ -210,8 +221,7 @@ void CanvasDecoder::append_guide(Forward& forward, SlabId slab) const {
   for (RowGroup group : next_.guide) {
     group.slab = slab;
     for (int position = group.begin; position < group.end; ++position) {
-      const bool is_given =
-          position < canvas_.generation_begin() || position >= canvas_.generation_end();
+      const bool is_given = canvas_.is_given(position);
       group.tokens.push_back(is_given ? model_.mask_token : canvas_.token(position));
     }
     forward.groups.push_back(std::move(group));
@@ -227,11 +237,11 @@ void CanvasDecoder::append_to(Forward& forward, CanvasSlabs slabs,
       group.tokens.assign(canvas_.tokens().begin() + group.begin,
                           canvas_.tokens().begin() + group.end);
     } else {
-      const bool own = has_run() && group.enter_layer == reuse_.refresh_depth;
+      const bool own = !is_new_ && group.enter_layer == reuse_.refresh_depth;
       group.enter_from = own && prefix.own != kNoId ? prefix.own : prefix.shared;
     }
     const bool is_kept = reuse_.is_adaptive() || group.begin < reuse_.prefix_len;
-    if (!has_run() && is_kept) group.capture_to = prefix.own;
+    if (is_new_ && is_kept) group.capture_to = prefix.own;
     forward.groups.push_back(std::move(group));
   }
   const int first_guide = static_cast<int>(forward.groups.size());
@@ -276,7 +286,7 @@ std::vector<Commit> CanvasDecoder::decide(std::span<const RowResult> results) co
       commits.push_back(of_decided[static_cast<size_t>(i)]);
     }
   }
-  return commits;
+  return rules_.without_bad_words(std::move(commits), canvas_);
 }
 
 /// Indices of the masked positions to decide; at least one unless the step's quota is 0.
@@ -302,7 +312,7 @@ void CanvasDecoder::follow(std::vector<Commit> commits) {
   }
   settled_end_ = block_start(block_begin_);
   if (at_block_start_) ++stats_.num_blocks;
-  at_block_start_ = false;
+  at_block_start_ = is_new_ = false;
   if (progress_.num_masked == 0 && revisions_left_ > 0) {
     revisions_left_ = last_commits_.empty() ? 0 : revisions_left_ - 1;
     // A forward that changed nothing has left the block's final K/V.
@@ -322,39 +332,38 @@ void CanvasDecoder::record(const Commit& commit) {
   if (canvas_.is_masked(commit.position)) {
     canvas_.commit(commit.position, commit.token);
   } else {
+    rules_.uncount(canvas_.token(commit.position));
     canvas_.revise(commit.position, commit.token);
   }
-  if (!is_end_token(commit.token)) ++text_commits_;
+  rules_.count(commit.token);
+  if (!rules_.is_end(commit.token)) ++text_commits_;
   // A token of probability 0 (a biased draw) would have a log-probability that JSON can't hold.
   constexpr float kLowest = -9999.0f;
   decided_[static_cast<size_t>(commit.position - canvas_.generation_begin())] = {
       commit.position, commit.token,
-      commit.probability > 0 ? std::log(commit.probability) : kLowest, commit.top};
+      commit.probability > 0 ? std::log(commit.probability) : kLowest, commit.top, false};
 }
 
 /// Moves the end of the final text, and ends the request at an end token if it may.
 void CanvasDecoder::update_finish() {
   // What may still be revised is not final.
   const int end = revisions_left_ > 0 ? block_begin_ : canvas_.first_masked();
-  const int decided = end - canvas_.generation_begin();
-  while (final_end_ < std::min(decided, request_.text_limit()) && !text_ended_) {
-    const TokenId token = decided_[static_cast<size_t>(final_end_)].token;
-    text_ended_ = is_end_token(token);
-    if (!text_ended_) ++final_end_;
+  const int decided = std::min(end - canvas_.generation_begin(), request_.text_limit());
+  for (; final_end_ < decided && !text_ended_; ++final_end_) {
+    const DecidedToken& token = decided_[static_cast<size_t>(final_end_)];
+    gap_ended_ = !token.is_given && (gap_ended_ || rules_.is_end(token.token));
+    text_ended_ = gap_ended_ && final_end_ > last_given_;
+    if (gap_ended_) continue;
+    final_.push_back(token);
+    if (!token.is_given) ++stats_.completion_tokens;
   }
-  stats_.completion_tokens = final_end_;
   if (text_ended_ && request_.decode.eos_early_stop) {
     finish_ = FinishReason::kStop;
   } else if (request_.max_text > 0 && final_end_ >= request_.max_text) {
-    finish_ = FinishReason::kLength;
+    finish_ = text_ended_ ? FinishReason::kStop : FinishReason::kLength;
   }
 }
 
-std::vector<DecidedToken> CanvasDecoder::take_final_tokens() {
-  std::vector<DecidedToken> tokens(decided_.begin() + published_end_,
-                                   decided_.begin() + final_end_);
-  published_end_ = final_end_;
-  return tokens;
-}
+std::vector<DecidedToken> CanvasDecoder::take_final_tokens() { return std::exchange(final_, {}); }
 
 }  // namespace bicached

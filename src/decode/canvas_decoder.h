@@ -10,6 +10,7 @@
 #include "bicached/unmasker.h"
 #include "decode/canvas.h"
 #include "decode/planner.h"
+#include "decode/request_rules.h"
 
 namespace bicached {
 
@@ -37,14 +38,6 @@ struct PrefixStates {
   EntryId shared = kNoId;  // enters the first forward from it at depth > 0
   /// Its own: takes hidden states in the first forward, and refreshes enter from it.
   EntryId own = kNoId;
-};
-
-/// A decision of a forward.
-struct Commit {
-  int position = 0;
-  TokenId token = 0;
-  float probability = 0.0f;
-  std::vector<TokenLogprob> top;  // when asked for
 };
 
 /// Whether a request needs a second canvas, without its prompt.
@@ -96,11 +89,10 @@ class CanvasDecoder {
   std::vector<int> choose(std::span<const Candidate> masked) const;
   void enter_block(int block);
   bool block_is_done() const;
-  bool has_run() const { return stats_.num_forwards > 0; }
+  bool grow();
   bool runs_full_suffix() const;
   int block_start(int position) const;
   bool refresh_is_due() const;
-  bool is_end_token(TokenId token) const;
   void record(const Commit& commit);
   void update_finish();
 
@@ -109,8 +101,9 @@ class CanvasDecoder {
   const Reuse reuse_;
   const std::unique_ptr<Unmasker> unmasker_;
   Canvas canvas_;
-  std::vector<TokenId> never_;       // of LogitRow
-  std::vector<TokenId> discounted_;  // of LogitRow
+  RequestRules rules_;
+  /// No forward of the canvas, as long as it is now, has run yet.
+  bool is_new_ = true;
 
   // The active block.
   int first_block_begin_ = 0;
@@ -136,8 +129,10 @@ class CanvasDecoder {
   std::vector<Commit> last_commits_;
   std::vector<DecidedToken> decided_;  // by generation position
   int final_end_ = 0;                  // generation positions [0, final_end_) are final
-  int published_end_ = 0;              // and [0, published_end_) were taken
+  int last_given_ = -1;                // generation position of the last token between gaps
+  bool gap_ended_ = false;             // by an end token: the rest of it is no text
   bool text_ended_ = false;
+  std::vector<DecidedToken> final_;  // text that was not taken yet
   FinishReason finish_ = FinishReason::kNone;
   GenerationStats stats_;
 };

@@ -118,6 +118,7 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   info.max_length = config.max_length;
   info.mask_token = config.mask_token;
   info.end_tokens = config.end_tokens;
+  info.start_token = config.start_token;
   info.logits_shift = model.family->logits_shift;
   info.decoder = model.family->decoder;
   info.attention_block = config.attention_block;

@@ -2,7 +2,6 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_copy.h>
 #include <ATen/ops/logsumexp.h>
@@ -20,40 +19,12 @@
 #include <limits>
 
 #include "bicached/error.h"
+#include "decode/logit_rules.h"
 
 namespace bicached {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
-
-at::ScalarType type_of(double) { return at::kDouble; }
-at::ScalarType type_of(float) { return at::kFloat; }
-at::ScalarType type_of(int64_t) { return at::kLong; }
-
-/// A host vector on the device of `like`.
-template <class T>
-at::Tensor upload(const std::vector<T>& values, const at::Tensor& like) {
-  return at::from_blob(const_cast<T*>(values.data()), {static_cast<int64_t>(values.size())},
-                       at::dtype(type_of(T{})))
-      .to(like.device(), type_of(T{}), /*non_blocking=*/false, /*copy=*/true);
-}
-
-void add_biases(at::Tensor& logits, std::span<const LogitRow> rows, const TokenRules& rules) {
-  std::vector<int64_t> where;
-  std::vector<float> what;
-  for (size_t i = 0; i < rows.size(); ++i) {
-    const int64_t row = static_cast<int64_t>(i) * logits.size(1);
-    const auto add = [&](TokenId token, float bias) {
-      if (token < 0 || token >= rules.vocab_size) return;
-      where.push_back(row + token);
-      what.push_back(bias);
-    };
-    for (const auto& [token, bias] : rows[i].sampling->logit_bias) add(token, bias);
-    for (const TokenId token : rows[i].never) add(token, kNever);
-  }
-  if (where.empty()) return;
-  logits.view(-1).index_add_(0, upload(where, logits), upload(what, logits));
-}
 
 /// Logits of rows with guidance, from theirs and those of the rows behind them.
 void guide(at::Tensor& logits, std::span<const LogitRow> rows) {
@@ -83,6 +54,12 @@ at::Tensor inverse_cdf(const at::Tensor& weights, const at::Tensor& uniform) {
   return at::searchsorted(cumulative, target, /*out_int32=*/false, /*right=*/true);
 }
 
+/// Takes out what is less probable than a share (log_min_p [n, 1]) of each row's most probable one.
+void drop_improbable(at::Tensor& scaled, const at::Tensor& log_min_p) {
+  const at::Tensor least = std::get<0>(scaled.max(1, /*keepdim=*/true)).add(log_min_p);
+  scaled.masked_fill_(scaled.lt(least), kNever);
+}
+
 /// What top_p, then top_k leave of `sorted` [n, V] (descending): the others get -infinity.
 at::Tensor filtered(const at::Tensor& sorted, const at::Tensor& top_p, const at::Tensor& top_k) {
   const at::Tensor shares = at::softmax(sorted, 1);
@@ -94,20 +71,21 @@ at::Tensor filtered(const at::Tensor& sorted, const at::Tensor& top_p, const at:
 }
 
 bool has_filter(const SamplingParams& sampling) {
-  return sampling.top_p < 1.0f || sampling.top_k > 0;
+  return sampling.top_p < 1.0f || sampling.top_k > 0 || sampling.min_p > 0;
 }
 
 /// What rows `which` of the logits are drawn from: float64 [which, V], after temperature (not at
-/// 0), top_p and top_k.
+/// 0), min_p, top_p and top_k.
 at::Tensor shaped(const at::Tensor& logits, const std::vector<int64_t>& which,
                   std::span<const LogitRow> rows) {
-  std::vector<double> temperature, top_p;
+  std::vector<double> temperature, top_p, log_min_p;
   std::vector<int64_t> top_k;
   bool filters = false;
   for (const int64_t i : which) {
     const SamplingParams& sampling = *rows[static_cast<size_t>(i)].sampling;
     temperature.push_back(sampling.temperature > 0 ? sampling.temperature : 1.0);
     top_p.push_back(sampling.top_p);
+    log_min_p.push_back(std::log(static_cast<double>(sampling.min_p)));  // off: -infinity
     top_k.push_back(sampling.top_k > 0 ? std::min<int64_t>(sampling.top_k, logits.size(1))
                                        : logits.size(1));
     filters = filters || has_filter(sampling);
@@ -116,6 +94,7 @@ at::Tensor shaped(const at::Tensor& logits, const std::vector<int64_t>& which,
   at::Tensor scaled = logits.index_select(0, upload(which, logits)).to(at::kDouble);
   scaled.div_(column(temperature));
   if (!filters) return at::softmax(scaled, 1);
+  drop_improbable(scaled, column(log_min_p));
   const auto [sorted, order] = at::sort(scaled, /*stable=*/true, /*dim=*/1, /*descending=*/true);
   const at::Tensor left = filtered(sorted, column(top_p), column(top_k));
   return at::softmax(scaled.scatter_(1, order, left), 1);
@@ -173,9 +152,8 @@ at::Tensor divergences(const at::Tensor& logits, std::span<const LogitRow> rows,
 
 bool is_plain(const LogitRow& row, const TokenRules& rules) {
   const SamplingParams& sampling = *row.sampling;
-  return sampling.temperature == 0 && sampling.num_top_logprobs < 0 &&
-         sampling.logit_bias.empty() && row.never.empty() && row.discounted.empty() &&
-         row.guidance == 0 && row.history == kNoId &&
+  return sampling.temperature == 0 && sampling.num_top_logprobs < 0 && !has_logit_rules(row) &&
+         row.discounted.empty() && row.guidance == 0 && row.history == kNoId &&
          !(rules.filters_confidence && has_filter(sampling));
 }
 
@@ -189,7 +167,7 @@ at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const 
   }
   logits = logits.to(at::kFloat);
   guide(logits, rows);
-  add_biases(logits, rows, rules);
+  apply_logit_rules(logits, rows, rules);
   at::Tensor shares = at::softmax(logits, 1);
   at::Tensor allowed = logits.narrow(1, 0, rules.vocab_size).clone();
   if (rules.mask_token >= 0 && rules.mask_token < rules.vocab_size) {

@@ -39,9 +39,10 @@ int64_t micros(Clock::duration d) {
 
 /// The most updates a canvas can publish: one a forward, and the last.
 size_t max_updates(const GenerateRequest& request, int max_revisions) {
-  const size_t num_blocks =
-      static_cast<size_t>(request.gen_length / request.decode.block_length) + 2;
-  return static_cast<size_t>(request.gen_length) + static_cast<size_t>(request.decode.steps) +
+  const size_t length = static_cast<size_t>(request.longest_generation());
+  const size_t canvases = length / static_cast<size_t>(request.gen_length) + 1;  // as it grows
+  const size_t num_blocks = length / static_cast<size_t>(request.decode.block_length) + canvases + 1;
+  return length + static_cast<size_t>(request.decode.steps) * canvases +
          num_blocks * (static_cast<size_t>(max_revisions) + 2) + 2;
 }
 
@@ -115,6 +116,7 @@ struct Engine::Impl {
   template <class Result>
   Result ask(std::function<Result()> question);
   void fill_blocks(GenerateRequest& request) const;
+  int64_t longest_canvas(const GenerateRequest& request) const;
   void check_fits(const GenerateRequest& request, int num_tokens) const;
   void reserve_queue(int num_canvases);
 
@@ -454,10 +456,10 @@ void Engine::Impl::update_gauges() {
 void Engine::Impl::fill_blocks(GenerateRequest& request) const {
   const int block = info.attention_block;
   if (block == 0) return;
-  if (!request.suffix_ids.empty()) {
+  if (!request.suffix_ids.empty() || !request.given.empty()) {
     throw Error(ErrorCode::kInvalidRequest,
                 "suffix: this model attends block by block and can't see text behind what it "
-                "writes; send the request without one",
+                "writes; send the request without one, and without masks in the prompt",
                 "suffix");
   }
   if (request.decode.block_length != block) {
@@ -467,19 +469,30 @@ void Engine::Impl::fill_blocks(GenerateRequest& request) const {
                     ", which is the only value it takes",
                 "block_length");
   }
-  const int over = (static_cast<int>(request.prompt_ids.size()) + request.gen_length) % block;
   request.max_text = request.text_limit();
-  if (over > 0) request.gen_length += block - over;
+  const int prompt = static_cast<int>(request.prompt_ids.size()), wanted = request.gen_length;
+  const auto filled = [&](int length) { return (prompt + length + block - 1) / block * block - prompt; };
+  request.gen_length = filled(wanted);
+  if (request.grows_to > wanted) request.grows_to = filled(request.grows_to);
+  // A step decides as many positions as it would have.
+  const int64_t steps = int64_t{request.decode.steps} * request.gen_length;
+  request.decode.steps = static_cast<int>((steps + wanted - 1) / wanted);
+}
+
+int64_t Engine::Impl::longest_canvas(const GenerateRequest& request) const {
+  const int64_t room = is_guided(request) ? capacity_tokens / 2 : capacity_tokens;
+  const int64_t longest = std::min<int64_t>(info.max_length, room);
+  return info.attention_block > 0 ? longest - longest % info.attention_block : longest;
 }
 
 void Engine::Impl::check_fits(const GenerateRequest& request, int num_tokens) const {
-  const int64_t room = is_guided(request) ? capacity_tokens / 2 : capacity_tokens;
-  const int64_t longest = std::min<int64_t>(info.max_length, room);
+  const int64_t longest = longest_canvas(request);
   if (num_tokens <= longest) return;
+  const int num_generated = request.longest_generation();
   throw Error(ErrorCode::kContextLengthExceeded,
               "prompt and generation take " + std::to_string(num_tokens) + " tokens (" +
-                  std::to_string(num_tokens - request.gen_length) + " + " +
-                  std::to_string(request.gen_length) + "); the longest canvas is " +
+                  std::to_string(num_tokens - num_generated) + " + " +
+                  std::to_string(num_generated) + "); the longest canvas is " +
                   std::to_string(longest),
               "max_tokens");
 }
@@ -618,6 +631,10 @@ const EngineStats& Engine::stats() const { return impl_->stats; }
 const CacheStats& Engine::cache_stats() const { return impl_->cache.stats(); }
 
 const ModelInfo& Engine::model() const { return impl_->info; }
+
+int64_t Engine::longest_canvas(const GenerateRequest& request) const {
+  return impl_->longest_canvas(request);
+}
 
 int Engine::retry_after_s() const {
   const double waves = static_cast<double>(impl_->stats.queued + 1) / impl_->settings.max_running;

@@ -21,6 +21,7 @@ constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
 /// Prefixes whose forward failed that are remembered.
 constexpr size_t kMaxFailed = 1000;
 
+/// As the canvas begins: most don't grow.
 int total_len(const GenerateRequest& request) {
   return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
          request.gen_length;
@@ -311,8 +312,8 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
     }
   }
   // Of its own forwards a request may reuse something under any policy, if it says so.
-  if (use.reuse.own_states(total_len(request), info_.num_layers) > 0) {
-    use.own = own_states(use.reuse, total_len(request));
+  if (use.reuse.own_states(request.longest_canvas(), info_.num_layers) > 0) {
+    use.own = own_states(use.reuse, request.longest_canvas());
     if (!use.own) use.reuse.refresh_depth = 0;
   }
 }
@@ -321,7 +322,7 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
 /// is no room, and nothing has changed.
 bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   const ReuseLearner::Trial& trial = *use.trial;
-  const int length = total_len(request);
+  const int length = request.longest_canvas();
   Reuse careful = use.reuse, tried;
   careful.depth = 0;
   if (trial.is_shared) {

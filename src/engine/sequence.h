@@ -42,10 +42,7 @@ struct Sequence {
   Clock::time_point last_forward;  // or admission: what ageing counts from
   int64_t first_token_us = 0;
 
-  int num_tokens() const {  // T
-    return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
-           request.gen_length;
-  }
+  int num_tokens() const { return request.longest_canvas(); }
   /// Gives back what it holds.
   void release() {
     cache.own.reset();

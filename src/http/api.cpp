@@ -4,24 +4,18 @@
 #include <chrono>
 
 #include "base/log.h"
-#include "base/version.h"
 #include "bicached/error.h"
-#include "config/settings_io.h"
 #include "http/cache_json.h"
 #include "http/errors.h"
 #include "http/generate.h"
-#include "http/responses.h"
+#include "http/json_reply.h"
+#include "http/messages_api.h"
 
 namespace bicached {
 namespace {
 
 constexpr std::string_view kModelPrefix = "/v1/models/";
-
-HttpReply json_reply(const OrderedJson& json) {
-  HttpReply reply;
-  reply.body = dump_json(json);
-  return reply;
-}
+constexpr std::string_view kMessagesPath = "/v1/messages";
 
 }  // namespace
 
@@ -40,17 +34,30 @@ struct Api::Route {
 
 std::span<const Api::Route> Api::routes() {
   static constexpr Route kRoutes[] = {
+      {"GET", "/", &Api::root, RouteKind::kOpen},
       {"GET", "/health", &Api::health, RouteKind::kOpen},
+      {"GET", "/ping", &Api::health, RouteKind::kOpen},
       {"GET", "/ready", &Api::ready, RouteKind::kOpen},
       {"GET", "/metrics", &Api::metrics_text, RouteKind::kQuick},
       {"GET", "/version", &Api::version_info, RouteKind::kQuick},
       {"GET", "/config", &Api::config, RouteKind::kQuick, RouteUsers::kAdmins},
+      {"GET", "/props", &Api::props, RouteKind::kQuick},
+      {"GET", "/slots", &Api::slots, RouteKind::kQuick},
+      {"GET", "/model_info", &Api::model_info, RouteKind::kQuick},
+      {"GET", "/get_model_info", &Api::model_info, RouteKind::kQuick},
+      {"GET", "/server_info", &Api::server_info, RouteKind::kQuick},
+      {"GET", "/get_server_info", &Api::server_info, RouteKind::kQuick},
       {"GET", "/v1/models", &Api::models, RouteKind::kQuick},
       {"GET", "/v1/models/{id}", &Api::model, RouteKind::kQuick},
       {"GET", "/v1/cache", &Api::cache, RouteKind::kWaits, RouteUsers::kAdmins},
       {"DELETE", "/v1/cache", &Api::clear_cache, RouteKind::kWaits, RouteUsers::kAdmins},
       {"POST", "/v1/chat/completions", &Api::chat},
       {"POST", "/v1/completions", &Api::completions},
+      {"POST", "/v1/responses", &Api::responses},
+      {"POST", "/v1/messages", &Api::messages},
+      {"POST", "/v1/messages/count_tokens", &Api::count_tokens},
+      {"POST", "/v1/fim/completions", &Api::fim},
+      {"POST", "/infill", &Api::infill},
       {"POST", "/tokenize", &Api::tokenize},
       {"POST", "/detokenize", &Api::detokenize},
       {"POST", "/apply-template", &Api::apply_template},
@@ -66,6 +73,21 @@ std::string_view Api::find_pattern(std::string_view path) {
     if (route.path == path) return route.path;
   }
   return "";
+}
+
+std::string Api::canonical_path(const std::string& path) {
+  std::string clean;
+  for (const char c : path) {
+    if (c != '/' || !clean.ends_with('/')) clean += c;
+  }
+  if (clean.size() > 1 && clean.ends_with('/')) clean.pop_back();
+  constexpr std::string_view kVersion = "/v1";
+  std::vector<std::string> forms{clean, std::string(kVersion) + clean};
+  if (clean.starts_with("/v1/")) forms.push_back(clean.substr(kVersion.size()));
+  for (const std::string& form : forms) {
+    if (!find_pattern(form).empty()) return form;
+  }
+  return path;
 }
 
 const Api::Route* Api::find_route(std::string_view method, std::string_view path) {
@@ -164,7 +186,14 @@ HttpReply Api::error_reply(const Error& error, const HttpRequest& request) const
   const HttpError about = describe_error(error.code());
   HttpReply reply;
   reply.status = about.status;
-  reply.body = dump_json(error_json(error, request.id));
+  OrderedJson body = error_json(error, request.id);
+  if (request.path.starts_with(kMessagesPath)) {
+    OrderedJson typed;  // Anthropic's form has this besides
+    typed["type"] = "error";
+    typed.update(body);
+    body = std::move(typed);
+  }
+  reply.body = dump_json(body);
   if (about.status == 500) {
     log_error("request " + request.id + ": " + log_escape(error.what(), 1000));
   }
@@ -207,52 +236,6 @@ HttpReply Api::metrics_text(const HttpRequest&) {
   return reply;
 }
 
-HttpReply Api::version_info(const HttpRequest&) {
-  OrderedJson body;
-  body["name"] = "bicached";
-  body["version"] = version();
-  body["build"] = "gcc " __VERSION__;
-  return json_reply(body);
-}
-
-HttpReply Api::config(const HttpRequest&) {
-  OrderedJson body = OrderedJson::parse(settings_to_json(settings_));
-  body.erase("api_key_file");
-  body.erase("admin_key_file");
-  body["api_key_required"] = needs_key();
-  return json_reply(body);
-}
-
-// --- Models ------------------------------------------------------------------------------------
-
-HttpReply Api::models(const HttpRequest&) {
-  const Backend& loaded = backend();
-  OrderedJson list = OrderedJson::array();
-  const auto add = [&](const std::string& id) {
-    list.push_back(
-        {{"id", id}, {"object", "model"}, {"created", created_}, {"owned_by", "bicached"}});
-  };
-  add(loaded.model_id);
-  for (const std::string& alias : settings_.server.alias) {
-    if (alias != "*" && alias != loaded.model_id) add(alias);
-  }
-  OrderedJson body;
-  body["object"] = "list";
-  body["data"] = std::move(list);
-  return json_reply(body);
-}
-
-HttpReply Api::model(const HttpRequest& request) {
-  const std::string name = request.path.substr(kModelPrefix.size());
-  check_model_name(name, codec());
-  OrderedJson body;
-  body["id"] = name;
-  body["object"] = "model";
-  body["created"] = created_;
-  body["owned_by"] = "bicached";
-  return json_reply(body);
-}
-
 // --- Prefix cache ------------------------------------------------------------------------------
 
 HttpReply Api::cache(const HttpRequest&) {
@@ -287,7 +270,9 @@ CodecContext Api::codec() {
   return {backend(), settings_.server.alias, settings_.engine.max_queued, unknown_fields_};
 }
 
-HttpReply Api::generate(Job job, const HttpRequest& request) {
+HttpReply Api::generate(Parse parse, const HttpRequest& request) {
+  refuse_when_draining();
+  Job job = parse(request.body, codec());
   if (request.release_body) request.release_body();
   if (!request.tenant.empty()) {
     for (GenerateRequest& canvas : job.canvases) {
@@ -301,14 +286,28 @@ HttpReply Api::generate(Job job, const HttpRequest& request) {
   return run_job(std::move(job), request, context);
 }
 
-HttpReply Api::chat(const HttpRequest& request) {
-  refuse_when_draining();
-  return generate(parse_chat_request(request.body, codec()), request);
-}
+HttpReply Api::chat(const HttpRequest& request) { return generate(parse_chat_request, request); }
 
 HttpReply Api::completions(const HttpRequest& request) {
-  refuse_when_draining();
-  return generate(parse_text_request(request.body, codec()), request);
+  return generate(parse_text_request, request);
+}
+
+HttpReply Api::responses(const HttpRequest& request) {
+  return generate(parse_responses_request, request);
+}
+
+HttpReply Api::messages(const HttpRequest& request) {
+  return generate(parse_messages_request, request);
+}
+
+HttpReply Api::count_tokens(const HttpRequest& request) {
+  return json_reply({{"input_tokens", count_message_tokens(request.body, codec())}});
+}
+
+HttpReply Api::fim(const HttpRequest& request) { return generate(parse_fim_request, request); }
+
+HttpReply Api::infill(const HttpRequest& request) {
+  return generate(parse_infill_request, request);
 }
 
 }  // namespace bicached

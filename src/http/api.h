@@ -10,6 +10,7 @@
 #include "bicached/error.h"
 #include "bicached/http_server.h"
 #include "bicached/settings.h"
+#include "http/answer_writer.h"
 #include "http/api_keys.h"
 #include "http/exchange.h"
 #include "http/job.h"
@@ -41,6 +42,9 @@ class Api {
   /// kMethodNotAllowed, kInvalidApiKey, kForbidden. Returns the request's tenant.
   std::string check_head(const std::string& method, const std::string& path,
                          const std::vector<std::string_view>& given_keys) const;
+  /// The path that the table has: without doubled slashes and one at the end, and with or without
+  /// /v1 in front, which clients' base URLs have or lack. An unknown path stays as it is.
+  static std::string canonical_path(const std::string& path);
   /// The methods of a path, for the Allow header: "GET, HEAD, DELETE".
   static std::string allowed_methods(const std::string& path);
   /// Whether the answer may wait for a body or for the engine, so that it needs one of the places
@@ -66,17 +70,27 @@ class Api {
   /// Null: the path has no such method. HEAD is GET.
   static const Route* find_route(std::string_view method, std::string_view path);
 
+  HttpReply root(const HttpRequest&);
   HttpReply health(const HttpRequest&);
   HttpReply ready(const HttpRequest&);
   HttpReply metrics_text(const HttpRequest&);
   HttpReply version_info(const HttpRequest&);
   HttpReply config(const HttpRequest&);
+  HttpReply props(const HttpRequest&);
+  HttpReply slots(const HttpRequest&);
+  HttpReply model_info(const HttpRequest&);
+  HttpReply server_info(const HttpRequest&);
   HttpReply models(const HttpRequest&);
   HttpReply model(const HttpRequest&);
   HttpReply cache(const HttpRequest&);
   HttpReply clear_cache(const HttpRequest&);
   HttpReply chat(const HttpRequest&);
   HttpReply completions(const HttpRequest&);
+  HttpReply responses(const HttpRequest&);
+  HttpReply messages(const HttpRequest&);
+  HttpReply count_tokens(const HttpRequest&);
+  HttpReply fim(const HttpRequest&);
+  HttpReply infill(const HttpRequest&);
   HttpReply tokenize(const HttpRequest&);
   HttpReply detokenize(const HttpRequest&);
   HttpReply apply_template(const HttpRequest&);
@@ -84,7 +98,9 @@ class Api {
   /// Throws kNotReady.
   const Backend& backend() const;
   CodecContext codec();
-  HttpReply generate(Job job, const HttpRequest& request);
+  using Parse = Job (*)(const std::string& body, const CodecContext& context);
+  HttpReply generate(Parse parse, const HttpRequest& request);
+  OrderedJson describe_model(const std::string& id) const;
   void refuse_when_draining() const;
   std::shared_ptr<const ApiKeys> keys() const { return keys_.load(); }
   bool salts_by_key() const;

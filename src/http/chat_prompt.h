@@ -9,13 +9,30 @@
 
 namespace bicached {
 
-/// `messages`: roles system, developer, user, assistant; content a string or `text` parts, which
-/// are joined. Images, audio and tool calls are refused naming the message.
+/// `messages`: roles system, developer, user, assistant, tool, function; content a string or `text`
+/// parts, which are joined. Images and audio are refused naming the message.
 std::vector<ChatMessage> read_messages(Fields& fields);
 
-/// Messages through the model's template and tokenizer. A `developer` message is a `system` one.
-/// Throws kInvalidRequest when there is no template.
-EncodedChat encode_messages(const std::vector<ChatMessage>& messages, const Backend& backend);
+/// Text, or a list of text parts, of which each has one of these types; null is nothing.
+std::string read_text_parts(const nlohmann::json& content, const std::string& field,
+                            const std::vector<std::string>& types);
+
+/// What the prompt ends with.
+struct ChatEnd {
+  bool add_generation_prompt = true;
+  bool continues = false;  // the last message is to be continued
+};
+
+/// `add_generation_prompt` and `continue_final_message`.
+ChatEnd read_chat_end(Fields& fields, const std::vector<ChatMessage>& messages);
+
+/// Messages through the model's template and tokenizer. A `developer` message is a `system` one;
+/// calls and results of tools are text where the template doesn't know them. Throws
+/// kInvalidRequest when there is no template.
+EncodedChat encode_messages(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+                            const Backend& backend);
+/// The same, up to the end of the last message's content.
+EncodedChat encode_continued(const std::vector<ChatMessage>& messages, const Backend& backend);
 
 /// The rendered text.
 std::string render_messages(const std::vector<ChatMessage>& messages, bool add_generation_prompt,

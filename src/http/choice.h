@@ -25,9 +25,14 @@ struct ChoiceDelta {
 
 /// Turns the tokens of one canvas into text: whole characters, cut before a stop string. Plain and
 /// streamed answers both come from here, so they are the same. One thread.
+///
+/// Where a request has several gaps the text runs from the first to the last one, with what stands
+/// between them; a stop string ends its gap.
 class Choice {
  public:
-  Choice(const Tokenizer& tokenizer, const std::vector<std::string>& stops);
+  /// `given` and where it begins: of the request with gaps, see GenerateRequest.
+  Choice(const Tokenizer& tokenizer, const std::vector<std::string>& stops,
+         const std::vector<TokenId>& given = {}, size_t generation_begin = 0);
 
   /// Takes what the engine decided; releases what can no longer change.
   ChoiceDelta accept(const GenerationUpdate& update);
@@ -36,20 +41,33 @@ class Choice {
   FinishReason finish() const { return finish_; }
   bool finished() const { return finish_ != FinishReason::kNone; }
   /// A stop string ended it, so the engine need not go on.
-  bool stopped_early() const { return scanner_.stopped(); }
+  bool stopped_early() const { return stopped_; }
+  /// The stop string that ended it; empty: none did.
+  const std::string& stop_string() const { return scanner_.found(); }
   /// Tokens that were taken: of a stop string too, as they were generated.
   int completion_tokens() const { return completion_tokens_; }
   const GenerationStats& stats() const { return stats_; }
+  /// The text of each gap; empty where the prompt has none.
+  const std::vector<std::string>& gaps() const { return gaps_; }
 
  private:
   void release(std::string text, ChoiceDelta& delta);
+  void take(const DecidedToken& token, ChoiceDelta& delta);
+  void flush(ChoiceDelta& delta);
+  void take_given(const DecidedToken& token, ChoiceDelta& delta);
 
   Detokenizer detokenizer_;
+  Detokenizer given_text_;  // its characters don't go on in a gap
   StopScanner scanner_;
+  std::vector<int> gap_of_;  // by generation position; -1: given. Empty: no gaps
+  size_t generation_begin_;
+  std::vector<std::string> gaps_;
+  std::string* gap_ = nullptr;       // that text is released to
   std::deque<ChoiceToken> waiting_;  // tokens whose text is not released yet
   size_t arrived_bytes_ = 0;
   size_t released_bytes_ = 0;
   int completion_tokens_ = 0;
+  bool stopped_ = false;
   GenerationStats stats_;
   FinishReason finish_ = FinishReason::kNone;
 };

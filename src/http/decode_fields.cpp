@@ -14,7 +14,8 @@
 namespace bicached {
 namespace {
 
-constexpr size_t kMaxStopBytes = 1024;
+constexpr size_t kMaxTextBytes = 1024;  // of a stop string or a bad word
+constexpr size_t kMaxBadWords = 128;
 constexpr size_t kMaxBiases = 1024;
 
 uint64_t random_seed() {
@@ -50,16 +51,87 @@ std::vector<std::pair<TokenId, float>> read_logit_bias(Fields& fields, const Mod
   return biases;
 }
 
-void read_sampling(Fields& fields, const DecodeSettings& defaults, const ModelInfo& model,
-                   CommonFields& out) {
+/// A list of token ids; nothing for null.
+std::vector<TokenId> read_id_list(Fields& fields, const char* name, const ModelInfo& model) {
+  const nlohmann::json* value = fields.find(name);
+  if (!value) return {};
+  if (!value->is_array()) throw_wrong_type(name, "a list of token ids", *value);
+  return read_token_ids(*value, name, model.vocab_size);
+}
+
+/// `bad_words`, each as tokens with and without a space before it, as vLLM has them.
+std::vector<std::vector<TokenId>> read_bad_words(Fields& fields, const Tokenizer& tokenizer) {
+  std::vector<std::vector<TokenId>> words;
+  for (const std::string& text : read_texts(fields, "bad_words", kMaxBadWords)) {
+    const size_t begin = text.find_first_not_of(' ');
+    if (begin == std::string::npos) continue;
+    const std::string word = text.substr(begin);
+    for (const std::string& form : {word, " " + word}) {
+      std::vector<TokenId> ids = tokenizer.encode(form, false);
+      if (!ids.empty()) words.push_back(std::move(ids));
+    }
+  }
+  return words;
+}
+
+void read_sampling(Fields& fields, const Backend& backend, CommonFields& out) {
+  const DecodeSettings& defaults = backend.defaults;
+  const ModelInfo& model = backend.engine->model();
   SamplingParams& sampling = out.request.sampling;
-  sampling.temperature =
-      static_cast<float>(fields.limited_number("temperature").value_or(defaults.temperature));
-  sampling.top_p = static_cast<float>(fields.limited_number("top_p").value_or(1.0));
-  sampling.top_k = fields.limited_integer("top_k").value_or(0);
-  const std::optional<int64_t> seed = fields.integer("seed");
-  sampling.seed = seed ? static_cast<uint64_t>(*seed) : random_seed();
+  const auto number = [&](const char* name, double otherwise) {
+    return static_cast<float>(fields.limited_number(name).value_or(otherwise));
+  };
+  sampling.temperature = number("temperature", defaults.temperature);
+  sampling.top_p = number("top_p", defaults.top_p);
+  sampling.min_p = number("min_p", defaults.min_p);
+  sampling.top_k = std::max(0, fields.limited_integer("top_k").value_or(defaults.top_k));
+  sampling.frequency_penalty = number("frequency_penalty", 0);
+  sampling.presence_penalty = number("presence_penalty", 0);
+  // llama.cpp's name of it.
+  const double repetition = fields.limited_number("repeat_penalty", "repetition_penalty")
+                                .value_or(defaults.repetition_penalty);
+  sampling.repetition_penalty = number("repetition_penalty", repetition);
+  std::optional<int64_t> seed = fields.integer("seed");
+  if (!seed) seed = fields.integer("random_seed");  // Mistral's
+  // -1 is llama.cpp's "any".
+  sampling.seed = seed && *seed != -1 ? static_cast<uint64_t>(*seed) : random_seed();
   sampling.logit_bias = read_logit_bias(fields, model);
+  sampling.allowed_tokens = read_id_list(fields, "allowed_token_ids", model);
+  const nlohmann::json* allowed = fields.find("allowed_token_ids");
+  if (allowed && sampling.allowed_tokens.empty()) {
+    throw Error(ErrorCode::kInvalidRequest, "allowed_token_ids is empty; name at least one token",
+                "allowed_token_ids");
+  }
+}
+
+/// What of the text's end a request decides, and which words it may not have.
+void read_text_rules(Fields& fields, const Backend& backend, CommonFields& out) {
+  const ModelInfo& model = backend.engine->model();
+  DecodeParams& decode = out.request.decode;
+  decode.ignore_eos = fields.boolean("ignore_eos").value_or(false);
+  decode.stop_tokens = read_id_list(fields, "stop_token_ids", model);
+  decode.min_tokens = fields.limited_integer("min_tokens").value_or(backend.defaults.min_tokens);
+  decode.bad_words = read_bad_words(fields, *backend.tokenizer);
+}
+
+/// Something must be left to choose from at every position.
+void check_allowed_tokens(const CommonFields& common, const ModelInfo& model) {
+  const std::vector<TokenId>& allowed = common.request.sampling.allowed_tokens;
+  const DecodeParams& decode = common.request.decode;
+  const auto is_in = [](const std::vector<TokenId>& list, TokenId token) {
+    return std::ranges::find(list, token) != list.end();
+  };
+  const auto can_stand = [&](TokenId token) {
+    const bool is_end = is_in(model.end_tokens, token);
+    if (token == model.mask_token || (is_end && decode.ignore_eos)) return false;
+    if (decode.min_tokens > 0 && (is_end || is_in(decode.stop_tokens, token))) return false;
+    return std::ranges::find(decode.bad_words, std::vector{token}) == decode.bad_words.end();
+  };
+  if (allowed.empty() || std::ranges::any_of(allowed, can_stand)) return;
+  throw Error(ErrorCode::kInvalidRequest,
+              "allowed_token_ids leaves no token to choose from: the mask token, and what "
+              "ignore_eos, min_tokens and bad_words take away, don't count",
+              "allowed_token_ids");
 }
 
 void read_decode(Fields& fields, const DecodeSettings& defaults, CommonFields& out) {
@@ -80,7 +152,6 @@ void read_decode(Fields& fields, const DecodeSettings& defaults, CommonFields& o
   decode.confidence_eos_eot_inf =
       fields.boolean("confidence_eos_eot_inf").value_or(defaults.confidence_eos_eot_inf);
   decode.eos_early_stop = fields.boolean("eos_early_stop").value_or(defaults.eos_early_stop);
-  decode.ignore_eos = fields.boolean("ignore_eos").value_or(false);
   const std::optional<std::string> intra_cache =
       fields.choice("intra_cache", {"auto", "none", "prefix", "dual", "adaptive"});
   out.asks_for_intra_cache = intra_cache.has_value();
@@ -143,101 +214,43 @@ void read_deterministic(Fields& fields, CommonFields& out) {
               field);
 }
 
-void refuse_unless(bool asks_for_nothing, const char* name, const char* why) {
-  if (asks_for_nothing) return;
-  throw Error(ErrorCode::kUnsupportedParameter, std::string(name) + ": " + why, name);
-}
-
 }  // namespace
 
-CommonFields read_common_fields(Fields& fields, const DecodeSettings& defaults,
-                                const ModelInfo& model) {
+CommonFields read_common_fields(Fields& fields, const Backend& backend) {
   CommonFields out;
-  read_sampling(fields, defaults, model, out);
-  read_decode(fields, defaults, out);
+  read_sampling(fields, backend, out);
+  read_decode(fields, backend.defaults, out);
+  read_text_rules(fields, backend, out);
+  check_allowed_tokens(out, backend.engine->model());
   read_cache(fields, out);
   read_deterministic(fields, out);
-  out.max_tokens = fields.limited_integer("max_tokens");
   return out;
 }
 
-void refuse_unsupported_fields(Fields& fields) {
-  using nlohmann::json;
-  const json nothing;
-  const auto value = [&](const char* name) -> const json& {
-    const json* found = fields.find(name);
-    return found ? *found : nothing;
-  };
-  const auto is_nothing = [](const json& v) {
-    return v.is_null() || ((v.is_array() || v.is_object()) && v.empty());
-  };
-  refuse_unless(is_nothing(value("tools")), "tools", "this server has no tools; leave it empty");
-  refuse_unless(is_nothing(value("functions")), "functions", "this server has no functions");
-  const json& tool_choice = value("tool_choice");
-  refuse_unless(tool_choice.is_null() || tool_choice == "none" || tool_choice == "auto",
-                "tool_choice", "this server has no tools; only \"none\" is allowed");
-  const json& function_call = value("function_call");
-  refuse_unless(function_call.is_null() || function_call == "none" || function_call == "auto",
-                "function_call", "this server has no functions; only \"none\" is allowed");
-  const json& format = value("response_format");
-  refuse_unless(format.is_null() || (format.is_object() && format.value("type", json()) == "text"),
-                "response_format", "only {\"type\": \"text\"} is supported");
-  for (const char* name : {"frequency_penalty", "presence_penalty"}) {
-    const json& penalty = value(name);
-    if (!penalty.is_null() && !penalty.is_number()) throw_wrong_type(name, "a number", penalty);
-    refuse_unless(penalty.is_null() || penalty.get<double>() == 0, name,
-                  "penalties are not supported; only 0 is allowed");
-  }
-  const json& best_of = value("best_of");
-  refuse_unless(best_of.is_null() || best_of == 1, "best_of", "only 1 is supported");
-  const json& modalities = value("modalities");
-  refuse_unless(modalities.is_null() || modalities == json::array({"text"}), "modalities",
-                "only [\"text\"] is supported");
-  refuse_unless(value("audio").is_null(), "audio", "this server answers with text only");
-  fields.ignore({"user", "metadata", "store", "service_tier", "parallel_tool_calls",
-                 "prompt_cache_key", "safety_identifier", "reasoning_effort", "verbosity"});
-}
-
-std::vector<std::string> read_stops(Fields& fields) {
-  const nlohmann::json* value = fields.find("stop");
-  std::vector<std::string> stops;
-  if (!value) return stops;
+std::vector<std::string> read_texts(Fields& fields, const char* name, size_t most) {
+  const nlohmann::json* value = fields.find(name);
+  std::vector<std::string> texts;
+  if (!value) return texts;
   const nlohmann::json list = value->is_array() ? *value : nlohmann::json::array({*value});
-  if (list.size() > 4) {
+  for (const nlohmann::json& text : list) {
+    if (text.is_null()) continue;
+    if (!text.is_string()) throw_wrong_type(name, "a string or a list of strings", text);
+    const std::string one = text.get<std::string>();
+    if (one.size() > kMaxTextBytes) {
+      throw Error(ErrorCode::kInvalidRequest,
+                  std::string(name) + " has a string of " + std::to_string(one.size()) +
+                      " bytes; allowed is at most " + std::to_string(kMaxTextBytes),
+                  name);
+    }
+    if (!one.empty()) texts.push_back(one);
+  }
+  if (texts.size() > most) {
     throw Error(ErrorCode::kInvalidRequest,
-                "stop has " + std::to_string(list.size()) + " strings; allowed is at most 4",
-                "stop");
+                std::string(name) + " has " + std::to_string(texts.size()) +
+                    " strings; allowed is at most " + std::to_string(most),
+                name);
   }
-  for (const nlohmann::json& stop : list) {
-    if (!stop.is_string()) throw_wrong_type("stop", "a string or a list of strings", stop);
-    stops.push_back(stop.get<std::string>());
-    const size_t size = stops.back().size();
-    if (size >= 1 && size <= kMaxStopBytes) continue;
-    throw Error(ErrorCode::kInvalidRequest,
-                "stop has a string of " + std::to_string(size) + " bytes; allowed is 1 to " +
-                    std::to_string(kMaxStopBytes),
-                "stop");
-  }
-  return stops;
-}
-
-void choose_gen_length(GenerateRequest& request, const CommonFields& common,
-                       const DecodeSettings& defaults, const ModelInfo& model) {
-  const int64_t given = static_cast<int64_t>(request.prompt_ids.size() + request.suffix_ids.size());
-  const int64_t room = model.max_length - given;
-  const int64_t wanted =
-      common.max_tokens ? *common.max_tokens : std::min<int64_t>(defaults.max_tokens, room);
-  if (room < 1 || wanted > room) {
-    const int64_t generation = std::max<int64_t>(wanted, 1);
-    throw Error(ErrorCode::kContextLengthExceeded,
-                "the model's longest canvas is " + std::to_string(model.max_length) +
-                    " tokens; this request needs " + std::to_string(given + generation) + " (" +
-                    std::to_string(given) + " in the prompt, " + std::to_string(generation) +
-                    " to generate)",
-                room < 1 ? "" : "max_tokens");
-  }
-  request.gen_length = static_cast<int>(wanted);
-  request.decode.steps = common.steps.value_or(default_steps(defaults, request.gen_length));
+  return texts;
 }
 
 }  // namespace bicached

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "bicached/denoiser.h"
+#include "bicached/http_server.h"
 #include "bicached/request.h"
-#include "bicached/settings.h"
+#include "http/gen_length.h"
 #include "http/json_fields.h"
 
 namespace bicached {
@@ -12,23 +12,16 @@ namespace bicached {
 struct CommonFields {
   GenerateRequest request;
   std::optional<int> steps;
-  std::optional<int> max_tokens;
-  bool has_seed = false;
+  WantedLength length;
   bool asks_for_intra_cache = false;
 };
 
-CommonFields read_common_fields(Fields& fields, const DecodeSettings& defaults,
-                                const ModelInfo& model);
+/// All but the length, which dialects call by other names.
+CommonFields read_common_fields(Fields& fields, const Backend& backend);
 
-/// Refuses the fields of OpenAI's API that this server can't honour, unless they ask for nothing.
-void refuse_unsupported_fields(Fields& fields);
+inline constexpr size_t kMaxStops = 32;  // editors and evaluation harnesses send a dozen
 
-/// `stop`: nothing, a string or up to 4.
-std::vector<std::string> read_stops(Fields& fields);
-
-/// Fills gen_length and steps for a prompt. Without max_tokens: the default, or what fits.
-/// Throws kContextLengthExceeded with the numbers.
-void choose_gen_length(GenerateRequest& request, const CommonFields& common,
-                       const DecodeSettings& defaults, const ModelInfo& model);
+/// Nothing, a string, or up to `most`; empty ones are left out.
+std::vector<std::string> read_texts(Fields& fields, const char* name, size_t most);
 
 }  // namespace bicached

@@ -7,9 +7,9 @@
 
 #include "base/log.h"
 #include "bicached/error.h"
+#include "http/answer_writer.h"
 #include "http/choice.h"
 #include "http/errors.h"
-#include "http/responses.h"
 
 namespace bicached {
 namespace {
@@ -41,11 +41,16 @@ class Generation {
       : job_(std::move(job)),
         request_(request),
         context_(context),
-        writer_(job_, context.tokenizer, request.id),
+        writer_(make_writer(job_, context.tokenizer, request.id)),
         start_(Clock::now()) {
     times_.resize(job_.canvases.size());
-    for (size_t i = 0; i < job_.canvases.size(); ++i) {
-      choices_.emplace_back(context.tokenizer, job_.stops);
+    for (const GenerateRequest& canvas : job_.canvases) {
+      choices_.emplace_back(context.tokenizer, job_.stops, canvas.given, canvas.prompt_ids.size());
+    }
+    note_->prompt_tokens = job_.prompt_tokens;
+    if (job_.is_empty()) {
+      finish_all();
+      return;
     }
     std::vector<GenerateRequest> canvases = job_.canvases;
     for (size_t i = 0; i < canvases.size(); ++i) {
@@ -54,11 +59,10 @@ class Generation {
       canvases[i].deadline = start_ + context.request_timeout;
     }
     stream_.emplace(context.engine.submit(std::move(canvases)));
-    note_->prompt_tokens = job_.prompt_tokens;
   }
 
   ~Generation() {
-    note_->completion_tokens = writer_.completion_tokens(choices_);
+    note_->completion_tokens = total_completion_tokens(choices_);
     context_.metrics.finish_request(total_stats(), seconds_since_start());
   }
   Generation(const Generation&) = delete;
@@ -76,6 +80,12 @@ class Generation {
   /// The next update of a canvas that is not finished; looks after the client meanwhile.
   Wait wait_for_update(Clock::time_point until, GenerationUpdate& update);
   ChoiceDelta accept(const GenerationUpdate& update);
+  /// Nothing is to be generated.
+  void finish_all() {
+    GenerationUpdate update;
+    update.finish = FinishReason::kLength;
+    for (Choice& choice : choices_) choice.accept(update);
+  }
   bool all_finished() const {
     return std::all_of(choices_.begin(), choices_.end(),
                        [](const Choice& c) { return c.finished(); });
@@ -90,7 +100,7 @@ class Generation {
   const Job job_;
   const HttpRequest request_;
   const GenerateContext context_;
-  ResponseWriter writer_;
+  const std::unique_ptr<AnswerWriter> writer_;
   const Clock::time_point start_;
   Clock::time_point next_peer_check_ = start_ + kPeerCheckInterval;
   std::vector<TokenTimes> times_;  // of each choice
@@ -99,8 +109,6 @@ class Generation {
   std::optional<ResponseStream> stream_;
   const std::shared_ptr<AccessNote> note_ = std::make_shared<AccessNote>();
 };
-
-std::string data_event(const OrderedJson& json) { return "data: " + dump_json(json) + "\n\n"; }
 
 Generation::Wait Generation::wait_for_update(Clock::time_point until, GenerationUpdate& update) {
   while (true) {
@@ -135,7 +143,7 @@ ChoiceDelta Generation::accept(const GenerationUpdate& update) {
 RequestTotals Generation::total_stats() const {
   RequestTotals totals;
   totals.prompt_tokens = job_.prompt_tokens;
-  totals.completion_tokens = writer_.completion_tokens(choices_);
+  totals.completion_tokens = total_completion_tokens(choices_);
   for (const Choice& choice : choices_) {
     const GenerationStats& stats = choice.stats();
     if (stats.first_token_us > 0) {
@@ -171,7 +179,7 @@ HttpReply Generation::answer_plain() {
     for (ChoiceToken& token : delta.tokens) whole.tokens.push_back(std::move(token));
   }
   HttpReply reply;
-  reply.body = dump_json(writer_.plain(choices_, wholes));
+  reply.body = dump_json(writer_->plain(choices_, wholes));
   reply.note = note_;
   return reply;
 }
@@ -182,22 +190,18 @@ bool Generation::write_update(const WriteBytes& write, const GenerationUpdate& u
   if (choices_[index].finished()) return true;
   const ChoiceDelta delta = accept(update);
   std::string events;
-  if (job_.diffusion_stream && !update.canvas.empty()) {
-    events += "event: denoise\n" + data_event(writer_.denoise_event(update));
-  }
-  if (!delta.text.empty() || (job_.num_logprobs >= 0 && !delta.tokens.empty())) {
-    events += data_event(writer_.text_chunk(index, delta));
-  }
-  if (choices_[index].finished()) {
-    events += data_event(writer_.finish_chunk(index, choices_[index].finish()));
-  }
+  if (job_.diffusion_stream && !update.canvas.empty()) events += writer_->canvas(update);
+  events += writer_->text(index, delta);
+  if (choices_[index].finished()) events += writer_->finish(index, choices_[index]);
   return events.empty() || write(events);
 }
 
 /// False: the client is gone.
 bool Generation::stream_updates(const WriteBytes& write) {
   for (size_t i = 0; i < choices_.size(); ++i) {
-    if (!write(data_event(writer_.role_chunk(i)))) return false;
+    std::string events = writer_->begin(i);
+    if (choices_[i].finished()) events += writer_->finish(i, choices_[i]);
+    if (!write(events)) return false;
   }
   while (!all_finished()) {
     GenerationUpdate update;
@@ -216,8 +220,7 @@ bool Generation::stream_updates(const WriteBytes& write) {
         break;
     }
   }
-  if (job_.include_usage && !write(data_event(writer_.usage_chunk(choices_)))) return false;
-  return write("data: [DONE]\n\n");
+  return write(writer_->end(choices_));
 }
 
 void Generation::answer_stream(const WriteBytes& write) {
@@ -226,7 +229,7 @@ void Generation::answer_stream(const WriteBytes& write) {
   } catch (...) {
     const Error error = to_error(std::current_exception());
     log_error("request " + request_.id + " failed while streaming: " + log_escape(error.what()));
-    write(data_event(error_json(error, request_.id)));
+    write(writer_->failure(error_json(error, request_.id)));
   }
 }
 
@@ -237,7 +240,7 @@ HttpReply run_job(Job job, const HttpRequest& request, const GenerateContext& co
   auto generation = std::make_shared<Generation>(std::move(job), request, context);
   if (!streamed) return generation->answer_plain();
   HttpReply reply;
-  reply.content_type = "text/event-stream";
+  reply.content_type = "text/event-stream; charset=utf-8";  // some clients guess Latin-1
   reply.headers.emplace_back("Cache-Control", "no-cache");
   reply.headers.emplace_back("X-Accel-Buffering", "no");  // nginx would hold the events back
   reply.note = generation->note();

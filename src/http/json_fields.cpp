@@ -1,6 +1,7 @@
 #include "http/json_fields.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "base/json_file.h"
@@ -9,6 +10,19 @@
 #include "config/limits.h"
 
 namespace bicached {
+namespace {
+
+/// Clients whose language has one type of number send whole numbers as 16.0.
+int64_t whole_number(const std::string& field, double value) {
+  constexpr double kTooLarge = 0x1p63;
+  if (value == std::floor(value) && value >= -kTooLarge && value < kTooLarge) {
+    return static_cast<int64_t>(value);
+  }
+  throw Error(ErrorCode::kInvalidRequest,
+              field + " is " + nlohmann::json(value).dump() + "; it must be an integer", field);
+}
+
+}  // namespace
 
 nlohmann::json parse_body(const std::string& body) {
   constexpr JsonLimits kLimits{std::numeric_limits<size_t>::max(), 32};
@@ -54,6 +68,7 @@ std::optional<bool> Fields::boolean(const char* name) {
 std::optional<int64_t> Fields::integer(const char* name) {
   const nlohmann::json* value = find(name);
   if (!value) return std::nullopt;
+  if (value->is_number_float()) return whole_number(path_of(name), value->get<double>());
   if (!value->is_number_integer()) throw_wrong_type(path_of(name), "an integer", *value);
   constexpr auto kMax = static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
   if (value->is_number_unsigned() && value->get<uint64_t>() > kMax) {
@@ -83,12 +98,21 @@ std::optional<int> Fields::limited_integer(const char* name, const char* limit_n
       *integer(name, static_cast<int64_t>(limit->min), static_cast<int64_t>(limit->max)));
 }
 
-std::optional<double> Fields::limited_number(const char* name) {
+std::optional<double> Fields::limited_number(const char* name, const char* limit_name) {
   const nlohmann::json* value = find(name);
   if (!value) return std::nullopt;
   if (!value->is_number()) throw_wrong_type(path_of(name), "a number", *value);
   const double number = value->get<double>();
-  check_field(name, number);
+  if (!limit_name) {
+    check_field(name, number);
+    return number;
+  }
+  try {
+    check_field(limit_name, number);
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    throw Error(error.code(), name + message.substr(std::string_view(limit_name).size()), name);
+  }
   return number;
 }
 
@@ -126,15 +150,19 @@ std::vector<TokenId> read_token_ids(const nlohmann::json& list, const std::strin
   std::vector<TokenId> ids;
   ids.reserve(list.size());
   for (const nlohmann::json& value : list) {
-    if (!value.is_number_integer()) throw_wrong_type(field, "a list of token ids", value);
-    const bool negative = !value.is_number_unsigned() && value.get<int64_t>() < 0;
-    if (negative || value.get<uint64_t>() >= static_cast<uint64_t>(vocab_size)) {
+    if (!value.is_number()) throw_wrong_type(field, "a list of token ids", value);
+    const bool too_large =
+        value.is_number_unsigned() && value.get<uint64_t>() >= static_cast<uint64_t>(vocab_size);
+    const int64_t id = too_large                 ? -1
+                       : value.is_number_float() ? whole_number(field, value.get<double>())
+                                                 : value.get<int64_t>();
+    if (id < 0 || id >= vocab_size) {
       throw Error(ErrorCode::kInvalidRequest,
                   field + " has the token id " + value.dump() + "; allowed is 0 to " +
                       std::to_string(vocab_size - 1),
                   field);
     }
-    ids.push_back(value.get<TokenId>());
+    ids.push_back(static_cast<TokenId>(id));
   }
   return ids;
 }

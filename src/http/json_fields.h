@@ -26,11 +26,12 @@ class Fields {
   const nlohmann::json* find(const char* name);
   const nlohmann::json& require(const char* name);
   std::optional<bool> boolean(const char* name);
+  /// Whole numbers, also written as 16.0.
   std::optional<int64_t> integer(const char* name);
   std::optional<int64_t> integer(const char* name, int64_t min, int64_t max);
   /// Numbers whose range is in config/limits under `limit` (the field's own name when null).
   std::optional<int> limited_integer(const char* name, const char* limit = nullptr);
-  std::optional<double> limited_number(const char* name);
+  std::optional<double> limited_number(const char* name, const char* limit = nullptr);
   std::optional<std::string> text(const char* name);
   /// One of `names`; the message lists them.
   std::optional<std::string> choice(const char* name, const std::vector<std::string>& names);

@@ -4,7 +4,7 @@
 
 namespace bicached {
 
-void NameLog::report(const std::vector<std::string>& names) {
+void NameLog::report(const std::vector<std::string>& names, std::string_view what) {
   if (names.empty()) return;
   std::optional<std::set<std::string>> known = names_.try_pop();
   if (!known) {
@@ -13,7 +13,7 @@ void NameLog::report(const std::vector<std::string>& names) {
   }
   for (const std::string& name : names) {
     if (known->size() >= kMaxNames || !known->insert(log_escape(name, 64)).second) continue;
-    log_info("request field \"" + log_escape(name, 64) + "\" is not known and is ignored");
+    log_info("request field \"" + log_escape(name, 64) + "\" " + std::string(what));
   }
   names_.try_push(std::move(*known));
 }

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bicached/channel.h"
@@ -13,7 +14,9 @@ namespace bicached {
 /// chooses the names. Any thread.
 class NameLog {
  public:
-  void report(const std::vector<std::string>& names);
+  /// `what`: the rest of the sentence.
+  void report(const std::vector<std::string>& names,
+              std::string_view what = "is not known and is ignored");
 
  private:
   static constexpr size_t kMaxNames = 200;

@@ -1,8 +1,9 @@
 #include "http/responses.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
+
+#include "base/version.h"
 
 namespace bicached {
 namespace {
@@ -29,18 +30,12 @@ OrderedJson bytes_of(const std::string& text) {
 
 }  // namespace
 
-std::string dump_json(const OrderedJson& json) {
-  return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
-}
-
 ResponseWriter::ResponseWriter(const Job& job, const Tokenizer& tokenizer,
                                const std::string& request_id)
     : job_(job),
       tokenizer_(tokenizer),
       id_((job.dialect == Dialect::kChat ? "chatcmpl-" : "cmpl-") + request_id),
-      created_(std::chrono::duration_cast<std::chrono::seconds>(
-                   std::chrono::system_clock::now().time_since_epoch())
-                   .count()),
+      created_(unix_time()),
       num_characters_(job.canvases.size()) {}
 
 std::string ResponseWriter::echo_text(size_t index) const {
@@ -55,27 +50,17 @@ OrderedJson ResponseWriter::head(const char* object) const {
   body["object"] = object;
   body["created"] = created_;
   body["model"] = job_.model;
-  body["system_fingerprint"] = nullptr;
+  body["system_fingerprint"] = std::string("bicached-") + version();
   return body;
 }
 
-int ResponseWriter::completion_tokens(const std::vector<Choice>& choices) const {
-  int total = 0;
-  for (const Choice& choice : choices) total += choice.completion_tokens();
-  return total;
-}
-
 OrderedJson ResponseWriter::usage(const std::vector<Choice>& choices) const {
-  int64_t cached = 0;
-  for (size_t i = 0; i < choices.size(); i += static_cast<size_t>(job_.choices_per_prompt)) {
-    cached += choices[i].stats().cached_tokens;  // as the prompts: once, however many choices
-  }
-  const int completion = completion_tokens(choices);
+  const int completion = total_completion_tokens(choices);
   OrderedJson out;
   out["prompt_tokens"] = job_.prompt_tokens;
   out["completion_tokens"] = completion;
   out["total_tokens"] = job_.prompt_tokens + completion;
-  out["prompt_tokens_details"]["cached_tokens"] = cached;
+  out["prompt_tokens_details"]["cached_tokens"] = total_cached_tokens(job_, choices);
   return out;
 }
 
@@ -93,9 +78,10 @@ OrderedJson ResponseWriter::diffusion(const std::vector<Choice>& choices) const 
   out["forwards"] = forwards;
   out["refreshes"] = refreshes;
   out["row_layers"] = row_layers;
-  out["tokens_per_forward"] = forwards == 0 ? 0.0
-                                            : static_cast<double>(completion_tokens(choices)) /
-                                                  static_cast<double>(forwards);
+  out["tokens_per_forward"] =
+      forwards == 0
+          ? 0.0
+          : static_cast<double>(total_completion_tokens(choices)) / static_cast<double>(forwards);
   out["prefix_len"] = reuse->prefix_len;
   out["depth"] = reuse->depth;
   out["refresh_depth"] = reuse->refresh_depth;
@@ -149,7 +135,7 @@ OrderedJson ResponseWriter::text_logprobs(size_t index, const ChoiceDelta& delta
     for (const TokenLogprob& other : t.token.top) {
       top[display(other.token)] = finite_logprob(other.logprob);
     }
-    out["top_logprobs"].push_back(t.token.top.empty() ? OrderedJson() : std::move(top));
+    out["top_logprobs"].push_back(std::move(top));
   }
   num_characters_[index] += count_characters(delta.text);
   return out;
@@ -181,6 +167,7 @@ OrderedJson ResponseWriter::plain(const std::vector<Choice>& choices,
     }
     choice["logprobs"] = logprobs(i, wholes[i]);
     choice["finish_reason"] = finish_text(choices[i].finish());
+    if (!choices[i].gaps().empty()) choice["infill"] = choices[i].gaps();
     body["choices"].push_back(std::move(choice));
   }
   body["usage"] = usage(choices);
@@ -190,16 +177,16 @@ OrderedJson ResponseWriter::plain(const std::vector<Choice>& choices,
 
 // --- Streamed ----------------------------------------------------------------------------------
 
-OrderedJson ResponseWriter::chunk(OrderedJson choice) const {
+std::string ResponseWriter::chunk(OrderedJson choice) const {
   OrderedJson body = head(chat() ? "chat.completion.chunk" : "text_completion");
   body["choices"] = OrderedJson::array();
   body["choices"].push_back(std::move(choice));
   if (job_.include_usage) body["usage"] = nullptr;
-  return body;
+  return data_event(body);
 }
 
 /// The first chunk of a choice: the role in chat, the echoed prompt (or nothing) in raw text.
-OrderedJson ResponseWriter::role_chunk(size_t index) {
+std::string ResponseWriter::begin(size_t index) {
   OrderedJson choice;
   choice["index"] = index;
   if (chat()) {
@@ -217,7 +204,8 @@ OrderedJson ResponseWriter::role_chunk(size_t index) {
   return chunk(std::move(choice));
 }
 
-OrderedJson ResponseWriter::text_chunk(size_t index, const ChoiceDelta& delta) {
+std::string ResponseWriter::text(size_t index, const ChoiceDelta& delta) {
+  if (delta.text.empty() && (job_.num_logprobs < 0 || delta.tokens.empty())) return "";
   OrderedJson choice;
   choice["index"] = index;
   if (chat()) {
@@ -230,7 +218,7 @@ OrderedJson ResponseWriter::text_chunk(size_t index, const ChoiceDelta& delta) {
   return chunk(std::move(choice));
 }
 
-OrderedJson ResponseWriter::finish_chunk(size_t index, FinishReason reason) {
+std::string ResponseWriter::finish(size_t index, const Choice& done) {
   OrderedJson choice;
   choice["index"] = index;
   if (chat()) {
@@ -239,11 +227,12 @@ OrderedJson ResponseWriter::finish_chunk(size_t index, FinishReason reason) {
     choice["text"] = "";
   }
   choice["logprobs"] = nullptr;
-  choice["finish_reason"] = finish_text(reason);
+  choice["finish_reason"] = finish_text(done.finish());
+  if (!done.gaps().empty()) choice["infill"] = done.gaps();
   return chunk(std::move(choice));
 }
 
-OrderedJson ResponseWriter::usage_chunk(const std::vector<Choice>& choices) {
+OrderedJson ResponseWriter::usage_chunk(const std::vector<Choice>& choices) const {
   OrderedJson body = head(chat() ? "chat.completion.chunk" : "text_completion");
   body["choices"] = OrderedJson::array();
   body["usage"] = usage(choices);
@@ -251,7 +240,11 @@ OrderedJson ResponseWriter::usage_chunk(const std::vector<Choice>& choices) {
   return body;
 }
 
-OrderedJson ResponseWriter::denoise_event(const GenerationUpdate& update) const {
+std::string ResponseWriter::end(const std::vector<Choice>& choices) {
+  return (job_.include_usage ? data_event(usage_chunk(choices)) : "") + "data: [DONE]\n\n";
+}
+
+std::string ResponseWriter::canvas(const GenerationUpdate& update) {
   OrderedJson body;
   body["index"] = update.index;
   body["forwards"] = update.stats.num_forwards;
@@ -263,7 +256,7 @@ OrderedJson ResponseWriter::denoise_event(const GenerationUpdate& update) const 
     body["tokens"].push_back(masked ? OrderedJson() : OrderedJson(display(token)));
     body["masked"].push_back(masked);
   }
-  return body;
+  return named_event("denoise", body);
 }
 
 }  // namespace bicached

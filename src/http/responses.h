@@ -1,48 +1,38 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "bicached/tokenizer.h"
-#include "http/choice.h"
-#include "http/job.h"
+#include "http/answer_writer.h"
 
 namespace bicached {
 
-using OrderedJson = nlohmann::ordered_json;
-
-/// Text for the wire: never throws on broken UTF-8 (it becomes U+FFFD).
-std::string dump_json(const OrderedJson& json);
-
-/// Builds the bodies of one answer, plain and streamed, in the job's dialect.
-class ResponseWriter {
+/// OpenAI's chat completions and raw completions.
+class ResponseWriter final : public AnswerWriter {
  public:
   /// Both outlive this. `id` as in OpenAI's: made of the request id.
   ResponseWriter(const Job& job, const Tokenizer& tokenizer, const std::string& request_id);
 
-  /// The text that precedes choice `index` with `echo`, as a delta of tokens without numbers.
-  std::string echo_text(size_t index) const;
+  OrderedJson plain(const std::vector<Choice>& choices,
+                    const std::vector<ChoiceDelta>& wholes) override;
 
-  OrderedJson plain(const std::vector<Choice>& choices, const std::vector<ChoiceDelta>& wholes);
-
-  OrderedJson role_chunk(size_t index);
-  OrderedJson text_chunk(size_t index, const ChoiceDelta& delta);
-  OrderedJson finish_chunk(size_t index, FinishReason reason);
-  OrderedJson usage_chunk(const std::vector<Choice>& choices);
-  OrderedJson denoise_event(const GenerationUpdate& update) const;
-
-  int completion_tokens(const std::vector<Choice>& choices) const;
+  std::string begin(size_t index) override;
+  std::string text(size_t index, const ChoiceDelta& delta) override;
+  std::string finish(size_t index, const Choice& choice) override;
+  std::string end(const std::vector<Choice>& choices) override;
+  std::string canvas(const GenerationUpdate& update) override;
 
  private:
   OrderedJson head(const char* object) const;
-  OrderedJson chunk(OrderedJson choice) const;
+  std::string chunk(OrderedJson choice) const;
+  OrderedJson usage_chunk(const std::vector<Choice>& choices) const;
   OrderedJson usage(const std::vector<Choice>& choices) const;
   OrderedJson diffusion(const std::vector<Choice>& choices) const;
   OrderedJson logprobs(size_t index, const ChoiceDelta& delta);
   OrderedJson chat_logprobs(const ChoiceDelta& delta) const;
   OrderedJson text_logprobs(size_t index, const ChoiceDelta& delta);
+  /// The text that precedes choice `index` with `echo`.
+  std::string echo_text(size_t index) const;
   std::string display(TokenId token) const;
 
   const Job& job_;

@@ -16,6 +16,7 @@ std::string StopScanner::push(std::string_view text) {
     if (end < complete_at || (end == complete_at && at < cut)) {
       complete_at = end;
       cut = at;
+      found_ = stop;
     }
   }
   if (cut != std::string::npos) {

@@ -17,10 +17,19 @@ class StopScanner {
   /// What was held back, at the end of the text.
   std::string flush();
   bool stopped() const { return stopped_; }
+  /// The stop string that was found; empty: none.
+  const std::string& found() const { return found_; }
+  /// Begins anew, with nothing held back.
+  void restart() {
+    held_.clear();
+    found_.clear();
+    stopped_ = false;
+  }
 
  private:
   std::vector<std::string> stops_;  // not empty strings
   std::string held_;
+  std::string found_;
   bool stopped_ = false;
 };
 

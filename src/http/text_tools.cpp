@@ -2,15 +2,19 @@
 #include "http/api.h"
 #include "http/chat_prompt.h"
 #include "http/json_fields.h"
-#include "http/responses.h"
+#include "http/json_reply.h"
+#include "text/utf8.h"
 
 namespace bicached {
 namespace {
 
-HttpReply json_reply(const OrderedJson& json) {
-  HttpReply reply;
-  reply.body = dump_json(json);
-  return reply;
+/// A token's text, or its bytes where they are no text of their own.
+OrderedJson piece_of(const Tokenizer& tokenizer, TokenId token) {
+  const std::string bytes = tokenizer.token_bytes(token, false);
+  if (is_valid_utf8(bytes)) return bytes;
+  OrderedJson list = OrderedJson::array();
+  for (const char c : bytes) list.push_back(static_cast<unsigned char>(c));
+  return list;
 }
 
 }  // namespace
@@ -21,7 +25,10 @@ HttpReply Api::tokenize(const HttpRequest& request) {
   Fields fields(json);
   std::vector<TokenId> ids;
   if (fields.find("messages")) {
-    ids = encode_messages(read_messages(fields), loaded).ids;
+    const std::vector<ChatMessage> messages = read_messages(fields);
+    const ChatEnd end = read_chat_end(fields, messages);
+    ids = end.continues ? encode_continued(messages, loaded).ids
+                        : encode_messages(messages, end.add_generation_prompt, loaded).ids;
   } else {
     const std::optional<std::string> prompt = fields.text("prompt");
     const std::optional<std::string> content = fields.text("content");
@@ -36,7 +43,13 @@ HttpReply Api::tokenize(const HttpRequest& request) {
   }
   OrderedJson body;
   body["tokens"] = ids;
+  if (fields.boolean("with_pieces").value_or(false)) {
+    for (OrderedJson& token : body["tokens"]) {
+      token = {{"id", token}, {"piece", piece_of(*loaded.tokenizer, token.get<TokenId>())}};
+    }
+  }
   body["count"] = ids.size();
+  body["max_model_len"] = loaded.engine->model().max_length;
   return json_reply(body);
 }
 

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <set>
+#include <fstream>
+#include <map>
+#include <utility>
 
 #include "base/json_file.h"
 #include "bicached/error.h"
@@ -54,38 +56,118 @@ void add_end_tokens(ModelConfig& config, const json& file) {
   }
 }
 
-/// The tokens that tokenizer_config.json adds, id and text.
-std::vector<std::pair<int64_t, std::string>> added_tokens(const fs::path& folder) {
-  std::vector<std::pair<int64_t, std::string>> tokens;
-  const json tokenizer = read_json(folder / "tokenizer_config.json", false);
-  const auto added = tokenizer.find("added_tokens_decoder");
-  if (added == tokenizer.end() || !added->is_object()) return tokens;
-  for (const auto& [id, about] : added->items()) {
-    if (!about.is_object() || !about.contains("content") || !about["content"].is_string()) continue;
-    const bool is_number =
-        !id.empty() && id.size() < 10 &&
-        std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
-    if (is_number) tokens.emplace_back(std::stoll(id), about["content"].get<std::string>());
+/// Tokens by their text, of the tokenizer's files: the added ones, then the vocabulary.
+class TokenNames {
+ public:
+  explicit TokenNames(const fs::path& folder) : folder_(folder) {
+    const json config = read_json(folder / "tokenizer_config.json", false);
+    const auto added = config.find("added_tokens_decoder");
+    if (added != config.end() && added->is_object()) {
+      for (const auto& [id, about] : added->items()) {
+        const bool is_number =
+            !id.empty() && id.size() < 10 &&
+            std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
+        if (is_number) add(about, std::stoll(id));
+      }
+    }
+    read_eos(config);
+    read_eos(read_json(folder / "special_tokens_map.json", false));
+    for (const auto& [text, id] : read_json(folder / "added_tokens.json", false).items()) {
+      if (id.is_number_integer()) ids_.emplace(text, id.get<int64_t>());
+    }
+    if (ids_.empty()) read_vocabulary();
   }
-  return tokens;
+
+  /// Texts that the files call the end of a text or turn.
+  const std::vector<std::string>& ends() const { return ends_; }
+  const std::string& start() const { return start_; }
+  const std::map<std::string, int64_t>& added() const { return ids_; }
+  /// -1: there is none.
+  int64_t find(const std::string& text) {
+    const auto found = ids_.find(text);
+    if (found != ids_.end()) return found->second;
+    read_vocabulary();
+    const auto again = ids_.find(text);
+    return again == ids_.end() ? -1 : again->second;
+  }
+
+ private:
+  void add(const json& about, int64_t id) {
+    if (about.is_object() && about.contains("content") && about["content"].is_string()) {
+      ids_.emplace(about["content"].get<std::string>(), id);
+    }
+  }
+  void read_eos(const json& file) {
+    const auto text_of = [&](const char* key) -> std::string {
+      const auto found = file.find(key);
+      if (found == file.end()) return "";
+      const json& named =
+          found->is_object() && found->contains("content") ? (*found)["content"] : *found;
+      return named.is_string() ? named.get<std::string>() : "";
+    };
+    for (const char* key : {"eos_token", "eot_token"}) {
+      if (const std::string text = text_of(key); !text.empty()) ends_.push_back(text);
+    }
+    if (start_.empty()) start_ = text_of("bos_token");
+  }
+  /// Large files: only where a name is found nowhere else.
+  void read_vocabulary() {
+    if (std::exchange(has_vocabulary_, true)) return;
+    const json tokenizer = read_json(folder_ / "tokenizer.json", false);
+    for (const json& token : tokenizer.value("added_tokens", json::array())) {
+      if (token.is_object() && token.contains("id") && token["id"].is_number_integer()) {
+        add(token, token["id"].get<int64_t>());
+      }
+    }
+    const json model = tokenizer.value("model", json::object());
+    const json vocabulary = model.is_object() && model.contains("vocab")
+                                ? model["vocab"]
+                                : read_json(folder_ / "vocab.json", false);
+    if (!vocabulary.is_object()) return;
+    for (const auto& [text, id] : vocabulary.items()) {
+      if (id.is_number_integer()) ids_.emplace(text, id.get<int64_t>());
+    }
+  }
+
+  const fs::path folder_;
+  std::map<std::string, int64_t> ids_;
+  std::vector<std::string> ends_;
+  std::string start_;
+  bool has_vocabulary_ = false;
+};
+
+/// Chat models end a turn with a token that config.json does not call EOS, and a tokenizer may name
+/// another one than config.json: any of them ends the text.
+void add_named_ends(ModelConfig& config, TokenNames& names) {
+  for (const std::string& text : names.ends()) add_end_token(config, names.find(text));
+  for (const char* text : {"<|eot_id|>", "<|im_end|>", "<|role_end|>"}) {
+    const auto found = names.added().find(text);
+    if (found != names.added().end()) add_end_token(config, found->second);
+  }
 }
 
-/// Chat models end a turn with a token that config.json does not call EOS.
-void add_turn_ends(ModelConfig& config, const fs::path& folder) {
-  static const std::set<std::string> kTurnEnds{"<|eot_id|>", "<|im_end|>", "<|role_end|>"};
-  for (const auto& [id, text] : added_tokens(folder)) {
-    if (kTurnEnds.contains(text)) add_end_token(config, id);
+/// What texts begin with.
+void find_start_token(ModelConfig& config, const json& generation, const json& model,
+                      TokenNames& names) {
+  for (const json* file : {&generation, &model}) {
+    const auto found = file->find("bos_token_id");
+    if (found == file->end() || !found->is_number_integer()) continue;
+    if (*found >= 0 && *found < config.vocab_size) config.start_token = found->get<TokenId>();
+    return;
   }
+  if (names.start().empty()) return;
+  const int64_t id = names.find(names.start());
+  if (id >= 0 && id < config.vocab_size) config.start_token = static_cast<TokenId>(id);
 }
 
 /// The mask token by its text, where config.json leaves it out.
-void find_mask_token(ModelConfig& config, const ModelFamily& family, const fs::path& folder) {
+void find_mask_token(ModelConfig& config, const ModelFamily& family, const fs::path& folder,
+                     const TokenNames& names) {
   if (config.mask_token >= 0) return;
-  for (const auto& [id, text] : added_tokens(folder)) {
-    if (text == family.mask_token_text && id < config.num_logits) {
-      config.mask_token = static_cast<TokenId>(id);
-      return;
-    }
+  const auto found = names.added().find(family.mask_token_text);
+  if (found != names.added().end() && found->second < config.num_logits) {
+    config.mask_token = static_cast<TokenId>(found->second);
+    return;
   }
   if (family.mask_token >= 0 && family.mask_token < config.num_logits) {
     config.mask_token = family.mask_token;
@@ -155,10 +237,13 @@ ParsedModel parse_model_folder(const std::string& folder) {
     refuse(path.string() + ": " + e.what());
   }
   if (parsed.config.rotary_size == 0) parsed.config.rotary_size = parsed.config.head_size;
-  find_mask_token(parsed.config, *parsed.family, folder);
+  TokenNames names(folder);
+  find_mask_token(parsed.config, *parsed.family, folder, names);
+  const json generation = read_json(fs::path(folder) / "generation_config.json", false);
   add_end_tokens(parsed.config, config);
-  add_end_tokens(parsed.config, read_json(fs::path(folder) / "generation_config.json", false));
-  add_turn_ends(parsed.config, folder);
+  add_end_tokens(parsed.config, generation);
+  add_named_ends(parsed.config, names);
+  find_start_token(parsed.config, generation, config, names);
   return parsed;
 }
 

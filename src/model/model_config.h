@@ -54,7 +54,8 @@ struct ModelConfig {
   /// beginning of the canvas; 0: over all of the canvas.
   int attention_block = 0;
   TokenId mask_token = 0;           // -1 from `parse`: the tokenizer's, see ModelFamily
-  std::vector<TokenId> end_tokens;  // of config.json; the tokenizer's are added when loading
+  std::vector<TokenId> end_tokens;  // of config.json; the other files' are added when loading
+  TokenId start_token = -1;         // filled in when loading; -1: none is named
 
   bool is_sparse(int layer) const {
     return !sparse_layers.empty() && sparse_layers[static_cast<size_t>(layer)];

@@ -21,7 +21,6 @@ using jinja::TemplateError;
 using jinja::Value;
 
 constexpr size_t kMaxMessages = 4096;
-constexpr int kMaxPrefixes = 8;  // each costs a rendering and an encoding
 // Private-use characters around a mark's digits: no filter or split of a template looks for
 // them.
 constexpr std::string_view kBegin = "\xF3\xB0\xA0\x80", kEnd = "\xF3\xB0\xA0\x81";
@@ -162,11 +161,54 @@ Value globals_of(const ChatInput& input, const Value& messages) {
   throw Error(ErrorCode::kInvalidRequest, message, "messages");
 }
 
+Value value_of(const nlohmann::json& json) {
+  if (json.is_object()) {
+    jinja::Members members;
+    for (const auto& [key, value] : json.items()) {
+      members.emplace_back(Value::string(key), value_of(value));
+    }
+    return Value::dict(std::move(members));
+  }
+  if (json.is_array()) {
+    jinja::Items items;
+    for (const auto& value : json) items.push_back(value_of(value));
+    return Value::list(std::move(items));
+  }
+  if (json.is_string()) return Value::string(json.get<std::string>());
+  if (json.is_boolean()) return Value::boolean(json.get<bool>());
+  if (json.is_number_unsigned() && json.get<uint64_t>() > INT64_MAX) {
+    return Value::big_integer(json.dump());
+  }
+  if (json.is_number_integer()) return Value::integer(json.get<int64_t>());
+  if (json.is_number()) return Value::number(json.get<double>());
+  return Value::none();
+}
+
+/// Calls with their arguments as an object where they are one, which templates expect.
+void add_tool_members(const ChatMessage& message, jinja::Members& members) {
+  const auto add = [&](const char* name, Value value) {
+    members.emplace_back(Value::string(name), std::move(value));
+  };
+  if (!message.tool_call_id.empty()) add("tool_call_id", Value::string(message.tool_call_id));
+  if (!message.name.empty()) add("name", Value::string(message.name));
+  if (message.tool_calls.empty()) return;
+  nlohmann::json calls = nlohmann::json::parse(message.tool_calls);
+  for (nlohmann::json& call : calls) {
+    nlohmann::json& arguments = call["function"]["arguments"];
+    if (!arguments.is_string()) continue;
+    nlohmann::json parsed = nlohmann::json::parse(arguments.get<std::string>(), nullptr, false);
+    if (parsed.is_object()) arguments = std::move(parsed);
+  }
+  add("tool_calls", value_of(calls));
+}
+
 class JinjaChatTemplate final : public ChatTemplate {
  public:
   JinjaChatTemplate(const std::string& source, const std::string& bos_token,
                     const std::string& eos_token, const std::vector<AddedTokenText>& added_tokens)
-      : template_(source), disarmed_(texts_to_disarm(added_tokens, source)) {
+      : template_(source),
+        disarmed_(texts_to_disarm(added_tokens, source)),
+        knows_tools_(source.find("tool_calls") != std::string::npos) {
     if (!bos_token.empty()) bos_token_ = Value::string(bos_token);
     if (!eos_token.empty()) eos_token_ = Value::string(eos_token);
     choose_content_form();
@@ -191,6 +233,8 @@ class JinjaChatTemplate final : public ChatTemplate {
     }
   }
 
+  bool knows_tools() const override { return knows_tools_; }
+
  private:
   std::vector<TextPiece> pieces(const std::vector<ChatMessage>& messages,
                                 bool add_generation_prompt) const {
@@ -201,8 +245,10 @@ class JinjaChatTemplate final : public ChatTemplate {
         content = Value::list({Value::dict(
             {{Value::string("type"), Value::string("text")}, {Value::string("text"), content}})});
       }
-      list.push_back(Value::dict({{Value::string("role"), Value::string(message.role)},
-                                  {Value::string("content"), content}}));
+      jinja::Members members{{Value::string("role"), Value::string(message.role)},
+                             {Value::string("content"), content}};
+      if (knows_tools_) add_tool_members(message, members);
+      list.push_back(Value::dict(std::move(members)));
     }
     ChatInput input;
     input.messages = Value::list(std::move(list));
@@ -280,6 +326,7 @@ class JinjaChatTemplate final : public ChatTemplate {
 
   jinja::Template template_;
   std::vector<std::string> disarmed_;
+  const bool knows_tools_;
   Value bos_token_, eos_token_;
   std::set<std::string> typed_roles_;  // their content goes as a list of parts
 };
@@ -384,31 +431,6 @@ std::unique_ptr<ChatTemplate> ChatTemplate::load(const std::string& folder,
     throw Error(ErrorCode::kInvalidModel,
                 (has_file ? template_path : config_path) + ": " + e.what());
   }
-}
-
-EncodedChat encode_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
-                        const std::vector<ChatMessage>& messages, bool add_generation_prompt) {
-  EncodedChat out;
-  out.ids = tokenizer.encode(chat_template.render(messages, add_generation_prompt).pieces);
-  const int count = static_cast<int>(messages.size());
-  for (int n = 1; n < count; ++n) {
-    if (n > 2 && n < count - (kMaxPrefixes - 2)) continue;
-    std::vector<TokenId> leading;
-    try {
-      leading = tokenizer.encode(
-          chat_template.render({messages.begin(), messages.begin() + n}, false).pieces);
-    } catch (const Error&) {
-      continue;  // a template may refuse leading messages alone
-    }
-    const auto shared =
-        std::mismatch(leading.begin(), leading.end(), out.ids.begin(), out.ids.end()).first -
-        leading.begin();
-    const int length = static_cast<int>(shared);
-    const int before = out.prefix_lengths.empty() ? 0 : out.prefix_lengths.back();
-    if (length > before && length < static_cast<int>(out.ids.size()))
-      out.prefix_lengths.push_back(length);
-  }
-  return out;
 }
 
 }  // namespace bicached

@@ -182,8 +182,8 @@ class FakeDenoiser final : public Denoiser {
     hash ^= hash >> 29;
     RowResult result;
     const int end_one_in = control_->end_one_in;
-    const bool ends =
-        end_one_in > 0 && row.never.empty() && (hash >> 8) % static_cast<uint64_t>(end_one_in) == 0;
+    const bool ends = end_one_in > 0 && row.never.empty() && row.never_here.empty() &&
+                      (hash >> 8) % static_cast<uint64_t>(end_one_in) == 0;
     result.token = ends ? kEnd : static_cast<TokenId>('a' + hash % 26);
     result.probability = result.confidence =
         0.2f + 0.79f * static_cast<float>((hash >> 16) % 1000) / 1000.0f;

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bicached/chat_template.h"
+#include "http/decode_fields.h"
+#include "http/job.h"
+#include "http/json_fields.h"
+
+namespace bicached {
+
+/// Reading a body is the same for every dialect but for the names of some fields:
+///
+///     Job job;
+///     CommonFields common = read_shared_fields(fields, context, job);
+///     read_length(fields, "max_tokens", kRules, common.length);
+///     ...the prompt...
+///     add_canvases(prompt, common, kRules, context, job);
+///     finish_reading(fields, context);
+
+/// A prompt before it is a canvas.
+struct Prompt {
+  std::vector<TokenId> ids;
+  std::vector<int> prefix_boundaries;
+  std::vector<TokenId> suffix = {};
+  std::vector<TokenId> given = {};  // as GenerateRequest's
+};
+
+/// Fields of all dialects but the prompt, the length, stop strings and log-probabilities.
+CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job& job);
+
+/// Messages through the template, `continues`: the last one is not ended.
+Prompt chat_prompt(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+                   bool continues, const CodecContext& context);
+
+/// Ids of a raw prompt and what follows it, with the masks between; where they hold mask tokens
+/// these are gaps to fill. With nothing given the model's start token.
+Prompt raw_prompt(std::vector<TokenId> ids, std::vector<TokenId> suffix, const CommonFields& common,
+                  const Backend& backend);
+
+/// The canvases of a prompt: `n` of them.
+void add_canvases(const Prompt& prompt, const CommonFields& common, const LengthRules& rules,
+                  const CodecContext& context, Job& job);
+
+void check_num_canvases(size_t num_prompts, const CodecContext& context, const Job& job,
+                        const char* param);
+
+/// Unknown fields are named in the log, each once.
+void finish_reading(const Fields& fields, const CodecContext& context);
+
+}  // namespace bicached
