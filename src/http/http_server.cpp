@@ -112,6 +112,8 @@ HttpServer::Impl::Impl(const Settings& settings_in)
       cors(settings_in.server.cors_origins) {}
 
 int HttpServer::Impl::fit_threads() {
+  num_places = std::min(num_places, kMaxConnections - settings.server.num_spare_threads);
+  free_places = num_places;
   const int wanted = num_places + settings.server.num_spare_threads;
   const int allowed = settings.server.max_threads;
   if (allowed == 0 || allowed >= wanted) return wanted;
@@ -272,6 +274,7 @@ int HttpServer::bind() {
   Poller::Options options;
   options.idle_timeout = milliseconds(server.keep_alive_ms);
   options.max_body_bytes = server.max_body_bytes;
+  options.max_connections = kMaxConnections;
   // A connection has one request at a time, so that there is room for each.
   impl_->workers = std::make_unique<WorkerPool>(num_threads, options.max_connections);
   impl_->poller = std::make_unique<Poller>(
