@@ -20,6 +20,9 @@ struct Backend {
   std::string model_id;     // what /v1/models answers
 };
 
+/// More are told to come again.
+inline constexpr int kMaxConnections = 4096;
+
 /// The OpenAI HTTP API (API.md) over one engine.
 ///
 /// A fixed thread pool answers requests that have arrived whole. Those that may wait long for the
@@ -40,7 +43,7 @@ class HttpServer {
   void run();
   /// From now on requests are answered. Once.
   void set_backend(const Backend& backend);
-  /// Reads the files with API keys anew. Any thread.
+  /// Reads the files with API keys anew. Any thread, one at a time.
   void reload_keys();
   /// /ready fails and new requests get 503 `draining`; running ones go on. Any thread.
   void begin_drain();

@@ -5,10 +5,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <sstream>
+#include <string>
 #include <string_view>
 
 #include "app/commands.h"
 #include "base/log.h"
+#include "base/log_text.h"
 
 namespace bicached {
 namespace {
@@ -62,7 +65,13 @@ int main(int argc, char** argv) {
   try {
     return bicached::run(argc, argv);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "bicached: %s\n", error.what());
+    // What a file holds may stand in it, and must not write to the terminal.
+    std::string text = "bicached: ";
+    std::string line;
+    for (std::istringstream lines(error.what()); std::getline(lines, line);) {
+      text += bicached::visible_text(line) + "\n";
+    }
+    std::fputs(text.c_str(), stderr);
     return 2;
   }
 }

@@ -78,7 +78,8 @@ void fit_threads(Settings& settings) {
   constexpr int kLeastHttp = 3;  // one request, /health, one that is refused
   constexpr int kOthers = 8;     // signals, poller, engine, what libraries start
   const int places = settings.engine.max_queued + settings.engine.max_running;
-  const int http = places + settings.server.num_spare_threads;
+  // One a connection is enough, however long the queue.
+  const int http = std::min(places + settings.server.num_spare_threads, kMaxConnections);
   int compute = choose_num_threads(settings.model.num_threads);
   // The thread that loads and the one that decodes have helpers of their own.
   const auto helpers = [&] { return 2 * (compute - 1); };
@@ -86,7 +87,7 @@ void fit_threads(Settings& settings) {
   if (startable < http + helpers() + kOthers) {
     compute = std::clamp(startable / 8, 1, compute);
     settings.model.num_threads = compute;
-    settings.server.max_threads = startable - helpers() - kOthers;
+    settings.server.max_threads = std::max(1, startable - helpers() - kOthers);
     log_warn("only " + std::to_string(startable) +
              " more threads can be started: " + std::to_string(compute) + " compute");
   }

@@ -18,8 +18,11 @@ constexpr size_t kMaxBytes = size_t{16} << 20;
 
 }  // namespace
 
-StateFile::~StateFile() {
+StateFile::~StateFile() { unlock(); }
+
+void StateFile::unlock() {
   if (lock_fd_ >= 0) ::close(lock_fd_);
+  lock_fd_ = -1;
 }
 
 bool StateFile::lock() {

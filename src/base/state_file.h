@@ -18,6 +18,8 @@ class StateFile {
   /// Makes this process the one that writes it, until it ends. False: another one is. A file system
   /// that has no locks lets all write.
   bool lock();
+  /// Another one may be it from now on.
+  void unlock();
   /// Nothing: there is none. Throws kInvalidSettings when it can't be read or is too long.
   std::optional<std::string> read() const;
   /// Renames it, so that it is not overwritten, and says so in the log with the reason.

@@ -169,7 +169,7 @@ struct Engine::Impl {
 void Engine::Impl::loop() {
   denoiser->begin_on_thread();
   while (take_new_requests()) step();
-  cache.save_state();
+  cache.close_state();
   finished.try_push(true);
 }
 

@@ -65,6 +65,8 @@ class PrefixCache {
   int clear(bool forget_probes);
   CacheReport report() const;
   const CacheStats& stats() const { return stats_; }
+  /// Writes them the last time: another server may take the state_dir over.
+  void close_state();
   /// Writes the probe outcomes to state_dir, if there is one and something new.
   void save_state();
   bool has_unsaved() const;

@@ -137,6 +137,11 @@ bool PrefixCache::has_unsaved() const {
          learner_.version() != saved_version_;
 }
 
+void PrefixCache::close_state() {
+  save_state();
+  state_file_.unlock();
+}
+
 void PrefixCache::save_state() {
   if (has_unsaved() && state_file_.write(learner_.to_json())) saved_version_ = learner_.version();
 }

@@ -101,11 +101,18 @@ const Api::Route* Api::find_route(std::string_view method, std::string_view path
 
 Api::Api(const Settings& settings)
     : settings_(settings),
-      keys_(std::make_shared<const ApiKeys>(
-          ApiKeys::load(settings.server.api_key_file, settings.server.admin_key_file))),
       created_(std::chrono::duration_cast<std::chrono::seconds>(
                    std::chrono::system_clock::now().time_since_epoch())
-                   .count()) {}
+                   .count()) {
+  read_keys();
+}
+
+void Api::read_keys() {
+  const ServerSettings& server = settings_.server;
+  key_sets_.push_back(
+      std::make_unique<const ApiKeys>(ApiKeys::load(server.api_key_file, server.admin_key_file)));
+  keys_ = key_sets_.back().get();
+}
 
 void Api::set_backend(const Backend& backend) {
   metrics_.set_model(backend.engine->model());
@@ -138,8 +145,7 @@ void Api::reload_keys() {
   const ServerSettings& server = settings_.server;
   if (server.api_key_file.empty() && server.admin_key_file.empty()) return;
   try {
-    keys_ =
-        std::make_shared<const ApiKeys>(ApiKeys::load(server.api_key_file, server.admin_key_file));
+    read_keys();
     log_info("the API keys were read anew: " + std::to_string(keys()->count()));
   } catch (const Error& error) {
     log_error(std::string("the API keys stay as they were: ") + error.what());

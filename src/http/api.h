@@ -35,7 +35,8 @@ class Api {
   void begin_drain() { draining_ = true; }
   bool is_draining() const { return draining_; }
   bool needs_key() const { return keys()->required(); }
-  /// The key files anew. Where one can't be used the keys stay, and the log says why.
+  /// The key files anew. Where one can't be used the keys stay, and the log says why. One thread at
+  /// a time.
   void reload_keys();
 
   /// What a request line and the keys say, before the body is read: throws kNotFound,
@@ -102,11 +103,14 @@ class Api {
   HttpReply generate(Parse parse, const HttpRequest& request);
   OrderedJson describe_model(const std::string& id) const;
   void refuse_when_draining() const;
-  std::shared_ptr<const ApiKeys> keys() const { return keys_.load(); }
+  void read_keys();
+  const ApiKeys* keys() const { return keys_; }
   bool salts_by_key() const;
 
   const Settings settings_;
-  std::atomic<std::shared_ptr<const ApiKeys>> keys_;
+  // All there ever were: a request may still read an old one.
+  std::vector<std::unique_ptr<const ApiKeys>> key_sets_;
+  std::atomic<const ApiKeys*> keys_{nullptr};
   const int64_t created_;
   Metrics metrics_;
   NameLog unknown_fields_;

@@ -29,6 +29,8 @@ size_t ChunkedBody::read(std::string_view bytes, std::string& body) {
       read_size(body);
     } else if (line_.empty()) {  // the trailer's end
       state_ = State::kDone;
+    } else {
+      overhead_bytes_ += line_.size();
     }
     line_.clear();
   }

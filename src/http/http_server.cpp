@@ -1,21 +1,18 @@
 #include "bicached/http_server.h"
 
-#include <httplib.h>
 #include <malloc.h>
 
 #include <algorithm>
 #include <atomic>
-#include <charconv>
 
 #include "base/log.h"
 #include "bicached/error.h"
 #include "http/api.h"
 #include "http/cors.h"
-#include "http/errors.h"
+#include "http/http_library.h"
 #include "http/listeners.h"
 #include "http/poller.h"
 #include "http/request_id.h"
-#include "http/responses.h"
 
 namespace bicached {
 namespace {
@@ -23,75 +20,11 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-/// A client that takes no bytes of a stream for this long is gone.
-constexpr milliseconds kWriteTimeout{10000};
 /// After a long body the allocator gives back what parsing it took.
 void trim_after(size_t body_bytes) {
   constexpr size_t kLong = 1 << 20;
   if (body_bytes >= kLong) ::malloc_trim(0);
 }
-
-/// What the HTTP library reads and writes for one request: a head that is written for it, and the
-/// connection.
-///
-/// An answer with a Content-Length is whole: it is kept, and sent as the client takes it, so that
-/// no worker waits for a slow one. One without is made bit by bit, and each goes out at once.
-class RequestStream final : public httplib::Stream {
- public:
-  RequestStream(Connection& connection, std::string head)
-      : connection_(connection), head_(std::move(head)) {}
-
-  /// Of the answer; 0 before it began.
-  int status() const { return status_; }
-  /// Its end is the connection's end.
-  bool is_open_ended() const { return is_direct_ && !is_chunked_; }
-  std::string take_answer() { return std::move(answer_); }
-
-  bool is_readable() const override { return !head_.empty(); }
-  bool wait_readable() const override { return is_readable(); }
-  bool wait_writable() const override { return true; }
-  bool is_peer_alive() const override { return !connection_.is_broken(); }
-
-  ssize_t read(char* to, size_t size) override {
-    const size_t count = head_.copy(to, size);
-    head_.erase(0, count);
-    return static_cast<ssize_t>(count);
-  }
-
-  ssize_t write(const char* bytes, size_t size) override {
-    const std::string_view text(bytes, size);
-    if (status_ == 0) begin(text);
-    if (!is_direct_) {
-      answer_ += text;
-      return static_cast<ssize_t>(size);
-    }
-    return connection_.send_all(text, kWriteTimeout) ? static_cast<ssize_t>(size) : -1;
-  }
-
-  void get_remote_ip_and_port(std::string&, int&) const override {}
-  void get_local_ip_and_port(std::string&, int&) const override {}
-  socket_t socket() const override { return connection_.fd(); }
-  time_t duration() const override { return 0; }
-
- private:
-  void begin(std::string_view text) {
-    constexpr size_t kStatusAt = sizeof "HTTP/1.1 " - 1;
-    status_ = -1;
-    if (text.size() > kStatusAt + 3) {
-      std::from_chars(text.data() + kStatusAt, text.data() + kStatusAt + 3, status_);
-    }
-    const std::string_view head = text.substr(0, text.find("\r\n\r\n") + 2);
-    is_direct_ = head.find("\r\nContent-Length: ") == std::string_view::npos;
-    is_chunked_ = head.find("\r\nTransfer-Encoding: chunked\r\n") != std::string_view::npos;
-  }
-
-  Connection& connection_;
-  std::string head_;
-  std::string answer_;
-  bool is_direct_ = false;
-  bool is_chunked_ = false;
-  int status_ = 0;
-};
 
 /// A place among the requests that may take long; free on destruction.
 class Place {
@@ -115,45 +48,6 @@ class Place {
   std::atomic<int>& free_places_;
   bool taken_ = false;
 };
-
-/// The HTTP library for one request: it takes the target apart and writes the answer. Accepting,
-/// waiting and what a request's head and body mean are ours (Poller, RequestReader).
-class Library final : public httplib::Server {
- public:
-  using Handler = std::function<void(const httplib::Request&, httplib::Response&)>;
-
-  Library() { svr_sock_ = 0; }  // it writes streams only while it listens, which others do for it
-
-  /// `handle` answers; `finish` sees every answer before it is written, the library's own too.
-  /// False: the connection can't be used further.
-  bool answer(RequestStream& stream, bool close_after, const Handler& handle,
-              const Handler& finish) {
-    set_pre_routing_handler([&](const httplib::Request& request, httplib::Response& response) {
-      handle(request, response);
-      return HandlerResponse::Handled;
-    });
-    set_error_handler([](const httplib::Request&, httplib::Response& response) {
-      if (!response.body.empty()) return;  // what the library refuses by itself has no body yet
-      response.set_content(dump_json(error_json_of_status(response.status)), "application/json");
-    });
-    set_post_routing_handler(finish);
-    bool closed = false;
-    return process_request(stream, "", 0, "", 0, close_after, closed, nullptr) && !closed;
-  }
-};
-
-/// A request's head as the library gets it: what it would act on by itself is left out.
-std::string head_for_library(const RequestHead& head, bool keeps_alive) {
-  std::string text =
-      head.method + " " + head.target + " " + (head.is_http_1_0 ? "HTTP/1.0" : "HTTP/1.1") + "\r\n";
-  text += keeps_alive ? "Connection: Keep-Alive\r\n" : "Connection: close\r\n";
-  return text + "Content-Length: 0\r\n\r\n";
-}
-
-/// Path of a target, decoded.
-std::string path_of(const std::string& target) {
-  return httplib::decode_path_component(target.substr(0, target.find_first_of("?#")));
-}
 
 /// What a request offers as keys. Throws kInvalidRequest where it is not one request's.
 std::vector<std::string_view> offered_keys(const RequestHead& head) {
@@ -192,9 +86,6 @@ struct HttpServer::Impl {
                       const HttpRequest& request);
   bool write_here(Connection& connection, const ArrivedRequest& arrived, const HttpRequest& request,
                   const HttpReply& reply, bool keep);
-  void fill(httplib::Response& response, const HttpRequest& request, HttpReply reply,
-            Clock::time_point start, bool is_http_1_0);
-  void finish(const RequestHead& head, const HttpRequest& request, httplib::Response& response);
   void log_access(const HttpRequest& request, int status, const AccessNote& note,
                   Clock::time_point start);
   bool keeps_alive(const RequestHead& head) const {
@@ -209,7 +100,7 @@ struct HttpServer::Impl {
   const Cors cors;
   RequestIds request_ids;
   std::unique_ptr<Listeners> listeners;
-  std::unique_ptr<httplib::ThreadPool> workers;
+  std::unique_ptr<WorkerPool> workers;
   std::unique_ptr<Poller> poller;
 };
 
@@ -221,6 +112,8 @@ HttpServer::Impl::Impl(const Settings& settings_in)
       cors(settings_in.server.cors_origins) {}
 
 int HttpServer::Impl::fit_threads() {
+  num_places = std::min(num_places, kMaxConnections - settings.server.num_spare_threads);
+  free_places = num_places;
   const int wanted = num_places + settings.server.num_spare_threads;
   const int allowed = settings.server.max_threads;
   if (allowed == 0 || allowed >= wanted) return wanted;
@@ -253,7 +146,7 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
   ArrivedRequest arrived = connection.reader().take();
   HttpRequest request;
   request.method = arrived.head.method;
-  request.path = path_of(arrived.head.target);
+  request.path = path_of_target(arrived.head.target);
   request.id = request_ids.accept_or_make(std::string(arrived.head.header("x-request-id")));
   request.tenant = arrived.tenant;
   if (arrived.refusal) return refuse(connection, arrived, request, *arrived.refusal);
@@ -269,6 +162,7 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
 
 bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
                               HttpRequest& request) {
+  const auto start = Clock::now();
   const size_t body_bytes = arrived.body.size();
   request.body = std::move(arrived.body);
   request.client_state = [&connection] {
@@ -281,23 +175,22 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
     poller->release_body(connection.fd());
     trim_after(body_bytes);
   };
-  const bool keep = keeps_alive(arrived.head);
-  RequestStream stream(connection, head_for_library(arrived.head, keep));
-  Library library;
-  const bool usable = library.answer(
-      stream, !keep,
-      [&](const httplib::Request& parsed, httplib::Response& response) {
-        request.query = parsed.params;
-        HttpReply reply = api.handle(request);
-        fill(response, request, std::move(reply), parsed.start_time_, arrived.head.is_http_1_0);
-      },
-      [&](const httplib::Request&, httplib::Response& response) {
-        finish(arrived.head, request, response);
-      });
-  if (stream.status() == kStatusClientGone) return false;
-  if (!connection.send(stream.take_answer())) return false;
-  return usable && keep && stream.status() >= 200 && stream.status() < 400 &&
-         !stream.is_open_ended();
+  LibraryRequest asked{connection,
+                       arrived.head,
+                       keeps_alive(arrived.head),
+                       settings.server.keep_alive_ms / 1000,
+                       cors.headers(arrived.head),
+                       {},
+                       {}};
+  asked.headers.emplace_back("X-Request-Id", request.id);
+  asked.handle = [&](const std::multimap<std::string, std::string>& query) {
+    request.query = query;
+    return api.handle(request);
+  };
+  asked.done = [&](const HttpReply& reply) {
+    log_access(request, reply.status, *reply.note, start);
+  };
+  return answer_with_library(asked);
 }
 
 /// An answer without the library: the request was refused before it was routed.
@@ -325,8 +218,8 @@ bool HttpServer::Impl::answer_options(Connection& connection, const ArrivedReque
 bool HttpServer::Impl::write_here(Connection& connection, const ArrivedRequest& arrived,
                                   const HttpRequest& request, const HttpReply& reply, bool keep) {
   const auto start = Clock::now();
-  std::string text = "HTTP/1.1 " + std::to_string(reply.status) + " " +
-                     httplib::status_message(reply.status) + "\r\n";
+  std::string text =
+      "HTTP/1.1 " + std::to_string(reply.status) + " " + reason_phrase(reply.status) + "\r\n";
   const auto add = [&](const std::string& name, const std::string& value) {
     text.append(name).append(": ").append(value).append("\r\n");
   };
@@ -341,48 +234,6 @@ bool HttpServer::Impl::write_here(Connection& connection, const ArrivedRequest& 
   if (request.method != "HEAD") text += reply.body;
   log_access(request, reply.status, {}, start);
   return connection.send(text) && keep;
-}
-
-void HttpServer::Impl::fill(httplib::Response& response, const HttpRequest& request,
-                            HttpReply reply, Clock::time_point start, bool is_http_1_0) {
-  response.status = reply.status;
-  for (const auto& [name, value] : reply.headers) response.set_header(name, value);
-  if (!reply.stream) {
-    log_access(request, reply.status, *reply.note, start);
-    response.set_content(std::move(reply.body), reply.content_type);
-    return;
-  }
-  const auto provide = [stream = std::move(reply.stream)](size_t, httplib::DataSink& sink) {
-    bool alive = true;
-    stream([&](std::string_view bytes) {
-      return alive = alive && sink.write(bytes.data(), bytes.size());
-    });
-    if (alive) sink.done();
-    return alive;
-  };
-  const auto done = [this, request, status = reply.status, note = reply.note, start](bool) {
-    log_access(request, status, *note, start);
-  };
-  if (is_http_1_0) {  // it has no chunks: the stream ends with the connection
-    response.set_header("Connection", "close");
-    response.set_content_provider(reply.content_type, provide, done);
-  } else {
-    response.set_chunked_content_provider(reply.content_type, provide, done);
-  }
-}
-
-void HttpServer::Impl::finish(const RequestHead& head, const HttpRequest& request,
-                              httplib::Response& response) {
-  // The library announces a number of requests that nobody counts.
-  const bool keeps = response.headers.erase("Keep-Alive") > 0 && !response.has_header("Connection");
-  response.headers.erase("Connection");
-  if (!keeps) response.set_header("Connection", "close");
-  const int idle_s = settings.server.keep_alive_ms / 1000;
-  if (keeps && idle_s > 0) response.set_header("Keep-Alive", "timeout=" + std::to_string(idle_s));
-  if (keeps && head.is_http_1_0) response.set_header("Connection", "keep-alive");
-  response.headers.erase("Accept-Ranges");
-  response.set_header("X-Request-Id", request.id);
-  for (const auto& [name, value] : cors.headers(head)) response.set_header(name, value);
 }
 
 void HttpServer::Impl::log_access(const HttpRequest& request, int status, const AccessNote& note,
@@ -408,7 +259,7 @@ HttpServer::HttpServer(const Settings& settings) : impl_(std::make_unique<Impl>(
 
 HttpServer::~HttpServer() {
   // Bound, but never run, since the start-up failed: threads that wait must not outlive the pool.
-  if (impl_->workers) impl_->workers->shutdown();
+  if (impl_->workers) impl_->workers->shut_down();
 }
 
 int HttpServer::bind() {
@@ -423,15 +274,15 @@ int HttpServer::bind() {
   Poller::Options options;
   options.idle_timeout = milliseconds(server.keep_alive_ms);
   options.max_body_bytes = server.max_body_bytes;
+  options.max_connections = kMaxConnections;
   // A connection has one request at a time, so that there is room for each.
-  impl_->workers = std::make_unique<httplib::ThreadPool>(
-      static_cast<size_t>(num_threads), static_cast<size_t>(num_threads), options.max_connections);
+  impl_->workers = std::make_unique<WorkerPool>(num_threads, options.max_connections);
   impl_->poller = std::make_unique<Poller>(
       impl_->listeners->fds(), options,
       [this](ArrivedRequest& request) {
         if (request.head.method == "OPTIONS") return;  // a browser's question brings no key
-        request.tenant = impl_->api.check_head(request.head.method, path_of(request.head.target),
-                                               offered_keys(request.head));
+        request.tenant = impl_->api.check_head(
+            request.head.method, path_of_target(request.head.target), offered_keys(request.head));
       },
       [this](std::unique_ptr<Connection> connection) {
         auto shared = std::make_shared<std::unique_ptr<Connection>>(std::move(connection));
@@ -442,7 +293,7 @@ int HttpServer::bind() {
 
 void HttpServer::run() {
   impl_->poller->run([this] { impl_->listeners->close(); });
-  impl_->workers->shutdown();
+  impl_->workers->shut_down();
   impl_->workers.reset();
 }
 

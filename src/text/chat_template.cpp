@@ -297,6 +297,12 @@ class JinjaChatTemplate final : public ChatTemplate {
     }
   }
 
+  static std::set<std::string> all_roles(const std::vector<ChatMessage>& messages) {
+    std::set<std::string> roles;
+    for (const ChatMessage& message : messages) roles.insert(message.role);
+    return roles;
+  }
+
   /// Finds out which roles want parts, and what is lost even so.
   std::optional<std::set<std::string>> lost_in_best_form(const std::vector<ChatMessage>& messages) {
     std::optional<std::set<std::string>> plain;
@@ -304,11 +310,11 @@ class JinjaChatTemplate final : public ChatTemplate {
     typed_roles_.clear();
     try {
       plain = lost_roles(messages);
-      if (!plain || plain->empty()) return plain;
-      typed_roles_ = *plain;
+      if (plain && plain->empty()) return plain;
+      typed_roles_ = plain ? *plain : all_roles(messages);  // it may refuse plain text in words
     } catch (const TemplateError&) {
       failure = std::current_exception();
-      for (const ChatMessage& message : messages) typed_roles_.insert(message.role);
+      typed_roles_ = all_roles(messages);
     }
     try {
       const std::optional<std::set<std::string>> typed = lost_roles(messages);

@@ -68,6 +68,13 @@ TEST_F(LimitsTest, HealthAndMetricsAnswerWhileEverythingElseIsBusy) {
     idle.back()->read_until(
         [](const std::string& all) { return all.find("\"ok\"") != std::string::npos; });
   }
+  body["stream"] = true;
+  EXPECT_TRUE(eventually([&] {  // some were refused while the engine had not taken the first
+    if (engine->stats().running == 2 && engine->stats().queued == 8) return true;
+    clients.push_back(std::make_unique<RawClient>(port));
+    clients.back()->send(make_request("POST", kChat, body.dump()));
+    return false;
+  }));
   // All that could wait for a worker waits now; these don't.
   EXPECT_EQ(get("/health").status, 200);
   EXPECT_EQ(get("/metrics").status, 200);

@@ -70,9 +70,7 @@ TEST_F(RequestReaderTest, EndlessExtensionsAndTrailersAreRefused) {
   EXPECT_EQ(status_of(read(chunked("1;" + std::string(10000, 'a')))), 400);
   std::string trailers = "0\r\n";
   for (int i = 0; i < 1000; ++i) trailers += "X: " + std::string(100, 'a') + "\r\n";
-  RequestReader reader(kMaxBody, check);
-  reader.read(chunked(trailers));
-  EXPECT_NE(reader.phase(), Phase::kArrived);  // read and dropped, until the time is over
+  EXPECT_EQ(status_of(read(chunked(trailers))), 400);
   std::string extensions;
   for (int i = 0; i < 90; ++i) extensions += "1;" + std::string(1000, 'b') + "\r\na\r\n";
   EXPECT_EQ(status_of(read(chunked(extensions))), 400);

@@ -190,6 +190,12 @@ Checkpoint open_with(const TempFolder& folder, const std::vector<std::string>& n
   return Checkpoint::open(folder.path());
 }
 
+TEST(TensorNames, DerivedTensorsMayBeOfAnyType) {
+  EXPECT_EQ(refusal_of_header(
+                R"({"a.rotary_emb.inv_freq":{"dtype":"F64","shape":[2],"data_offsets":[0,16]}})"),
+            "");
+}
+
 TEST(TensorNames, AreFoundInEveryFormThatFilesHave) {
   const TempFolder folder;
   for (const char* form : {"model.x.weight", "x.weight", "model.model.x.weight",

@@ -49,6 +49,12 @@ TEST(ChatTemplate, ATemplateThatTakesPartsGetsParts) {
       "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}[" + loop +
       "]{% endif %}{% endfor %}";
   EXPECT_EQ(compile(both)->render({{"user", "u"}}, true).text(), "u");
+  // In so many words.
+  const std::string wordy =
+      "{% for m in messages %}{% if m.content is string %}{{ raise_exception('parts, please') }}"
+      "{% endif %}" +
+      loop + "{% endfor %}";
+  EXPECT_EQ(compile(wordy)->render({{"user", "u"}}, true).text(), "u");
   // No system message.
   const std::string strict =
       "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + whole;
