@@ -37,8 +37,8 @@ struct ModelInfo {
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_size = 0;
-  int vocab_size = 0;  // ids below this may be in a prompt
-  int num_logits = 0;  // rows of the output matrix, >= vocab_size
+  int vocab_size = 0;   // ids below this may be in a prompt
+  int num_logits = 0;   // rows of the output matrix, >= vocab_size
   int num_experts = 0;  // of a mixture, in a layer that has one; 0: the model has none
   int experts_per_token = 0;
   int max_length = 0;  // longest canvas, tokens

@@ -199,8 +199,8 @@ int run_eval(const Settings& settings, const EvalOptions& options) {
   const std::vector<EvalTask> tasks = make_tasks(questions, plan, text, defaults, model);
   check_writable(options.json);
 
-  Engine engine(load_with_progress(settings),
-                engine_settings(settings.engine, plan.concurrency), cache);
+  Engine engine(load_with_progress(settings), engine_settings(settings.engine, plan.concurrency),
+                cache);
   engine.start();
   const auto rounds = run_rounds(engine, *text.tokenizer, tasks, plan);
 

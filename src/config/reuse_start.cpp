@@ -52,7 +52,8 @@ std::string describe_plan(const InsidePlan& plan) {
 
 ReuseStart load_reuse_start(const std::string& model_folder, const ModelInfo& model) {
   if (model.attention_block > 0) {
-    return {{}, false,
+    return {{},
+            false,
             "the model attends by blocks, so that what stands before the active one is kept as it "
             "is"};
   }

@@ -148,15 +148,14 @@ bool CanvasDecoder::grow() {
   const int length = canvas_.generation_end() - canvas_.generation_begin();
   const int block_length = request_.decode.block_length;
   // Blocks that attend by themselves stay whole.
-  const int step = model_.attention_block > 0 ? block_length
-                                              : std::min(block_length, request_.gen_length);
+  const int step =
+      model_.attention_block > 0 ? block_length : std::min(block_length, request_.gen_length);
   const int more = std::min(step, request_.longest_generation() - length);
   if (text_ended_ || more <= 0) return false;
   const int block = (canvas_.generation_end() - first_block_begin_) / block_length;
   canvas_.extend(more);
   decided_.resize(static_cast<size_t>(length + more));
-  num_blocks_ =
-      (canvas_.generation_end() - first_block_begin_ + block_length - 1) / block_length;
+  num_blocks_ = (canvas_.generation_end() - first_block_begin_ + block_length - 1) / block_length;
   is_new_ = true;
   enter_block(block);
   return true;

@@ -41,7 +41,8 @@ int64_t micros(Clock::duration d) {
 size_t max_updates(const GenerateRequest& request, int max_revisions) {
   const size_t length = static_cast<size_t>(request.longest_generation());
   const size_t canvases = length / static_cast<size_t>(request.gen_length) + 1;  // as it grows
-  const size_t num_blocks = length / static_cast<size_t>(request.decode.block_length) + canvases + 1;
+  const size_t num_blocks =
+      length / static_cast<size_t>(request.decode.block_length) + canvases + 1;
   return length + static_cast<size_t>(request.decode.steps) * canvases +
          num_blocks * (static_cast<size_t>(max_revisions) + 2) + 2;
 }
@@ -471,7 +472,9 @@ void Engine::Impl::fill_blocks(GenerateRequest& request) const {
   }
   request.max_text = request.text_limit();
   const int prompt = static_cast<int>(request.prompt_ids.size()), wanted = request.gen_length;
-  const auto filled = [&](int length) { return (prompt + length + block - 1) / block * block - prompt; };
+  const auto filled = [&](int length) {
+    return (prompt + length + block - 1) / block * block - prompt;
+  };
   request.gen_length = filled(wanted);
   if (request.grows_to > wanted) request.grows_to = filled(request.grows_to);
   // A step decides as many positions as it would have.

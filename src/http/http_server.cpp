@@ -146,7 +146,7 @@ bool HttpServer::Impl::serve_one(Connection& connection) {
   ArrivedRequest arrived = connection.reader().take();
   HttpRequest request;
   request.method = arrived.head.method;
-  request.path = path_of_target(arrived.head.target);
+  request.path = Api::canonical_path(path_of_target(arrived.head.target));
   request.id = request_ids.accept_or_make(std::string(arrived.head.header("x-request-id")));
   request.tenant = arrived.tenant;
   if (arrived.refusal) return refuse(connection, arrived, request, *arrived.refusal);
@@ -282,7 +282,8 @@ int HttpServer::bind() {
       [this](ArrivedRequest& request) {
         if (request.head.method == "OPTIONS") return;  // a browser's question brings no key
         request.tenant = impl_->api.check_head(
-            request.head.method, path_of_target(request.head.target), offered_keys(request.head));
+            request.head.method, Api::canonical_path(path_of_target(request.head.target)),
+            offered_keys(request.head));
       },
       [this](std::unique_ptr<Connection> connection) {
         auto shared = std::make_shared<std::unique_ptr<Connection>>(std::move(connection));

@@ -301,8 +301,8 @@ void PackedForward::add_mlp(const Mlp& mlp, const Activation& input, int64_t siz
 /// Whether nothing but its rows and their places tells it from other forwards of its size.
 bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& plan) const {
   const LayerSegment& segment = plan.segments.front();
-  return kernels_ && !observer_ && config_.sparse_layers.empty() &&
-         plan.segments.size() == 1 && segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows &&
+  return kernels_ && !observer_ && config_.sparse_layers.empty() && plan.segments.size() == 1 &&
+         segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows &&
          kernels_->suits(segment.sequences) &&
          std::ranges::all_of(forward.groups,
                              [](const RowGroup& g) { return g.capture_to == kNoId; });
