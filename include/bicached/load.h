@@ -20,7 +20,8 @@ struct DeviceRoom {
   int max_rows = 4096;      // of a forward
 };
 
-/// Of the largest forward: of so many rows, or of the longest canvas, which goes alone.
+/// Of the largest forward: of so many rows, or of the longest canvas, which goes alone, but four
+/// times as many at most.
 int64_t forward_bytes(const ModelInfo& model, int max_rows);
 
 /// Loads a model folder (config.json, safetensors) and makes it ready to decode.

@@ -12,7 +12,6 @@
 namespace bicached {
 namespace {
 
-const std::vector<std::string> kModelGroups = {"Model", "Log"};
 const std::vector<std::string> kDecodingGroups = {"Model", "Engine", "Decoding defaults",
                                                   "Prefix cache", "Log"};
 
@@ -221,8 +220,9 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   CLI::App& profile = add(
       "profile", "How deep prefixes can be reused, from a file of conversations", kDecodingGroups);
   add_profile_options(profile, flags["profile"], line.profile);
-  add_info_options(add("info", "What a model folder holds, and the memory it needs", kModelGroups),
-                   line.info);
+  add_info_options(
+      add("info", "What a model folder holds, and the memory it needs", kDecodingGroups),
+      line.info);
   add("settings", "Prints the settings that would take effect, as JSON", {})
       .add_flag("--markdown", line.markdown, "The table of all settings instead");
 

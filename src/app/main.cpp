@@ -1,5 +1,8 @@
 #include <fcntl.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <cstdio>
@@ -26,6 +29,16 @@ void restart_with_passive_waiting(int argc, char** argv) {
   if (!computes || std::getenv("OMP_WAIT_POLICY")) return;
   setenv("OMP_WAIT_POLICY", "passive", 1);
   execv("/proc/self/exe", argv);  // where there is no /proc it only runs slower
+}
+
+/// A forward asks for the same megabytes again and again. As glibc is set, it gives them back to
+/// the system at once and gets them anew a page at a time: a third of the time of a small model
+/// with a large vocabulary.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_TRIM_THRESHOLD, 128 << 20);
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the greatest that is allowed
+#endif
 }
 
 /// A socket must not get the number of a standard stream that is closed: log lines would go to it.
@@ -61,6 +74,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   bicached::open_standard_streams();
+  bicached::keep_freed_memory();
   bicached::restart_with_passive_waiting(argc, argv);
   try {
     return bicached::run(argc, argv);

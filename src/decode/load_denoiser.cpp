@@ -175,8 +175,10 @@ std::vector<std::string> family_names() {
 }
 
 int64_t forward_bytes(const ModelInfo& model, int max_rows) {
-  // Buffers grow by doubling.
-  const auto rows = static_cast<uint64_t>(std::max(max_rows, model.max_length));
+  // A model may claim canvases of a hundred thousand positions. Room for the rare one that long is
+  // better used by others; it takes what stored prefixes leave.
+  const int longest = std::min(model.max_length, 4 * max_rows);
+  const auto rows = static_cast<uint64_t>(std::max(max_rows, longest));  // buffers double
   return static_cast<int64_t>(std::bit_ceil(rows)) * model.forward_bytes_per_row;
 }
 
