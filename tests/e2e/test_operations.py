@@ -315,7 +315,7 @@ def test_omp_num_threads_and_the_machine_are_told(serve):
                           env=environment(OMP_NUM_THREADS="1"))
     about = json.loads(done.stdout)
     assert about["threads"] == 1
-    assert "CPU" in about["machine"] and about["prefix_cache_bytes"] > 0
+    assert "CPU" in about["machine"] and about["memory"]["prefix_bytes"] > 0
     assert "1 threads compute" in serve(env={"OMP_NUM_THREADS": "1"}).log.read_text()
 
 
