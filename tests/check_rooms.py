@@ -10,7 +10,7 @@ import sys
 
 ROOMS = ["base", "config", "text", "cache_index", "model", "cache", "decode", "engine", "http", "app"]
 TORCH_ROOMS = {"model", "cache", "app"}
-TORCH_FILES = re.compile(r"^src/decode/(distribution_history|sampler|torch_denoiser|load_denoiser)\.(h|cpp)$")
+TORCH_FILES = re.compile(r"^src/decode/(distribution_history|logit_rules|sampler|torch_denoiser|load_denoiser)\.(h|cpp)$")
 TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 STANDARD = re.compile(r"^[a-z0-9_]+$")
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
