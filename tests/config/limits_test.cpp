@@ -75,8 +75,8 @@ TEST(Limits, ParamsAreCheckedFieldByField) {
             "threshold");
   EXPECT_EQ(param_of([](auto& decode, auto&, int&) { decode.params["factor"] = 0; }), "factor");
   EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.temperature = 3; }), "temperature");
-  EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.top_p = 0; }), "top_p");
-  EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.top_k = -1; }), "top_k");
+  EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.top_p = -0.5f; }), "top_p");
+  EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.top_k = -2; }), "top_k");
   EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.num_top_logprobs = 21; }),
             "top_logprobs");
   EXPECT_EQ(param_of([](auto&, auto& sampling, int&) { sampling.logit_bias = {{1, 101.0f}}; }),

@@ -67,10 +67,21 @@ TEST_F(RoutesTest, TextToolsAreInverse) {
   EXPECT_EQ(post("/detokenize", {{"tokens", "a"}}).error_param(), "tokens");
 }
 
+TEST_F(RoutesTest, EverySpellingOfAPathIsItsRoute) {
+  start();
+  for (const char* path : {"/", "/ping", "/health", "/health/", "/v1/health", "//health", "/models",
+                           "/v1/models", "/v1/models/", "/v1//models", "/v1/v1/models"}) {
+    const Response response = get(path);
+    EXPECT_EQ(response.status, std::string(path) == "/v1/v1/models" ? 404 : 200) << path;
+  }
+  EXPECT_EQ(post("/chat/completions", chat_body()).status, 200);
+  EXPECT_EQ(post("/v1//chat/completions/", chat_body()).status, 200);
+}
+
 TEST_F(RoutesTest, UnknownRoutesAndMethodsHaveJsonErrors) {
   start();
   for (const char* path :
-       {"/", "/v1", "/v1/chat", "/v1/cache/", "/health/", "/v1/models/", "/..%2f..%2fetc/passwd"}) {
+       {"/v1", "/v1/chat", "/v2/models", "/healthy", "/v1/modelsx", "/..%2f..%2fetc/passwd"}) {
     const Response response = get(path);
     EXPECT_EQ(response.status, 404) << path;
     EXPECT_EQ(response.error_code(), "not_found") << path;

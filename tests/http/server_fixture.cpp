@@ -224,7 +224,8 @@ Events ServerTest::stream(const std::string& path, nlohmann::json body) {
 }
 
 nlohmann::json ServerTest::chat_body(const std::string& text) {
-  return {{"model", "demo"}, {"messages", {{{"role", "user"}, {"content", text}}}}};
+  return {
+      {"model", "demo"}, {"messages", {{{"role", "user"}, {"content", text}}}}, {"max_tokens", 32}};
 }
 
 nlohmann::json ServerTest::text_body(const std::string& prompt) {
