@@ -25,7 +25,9 @@ std::string read_part(const json& part, const std::string& field,
                     "\"; supported is " + list + ": the model reads no images, audio or files",
                 field);
   }
-  return fields.text(type == "refusal" ? "refusal" : "text").value_or("");
+  const char* key = type == "refusal" ? "refusal" : "text";
+  fields.require(key);
+  return fields.text(key).value_or("");
 }
 
 /// One call of a tool: OpenAI's object, checked.

@@ -75,6 +75,11 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
     sampling.temperature = pick(0, 1) == 0 ? 0.0f : 0.8f;
     if (pick(0, 2) == 0) sampling.top_p = 0.9f;
     if (pick(0, 2) == 0) sampling.top_k = 10;
+    if (pick(0, 3) == 0) sampling.min_p = 0.1f;
+    if (pick(0, 3) == 0) sampling.frequency_penalty = 0.7f;
+    if (pick(0, 3) == 0) sampling.repetition_penalty = 1.3f;
+    if (pick(0, 3) == 0) sampling.logit_bias = {{pick(0, 54), 4.0f}};
+    if (pick(0, 5) == 0) sampling.allowed_tokens = {3, 9, 12, 20, 31, 45};
     DecodeParams& decode = request.decode;
     decode.algorithm = unmasker_names()[static_cast<size_t>(i) % unmasker_names().size()];
     decode.params = {{"threshold", 0.3},
@@ -88,6 +93,9 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
     decode.intra_cache = static_cast<IntraCache>(pick(0, 3));
     decode.cfg_scale = pick(0, 3) == 0 ? 0.7f : 0.0f;
     decode.logits_eos_inf = pick(0, 3) == 0;
+    if (pick(0, 3) == 0) decode.stop_tokens = {pick(0, 54)};
+    if (pick(0, 3) == 0) decode.min_tokens = pick(1, 4);
+    if (pick(0, 3) == 0) decode.bad_words = {{pick(0, 54)}, {pick(0, 54), pick(0, 54)}};
     decode.confidence_eos_eot_inf = pick(0, 3) == 0;
     decode.eos_early_stop = pick(0, 1) == 0;
     request.cache.refresh_interval = pick(1, 5);

@@ -245,6 +245,8 @@ TEST_F(CodecTest, RefusesBadMessages) {
       {R"({"messages":[{"role":"king","content":"hi"}]})", "messages[0].role"},
       {R"({"messages":[{"role":7,"content":"hi"}]})", "messages[0].role"},
       {R"({"messages":[{"role":"user","content":7}]})", "messages[0].content"},
+      {R"({"messages":[{"role":"user","content":[{"type":"text"}]}]})",
+       "messages[0].content[0].text"},
       {R"({"messages":[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]})",
        "messages[0].content[0]"},
       {R"({"messages":[{"role":"assistant","content":"","tool_calls":[{}]}]})",
