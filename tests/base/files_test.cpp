@@ -24,7 +24,7 @@ std::string failure_of(const std::string& path) {
 class FilesTest : public testing::Test {
  protected:
   ~FilesTest() override {
-    for (const std::string& end : {"", ".lock"}) ::unlink((path + end).c_str());
+    for (const char* end : {"", ".lock"}) ::unlink((path + end).c_str());
   }
   const std::string path = testing::TempDir() + "bicached_files_test";
 };

@@ -30,7 +30,7 @@ class LogTest : public testing::Test {
     std::remove(path.c_str());
     std::remove((path + ".1").c_str());
   }
-  const std::string path = testing::TempDir() + "bicached_log_test";
+  const std::string path = testing::TempDir() + "bicached_log_test_" + std::to_string(::getpid());
 };
 
 const std::string kEvil[] = {"a\"b",

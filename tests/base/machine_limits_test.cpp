@@ -1,6 +1,7 @@
 #include "base/machine_limits.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -27,7 +28,7 @@ class MachineLimitsTest : public testing::Test {
   }
   MachineLimits read() { return read_machine_limits(root); }
 
-  const std::string root = testing::TempDir() + "bicached_limits";
+  const std::string root = testing::TempDir() + "bicached_limits_" + std::to_string(::getpid());
 };
 
 TEST_F(MachineLimitsTest, WithoutCgroupsItIsTheMachine) {

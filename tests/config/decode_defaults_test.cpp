@@ -78,7 +78,7 @@ TEST_F(DecodeDefaults, AFileOfDreamNamesItsAlgorithmAndItsNumbers) {
 }
 
 TEST_F(DecodeDefaults, TheFamilysReferenceIsWhatIsLeft) {
-  const ReferenceDecoder reference{"entropy", 77, Schedule::kTimesteps, true};
+  const ReferenceDecoder reference{"entropy", 77, Schedule::kTimesteps, true, {}};
   const DecodeSettings resolved = resolve_decode_defaults({}, folder_, reference);
   EXPECT_EQ(resolved.algorithm, "entropy");
   EXPECT_EQ(resolved.block_length, 77);

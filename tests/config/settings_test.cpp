@@ -120,7 +120,8 @@ TEST(Settings, AListOfOneMayBeAText) {
   SettingSources sources;
   sources.environment = {{"BICACHED_HOST", "127.0.0.1,::1"}};
   EXPECT_EQ(load_settings(sources).server.host, (std::vector<std::string>{"127.0.0.1", "::1"}));
-  const std::string path = testing::TempDir() + "bicached_list.json";
+  const std::string path =
+      testing::TempDir() + "bicached_list_" + std::to_string(::getpid()) + ".json";
   std::ofstream(path) << R"({"host": "0.0.0.0"})";
   sources = {};
   sources.config_file = path;

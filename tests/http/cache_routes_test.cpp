@@ -1,6 +1,8 @@
 #include <cstdio>
 #include <fstream>
 
+#include <unistd.h>
+
 #include "http/server_fixture.h"
 
 namespace bicached {
@@ -89,7 +91,7 @@ TEST_F(CacheRoutesTest, ADeleteKeepsTheConnection) {
 }
 
 TEST_F(CacheRoutesTest, OnlyKeysLetIn) {
-  const std::string path = testing::TempDir() + "bicached_cache_keys";
+  const std::string path = testing::TempDir() + "bicached_cache_keys_" + std::to_string(::getpid());
   std::ofstream(path) << "alpha-1\n";
   settings.server.api_key_file = path;
   start();

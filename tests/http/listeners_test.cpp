@@ -33,7 +33,8 @@ std::string failure_of(const std::vector<std::string>& hosts, int port = 0) {
 class ListenersTest : public testing::Test {
  protected:
   ~ListenersTest() override { ::unlink(path.c_str()); }
-  const std::string path = testing::TempDir() + "bicached_listeners.sock";
+  const std::string path =
+      testing::TempDir() + "bicached_listeners_" + std::to_string(::getpid()) + ".sock";
 };
 
 TEST_F(ListenersTest, SeveralAddressesShareAPort) {

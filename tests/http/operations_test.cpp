@@ -2,6 +2,8 @@
 #include <cstdio>
 #include <fstream>
 
+#include <unistd.h>
+
 #include "http/server_fixture.h"
 
 namespace bicached {
@@ -32,8 +34,10 @@ class OperationsTest : public ServerTest {
     return status_of("GET", path, {{"Authorization", "Bearer " + key}});
   }
 
-  const std::string key_file = testing::TempDir() + "bicached_operations_keys";
-  const std::string admin_file = testing::TempDir() + "bicached_operations_admins";
+  const std::string key_file =
+      testing::TempDir() + "bicached_operations_keys_" + std::to_string(::getpid());
+  const std::string admin_file =
+      testing::TempDir() + "bicached_operations_admins_" + std::to_string(::getpid());
 };
 
 TEST_F(OperationsTest, KeysComeInTheHeadersThatClientsUse) {

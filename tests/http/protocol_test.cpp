@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include <unistd.h>
+
 #include "http/server_fixture.h"
 
 namespace bicached {
@@ -192,7 +194,8 @@ TEST_F(ProtocolTest, WhoIsGoneEndsTheWorkWhateverWasSentBehindTheRequest) {
 }
 
 TEST_F(ProtocolTest, SeveralAddressesAnswer) {
-  settings.server.host = {"127.0.0.1", testing::TempDir() + "bicached_protocol.sock"};
+  settings.server.host = {"127.0.0.1", testing::TempDir() + "bicached_protocol_" +
+                                           std::to_string(::getpid()) + ".sock"};
   start();
   EXPECT_EQ(get("/health").status, 200);
   RawClient client(settings.server.host[1]);

@@ -1,6 +1,8 @@
 #include <cstdio>
 #include <fstream>
 
+#include <unistd.h>
+
 #include "http/server_fixture.h"
 
 namespace bicached {
@@ -117,7 +119,8 @@ TEST_F(RoutesTest, EveryResponseCarriesTheRequestId) {
 }
 
 TEST_F(RoutesTest, OnlyKeysLetIn) {
-  const std::string path = testing::TempDir() + "bicached_server_keys";
+  const std::string path =
+      testing::TempDir() + "bicached_server_keys_" + std::to_string(::getpid());
   std::ofstream(path) << "alpha-1\n";
   settings.server.api_key_file = path;
   start();
