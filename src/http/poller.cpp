@@ -139,8 +139,11 @@ void Poller::stop_listening(const std::function<void()>& close_listeners) {
   }
 }
 
+/// Only what is there now: pipelined requests come back as fast as they are taken, and new
+/// connections would never have their turn.
 void Poller::take_returned() {
-  while (std::optional<Returned> returned = returned_.try_pop()) {
+  for (size_t left = returned_.num_items(); left > 0; --left) {
+    std::optional<Returned> returned = returned_.try_pop();
     release(returned->fd);
     if (!returned->connection) continue;
     dispatched_.erase(returned->fd);

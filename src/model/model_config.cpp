@@ -72,7 +72,8 @@ class TokenNames {
     }
     read_eos(config);
     read_eos(read_json(folder / "special_tokens_map.json", false));
-    for (const auto& [text, id] : read_json(folder / "added_tokens.json", false).items()) {
+    const json added_file = read_json(folder / "added_tokens.json", false);
+    for (const auto& [text, id] : added_file.items()) {
       if (id.is_number_integer()) ids_.emplace(text, id.get<int64_t>());
     }
     if (ids_.empty()) read_vocabulary();

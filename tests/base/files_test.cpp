@@ -26,7 +26,7 @@ class FilesTest : public testing::Test {
   ~FilesTest() override {
     for (const char* end : {"", ".lock"}) ::unlink((path + end).c_str());
   }
-  const std::string path = testing::TempDir() + "bicached_files_test";
+  const std::string path = testing::TempDir() + "bicached_files_" + std::to_string(::getpid());
 };
 
 TEST_F(FilesTest, WhatIsNoFileIsRefusedByItsKind) {
