@@ -11,7 +11,7 @@
 
 namespace bicached {
 
-/// A position of the active block, with what the model says of it.
+/// A position of the open blocks, with what the model says of it.
 struct Candidate {
   int position = 0;  // in the canvas; candidates come in ascending order
   TokenId token = 0;
@@ -22,12 +22,13 @@ struct Candidate {
   TokenId current = -1;  // what the position is decided as; -1: it is masked
 };
 
-/// Where the active block stands.
+/// Where the open blocks stand: one, the active block, unless the algorithm opens more.
 struct BlockProgress {
   int step = 0;       // steps done in this block
   int num_steps = 1;  // steps this block may take (quota algorithms)
   int num_masked_at_start = 0;
-  int num_masked = 0;  // now: as many as there are candidates
+  int num_masked = 0;                 // now: as many as there are candidates
+  int num_masked_in_first_block = 0;  // of these, the first ones
   Schedule schedule = Schedule::kEven;
   /// For each candidate, uniform in [0, 1) and new in each step: a function of seed, block, step
   /// and position.
@@ -55,6 +56,11 @@ class Unmasker {
   /// How many forwards a block without masks may take for that, until one revises nothing. 0: what
   /// is decided stays.
   virtual int max_revisions() const { return 0; }
+
+  /// The share of the last open block that is decided before the next one opens beside it, one a
+  /// forward. Above 1: one block after the other. What follows an end token is then decided as end
+  /// tokens, if the request ends at one.
+  virtual double opens_next_at() const { return std::numeric_limits<double>::infinity(); }
 
   /// How many positions this step decides at least. 0: the step decides nothing and needs no
   /// forward.

@@ -50,9 +50,9 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
 void CanvasDecoder::enter_block(int block) {
   block_ = block;
   const int block_length = request_.decode.block_length;
-  const int begin = first_block_begin_ + block * block_length;
-  block_begin_ = std::max(begin, canvas_.generation_begin());
-  block_end_ = std::min(begin + block_length, canvas_.generation_end());
+  last_block_ = std::max(last_block_, block);
+  block_begin_ = std::max(first_block_begin_ + block * block_length, canvas_.generation_begin());
+  block_end_ = block_limit(last_block_);
   at_block_start_ = true;
   revisions_left_ = unmasker_->max_revisions();
   // The request's steps, in proportion to the positions; at least one a block.
@@ -68,6 +68,23 @@ void CanvasDecoder::enter_block(int block) {
     progress_.num_masked_at_start = block_length;
   }
   progress_.schedule = request_.decode.schedule.value_or(model_.decoder.schedule);
+}
+
+/// Passes done blocks, and opens one more if it is its time.
+void CanvasDecoder::enter_blocks() {
+  const int last = last_block_;
+  while (block_is_done() && block_ + 1 < num_blocks_) enter_block(block_ + 1);
+  if (last_block_ > last || last_block_ + 1 >= num_blocks_) return;
+  const int begin = std::max(block_limit(last_block_ - 1), block_begin_);
+  const int length = block_end_ - begin;
+  const int num_decided = length - canvas_.num_masked_in(begin, block_end_);
+  if (num_decided >= unmasker_->opens_next_at() * length) block_end_ = block_limit(++last_block_);
+}
+
+/// The position behind a block.
+int CanvasDecoder::block_limit(int block) const {
+  return std::min(first_block_begin_ + (block + 1) * request_.decode.block_length,
+                  canvas_.generation_end());
 }
 
 /// Where the block of a model that attends block by block begins; else the position.
@@ -93,20 +110,21 @@ void CanvasDecoder::update_progress() {
         counter_uniform(request_.sampling.seed ^ kStream, step, static_cast<uint64_t>(position)));
   }
   progress_.num_masked = static_cast<int>(noise_.size());
+  progress_.num_masked_in_first_block = canvas_.num_masked_in(block_begin_, block_limit(block_));
   progress_.noise = noise_;
 }
 
 bool CanvasDecoder::block_is_done() const {
   const bool steps_left = progress_.step < progress_.num_steps;
   if (unmasker_->counts_steps() && request_.decode.run_empty_steps && steps_left) return false;
-  return canvas_.num_masked_in(block_begin_, block_end_) == 0 && revisions_left_ == 0;
+  return canvas_.num_masked_in(block_begin_, block_limit(block_)) == 0 && revisions_left_ == 0;
 }
 
 /// Works out the next forward, or that there is none.
 void CanvasDecoder::prepare_next() {
   update_finish();
   if (finished()) return;
-  while (block_is_done() && block_ + 1 < num_blocks_) enter_block(block_ + 1);
+  enter_blocks();
   if (block_is_done() && !grow()) {
     finish_ = text_ended_ ? FinishReason::kStop : FinishReason::kLength;
     return;
@@ -321,6 +339,7 @@ void CanvasDecoder::follow(std::vector<Commit> commits) {
     const int text_before = text_commits_;
     for (const Commit& commit : last_commits_) record(commit);
     if (text_commits_ > text_before) ++stats_.num_text_forwards;
+    if (unmasker_->opens_next_at() <= 1 && request_.decode.eos_early_stop) fill_behind_end();
     ++progress_.step;
     ++denoise_step_;
   }
@@ -341,6 +360,21 @@ void CanvasDecoder::record(const Commit& commit) {
   decided_[static_cast<size_t>(commit.position - canvas_.generation_begin())] = {
       commit.position, commit.token,
       commit.probability > 0 ? std::log(commit.probability) : kLowest, commit.top, false};
+}
+
+/// What follows the first end token is no text: decided as end tokens it needs no forward, and
+/// the positions before it see the end that they are trained to see.
+void CanvasDecoder::fill_behind_end() {
+  const int begin = canvas_.generation_begin(), end = canvas_.generation_end();
+  int first = begin + last_given_ + 1;
+  while (first < end && (canvas_.is_masked(first) || !rules_.is_end(canvas_.token(first)))) ++first;
+  for (int position = first + 1; position < end; ++position) {
+    if (canvas_.is_masked(position)) {
+      canvas_.commit(position, canvas_.token(first));
+    } else {
+      canvas_.revise(position, canvas_.token(first));
+    }
+  }
 }
 
 /// Moves the end of the final text, and ends the request at an end token if it may.

@@ -65,7 +65,7 @@ class CanvasDecoder {
   void follow(std::vector<Commit> commits);
   /// How many logit rows `append_to` adds.
   int num_logit_rows() const;
-  /// The positions they serve, ascending: masked ones of the active block, and those that are
+  /// The positions they serve, ascending: masked ones of the open blocks, and those that are
   /// decided if the algorithm revises.
   const std::vector<int>& open_positions() const { return open_; }
 
@@ -74,7 +74,7 @@ class CanvasDecoder {
   std::vector<DecidedToken> take_final_tokens();
   const std::vector<Commit>& last_commits() const { return last_commits_; }
   const Canvas& canvas() const { return canvas_; }
-  /// The active block [begin, end) of the next forward.
+  /// The open blocks [begin, end) of the next forward; one if the algorithm opens no more.
   int block_begin() const { return block_begin_; }
   int block_end() const { return block_end_; }
   const GenerationStats& stats() const { return stats_; }
@@ -88,6 +88,8 @@ class CanvasDecoder {
   bool decides_first_position() const;
   std::vector<int> choose(std::span<const Candidate> masked) const;
   void enter_block(int block);
+  void enter_blocks();
+  int block_limit(int block) const;
   bool block_is_done() const;
   bool grow();
   bool runs_full_suffix() const;
@@ -95,6 +97,7 @@ class CanvasDecoder {
   bool refresh_is_due() const;
   void record(const Commit& commit);
   void update_finish();
+  void fill_behind_end();
 
   const GenerateRequest& request_;
   const ModelInfo& model_;
@@ -105,10 +108,11 @@ class CanvasDecoder {
   /// No forward of the canvas, as long as it is now, has run yet.
   bool is_new_ = true;
 
-  // The active block.
+  // The open blocks: the first one that is not done, and those that are decided beside it.
   int first_block_begin_ = 0;
   int num_blocks_ = 0;
   int block_ = 0;
+  int last_block_ = 0;
   int block_begin_ = 0;
   int block_end_ = 0;
   BlockProgress progress_;

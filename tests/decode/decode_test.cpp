@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 #include <numeric>
+#include <set>
 #include <tuple>
 
 #include "bicached/error.h"
@@ -233,7 +234,7 @@ TEST_P(UnmaskerContract, ChoosesAscendingValidIndicesAndIsDeterministic) {
     const auto list = candidates(count, static_cast<uint64_t>(count));
     const auto noise = noise_of(count, static_cast<uint64_t>(count));
     for (int step = 0; step < 4; ++step) {
-      const BlockProgress progress{step, 4, 40, count, std::get<1>(GetParam()), noise};
+      const BlockProgress progress{step, 4, 40, count, count, std::get<1>(GetParam()), noise};
       const std::vector<int> chosen = unmasker->choose(list, progress);
       EXPECT_EQ(chosen, unmasker->choose(list, progress));
       EXPECT_GE(static_cast<int>(chosen.size()), std::min(count, unmasker->min_choices(progress)));
@@ -248,7 +249,7 @@ TEST_P(UnmaskerContract, ChoosesAscendingValidIndicesAndIsDeterministic) {
 TEST_P(UnmaskerContract, TiesGoToTheLowestPosition) {
   const std::vector<Candidate> equal(5, Candidate{0, 1, 0.5f, 0.1f, 1.0f});
   const std::vector<double> noise(5, 0.5);
-  const BlockProgress progress{0, 5, 5, 5, std::get<1>(GetParam()), noise};
+  const BlockProgress progress{0, 5, 5, 5, 5, std::get<1>(GetParam()), noise};
   const auto unmasker = this->unmasker();
   const int count = std::max(0, std::min(1, unmasker->min_choices(progress)));
   EXPECT_EQ(unmasker->choose(equal, progress), std::vector<int>(static_cast<size_t>(count), 0));
@@ -290,7 +291,7 @@ TEST(Unmasker, EachGoesByItsOwnNumber) {
   const std::vector<Candidate> list{
       {0, 1, 0.9f, 0.1f, 2.0f}, {1, 1, 0.5f, 0.4f, 1.0f}, {2, 1, 0.4f, 0.2f, 0.5f}};
   const std::vector<double> noise{0.3, 0.2, 0.7};
-  const BlockProgress progress{0, 3, 3, 3, Schedule::kEven, noise};
+  const BlockProgress progress{0, 3, 3, 3, 3, Schedule::kEven, noise};
   EXPECT_EQ(unmasker_of("low_confidence")->choose(list, progress), std::vector<int>{0});
   EXPECT_EQ(unmasker_of("maskgit_plus")->choose(list, progress), std::vector<int>{0});
   EXPECT_EQ(unmasker_of("topk_margin")->choose(list, progress), std::vector<int>{1});
@@ -309,6 +310,26 @@ TEST(Unmasker, EntropyBoundTakesThoseOfTheLeastSumWithoutTheGreatest) {
   EXPECT_EQ(count(0.15), (std::vector<int>{1, 2}));        // 0.3 - 0.2
   EXPECT_EQ(count(0.35), (std::vector<int>{0, 1, 2}));     // 0.7 - 0.4
   EXPECT_EQ(count(0.75), (std::vector<int>{0, 1, 2, 3}));  // 1.6 - 0.9
+}
+
+TEST(Unmasker, EntropyMultiBlockTakesThoseUpToTheThresholdAndOneOfTheFirstBlock) {
+  const auto multi = unmasker_of("entropy_multi_block", {{"entropy_threshold", 1.0}});
+  std::vector<Candidate> list(4);
+  const auto choose = [&](std::vector<float> entropies, Schedule schedule) {
+    for (size_t i = 0; i < 4; ++i) list[i].entropy = entropies[i];
+    BlockProgress progress;
+    progress.num_masked = 4;
+    progress.num_masked_in_first_block = 2;
+    progress.schedule = schedule;
+    return multi->choose(list, progress);
+  };
+  for (const Schedule schedule : {Schedule::kEven, Schedule::kTimesteps}) {
+    EXPECT_EQ(choose({1.5f, 1.0f, 0.2f, 2.0f}, schedule), (std::vector<int>{1, 2}));
+    EXPECT_EQ(choose({1.5f, 1.4f, 0.2f, 0.3f}, schedule), (std::vector<int>{1, 2, 3}));
+    EXPECT_EQ(choose({1.5f, 1.6f, 1.7f, 1.8f}, schedule), (std::vector<int>{0}));
+  }
+  EXPECT_EQ(choose({1.5f, 1.6f, 1.2f, 1.8f}, Schedule::kEven), (std::vector<int>{0, 2}));
+  EXPECT_EQ(choose({1.5f, 1.6f, 1.2f, 1.8f}, Schedule::kTimesteps), (std::vector<int>{0}));
 }
 
 TEST(Unmasker, KlassTakesWhatIsProbableAndStableElseTheSchedule) {
@@ -421,6 +442,7 @@ class CanvasDecoderTest : public testing::Test {
         RowResult result;
         result.token = token_at.count(row.row) ? token_at[row.row] : 7;
         result.probability = result.confidence = 1.0f / static_cast<float>(2 + row.row);
+        result.entropy = certain.count(row.row) > 0 ? 0.0f : static_cast<float>(2 + row.row);
         results.push_back(result);
       }
       decoder.commit(results);
@@ -433,6 +455,7 @@ class CanvasDecoderTest : public testing::Test {
   GenerateRequest request;
   ModelInfo model;
   std::map<int, TokenId> token_at;
+  std::set<int> certain;  // rows of entropy 0; that of the others grows from left to right
   std::vector<TokenId> text;
   PrefixStates prefix;
   std::vector<std::vector<RowGroup>> forwards;
@@ -591,6 +614,58 @@ TEST_F(CanvasDecoderTest, WithoutEarlyStopDecodesAllAndCutsTheText) {
   EXPECT_EQ(decode(decoder), 12);
   EXPECT_EQ(text.size(), 5u);
   EXPECT_EQ(decoder.finish_reason(), FinishReason::kStop);
+}
+
+TEST_F(CanvasDecoderTest, BlocksOpenBesideOneThatIsPartlyDecided) {
+  request.decode.algorithm = "entropy_multi_block";
+  request.decode.params = {{"entropy_threshold", 0.5}, {"block_add_threshold", 0.5}};
+  request.decode.intra_cache = IntraCache::kDual;
+  certain = {5, 6, 9};  // half of block [3, 7), one of [7, 11)
+  CanvasDecoder decoder(request, model, {.intra_cache = IntraCache::kDual});
+  EXPECT_EQ(std::pair(decoder.block_begin(), decoder.block_end()), std::pair(3, 7));
+  const auto step = [&] {
+    Forward forward;
+    decoder.append_to(forward, 0, {});
+    std::vector<RowResult> results;
+    for (const LogitRow& row : forward.logit_rows) {
+      results.emplace_back().token = 7;
+      results.back().probability = results.back().confidence = 0.5f;
+      results.back().entropy = certain.count(row.row) > 0 ? 0.0f : 2.0f + row.row;
+    }
+    decoder.commit(results);
+  };
+  step();  // 5 and 6
+  EXPECT_EQ(std::pair(decoder.block_begin(), decoder.block_end()), std::pair(3, 11));
+  EXPECT_EQ(decoder.open_positions(), (std::vector<int>{3, 4, 7, 8, 9, 10}));
+  EXPECT_EQ(decoder.next().groups.size(), 1u);
+  EXPECT_EQ(decoder.next().groups[0].end, 11);
+  step();  // 9, and 3 as the first block's
+  EXPECT_EQ(decoder.open_positions(), (std::vector<int>{4, 7, 8, 10}));
+  EXPECT_EQ(decoder.block_end(), 11) << "a quarter of the second block is decided";
+  step();  // 4: the first block is done, and what follows it runs whole
+  EXPECT_EQ(std::pair(decoder.block_begin(), decoder.block_end()), std::pair(7, 11));
+  EXPECT_EQ(decoder.next().groups[0].end, 15);
+  EXPECT_FALSE(decoder.next().in_block);
+}
+
+TEST_F(CanvasDecoderTest, WithSeveralBlocksWhatFollowsAnEndIsNotDecoded) {
+  request.decode.algorithm = "entropy_multi_block";
+  request.decode.params = {{"entropy_threshold", 0.5}, {"block_add_threshold", 0.1}};
+  token_at[8] = 1;
+  certain = {3, 8};
+  CanvasDecoder decoder(request, model, {});
+  // 3; then 4 and the end, behind which nothing is open; then 5, 6, 7.
+  EXPECT_EQ(decode(decoder), 5);
+  EXPECT_EQ(text, std::vector<TokenId>(5, 7));
+  EXPECT_EQ(decoder.canvas().token(14), 1);
+  EXPECT_EQ(decoder.finish_reason(), FinishReason::kStop);
+
+  request.decode.eos_early_stop = false;
+  text.clear();
+  CanvasDecoder faithful(request, model, {});
+  decode(faithful);
+  EXPECT_EQ(text, std::vector<TokenId>(5, 7));
+  EXPECT_EQ(faithful.canvas().token(14), 7);
 }
 
 TEST_F(CanvasDecoderTest, SuffixStandsBehindTheMasksAndIsNeverTouched) {

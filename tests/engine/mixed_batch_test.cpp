@@ -82,11 +82,9 @@ class MixedBatch : public ::testing::TestWithParam<const char*> {
     if (pick(0, 5) == 0) sampling.allowed_tokens = {3, 9, 12, 20, 31, 45};
     DecodeParams& decode = request.decode;
     decode.algorithm = unmasker_names()[static_cast<size_t>(i) % unmasker_names().size()];
-    decode.params = {{"threshold", 0.3},
-                     {"kl_threshold", 0.5},
-                     {"entropy_bound", 1.0},
-                     {"editing_threshold", 0.4},
-                     {"alg_temp", pick(0, 1) * 0.5}};
+    decode.params = {{"threshold", 0.3},         {"kl_threshold", 0.5},
+                     {"entropy_bound", 1.0},     {"editing_threshold", 0.4},
+                     {"entropy_threshold", 3.0}, {"alg_temp", pick(0, 1) * 0.5}};
     decode.schedule = pick(0, 1) == 0 ? Schedule::kEven : Schedule::kTimesteps;
     decode.steps = pick(1, request.gen_length);
     decode.block_length = block > 0 ? block : pick(2, 12);

@@ -71,7 +71,8 @@ GenerateRequest request_of(const json& trace) {
   DecodeParams& decode = request.decode;
   const std::string algorithm = trace.at("algorithm"), schedule = trace.at("schedule");
   static const std::map<std::string, std::string> kOwnNames{{"dynamic", "low_confidence_dynamic"},
-                                                            {"editing", "joint_threshold"}};
+                                                            {"editing", "joint_threshold"},
+                                                            {"multi_block", "entropy_multi_block"}};
   decode.algorithm = schedule == "quota"            ? algorithm
                      : kOwnNames.contains(schedule) ? kOwnNames.at(schedule)
                                                     : schedule;
@@ -92,13 +93,15 @@ GenerateRequest request_of(const json& trace) {
     const int steps = params.value("steps_per_block", block / params.value("num_to_transfer", 1));
     decode.steps = steps * request.gen_length / block;
   }
+  if (!params.value("takes_best", true)) decode.schedule = Schedule::kTimesteps;
   decode.cfg_scale = static_cast<float>(number("cfg_scale"));
   decode.logits_eos_inf = params.value("logits_eos_inf", false);
   decode.confidence_eos_eot_inf = params.value("confidence_eos_eot_inf", false);
-  for (const char* name : {"threshold", "factor", "eps", "editing_threshold"}) {
+  for (const char* name : {"threshold", "factor", "eps", "editing_threshold", "entropy_threshold",
+                           "block_add_threshold"}) {
     if (number(name) > 0) decode.params[name] = number(name);
   }
-  decode.eos_early_stop = false;
+  decode.eos_early_stop = params.value("early_stop", false);
   const std::string cache = trace.at("cache");
   decode.intra_cache = cache == "prefix"                         ? IntraCache::kPrefix
                        : cache.find("dual") != std::string::npos ? IntraCache::kDual

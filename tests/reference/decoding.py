@@ -4,6 +4,7 @@
   Quota       a fixed number of positions a step, the most confident first (LLaDA, SDAR "static")
   Threshold   the most confident always, others with confidence >= threshold (Fast-dLLM)
   Dynamic     all with confidence > threshold if they are at least the quota, else the quota (SDAR, LLaDA2.0)
+  MultiBlock  all with entropy <= threshold, in several blocks at once (d3LLM)
   Editing     Dynamic with a quota of `num_to_transfer`, and edits of what is decided (LLaDA2.1)
 """
 
@@ -23,6 +24,15 @@ class Margins:
             gap = (lowest - max(row.confidence for row in rejected)) / lowest
             self.confidence_gap_rel = min(self.confidence_gap_rel, gap)
 
+    def entropies(self, rows, threshold):
+        for row in rows:
+            self.threshold_distance = min(self.threshold_distance, abs(row.entropy - threshold))
+
+    def lowest_entropy(self, rows):
+        ordered = sorted(row.entropy for row in rows)
+        if len(ordered) > 1:
+            self.confidence_gap_rel = min(self.confidence_gap_rel, (ordered[1] - ordered[0]) / ordered[1])
+
     def token(self, row):
         self.token_logit_gap = min(self.token_logit_gap, row.logit_gap)
 
@@ -41,7 +51,9 @@ class Row:
         best = logits.topk(2).values
         self.position, self.token = position, logits.argmax().item()
         self.logit_gap = (best[0] - best[1]).item()
-        self.confidence = logits.softmax(-1).max().item()
+        shares = logits.softmax(-1)
+        self.confidence = shares.max().item()
+        self.entropy = -(shares * (shares + 1e-12).log()).sum().item()
 
 
 def best_first(rows):
@@ -119,6 +131,62 @@ class Editing(Dynamic):
         return changed
 
 
+class MultiBlock:
+    """d3LLM without its caches. A block opens, one a forward, when `add_at` of the last open one is decided.
+
+    takes_best: as its loop for LLaDA, the most certain of all open positions is decided always; else, as its loop for
+    Dream, only where the first open block would get nothing. end: a token that ends the text; what follows the first
+    one is set to it. None: there is none.
+    """
+
+    def __init__(self, threshold, add_at, takes_best=True, end=None):
+        self.threshold, self.add_at, self.takes_best, self.end = threshold, add_at, takes_best, end
+
+    def choose(self, rows, first_block, margins):
+        margins.entropies(rows, self.threshold)
+        chosen = {row.position: row for row in rows if row.entropy <= self.threshold}
+        if self.takes_best and not chosen:
+            margins.lowest_entropy(rows)
+            best = min(rows, key=lambda row: (row.entropy, row.position))
+            chosen[best.position] = best
+        if not any(row.position in chosen for row in first_block):
+            margins.lowest_entropy(first_block)
+            best = min(first_block, key=lambda row: (row.entropy, row.position))
+            chosen[best.position] = best
+        return [chosen[position] for position in sorted(chosen)]
+
+
+def decode_multi_block(model, prompt, gen_length, block_length, rule, mask):
+    """As `decode` gives it: all rows in every forward."""
+    length = len(prompt) + gen_length
+    canvas, masked = list(prompt) + [mask] * gen_length, [False] * len(prompt) + [True] * gen_length
+    starts = list(range(len(prompt), length, block_length))
+    trace, margins, num_open = [], Margins(), 1
+    ends = lambda i: min(starts[i] + block_length, length)
+    left = lambda i: sum(masked[starts[i]:ends(i)])
+    while any(masked):
+        size = ends(num_open - 1) - starts[num_open - 1]
+        decided = size - left(num_open - 1)
+        if num_open < len(starts) and (decided / size >= rule.add_at or decided == size):
+            num_open += 1
+        logits = model.forward(canvas)[0]
+        rows = [Row(p, logits[p]) for p in range(len(prompt), ends(num_open - 1)) if masked[p]]
+        first = next(i for i in range(num_open) if left(i))
+        chosen = rule.choose(rows, [row for row in rows if row.position < ends(first)], margins)
+        for row in chosen:
+            margins.token(row)
+            if row.token == mask:
+                raise MaskPredicted
+            canvas[row.position], masked[row.position] = row.token, False
+        trace.append({"step": len(trace), "block": first, "forward": "full", "rows": [0, length], "batch": 1,
+                      "commits": [[row.position, row.token, round(row.confidence, 9)] for row in chosen]})
+        if rule.end in canvas[len(prompt):]:
+            end = canvas.index(rule.end, len(prompt))
+            canvas[end:] = [rule.end] * (length - end)
+            masked[end:] = [False] * (length - end)
+    return canvas, trace, margins
+
+
 class MaskPredicted(Exception):
     """The model predicts the mask token: what to do then is another question."""
 
@@ -133,6 +201,8 @@ def decode(model, prompt, gen_length, block_length, rule, mask, block_causal, ca
     """
     length = len(prompt) + gen_length
     first = len(prompt)
+    if isinstance(rule, MultiBlock):
+        return decode_multi_block(model, prompt, gen_length, block_length, rule, mask)
     if block_causal:
         first = len(prompt) // block_length * block_length
         length = -(-length // block_length) * block_length

@@ -9,14 +9,15 @@ inclusionAI/dInfer (tools/configuration_lladamoe.py) carry them:
     `num_experts_per_tok` with these sums as weights, never divided by their sum (`norm_topk_prob` has no effect);
   * `moe_layer_freq[i]` 0: a dense MLP of `dense_intermediate_size`;
   * `shared_expert_intermediate_size`, if not null: `shared_expert` beside `mlp`, in layers with experts, added.
-Decoding: LLaDA's fixed quota, and Fast-dLLM's threshold.
+Decoding: LLaDA's fixed quota, Fast-dLLM's threshold, and d3LLM's several blocks at once (hao-ai-lab/d3LLM,
+generate_multi_block of d3llm_llada_generate_util.py and _sample_multi_block of d3llm_dream_generate_util.py).
 """
 
 import sys
 
 import torch
 
-from decoding import Quota, Threshold
+from decoding import MultiBlock, Quota, Threshold
 from golden_files import Golden, matters, random_ids, same_under_other_rule
 from transformer import Maker, Model
 
@@ -118,6 +119,16 @@ CASES = {
 }
 
 
+# (name, prompt, gen_length, block_length, entropy_threshold, block_add_threshold, takes_best, early_stop)
+MULTI_BLOCK = [
+    ("multi_block", 11, 32, 8, 1.0, 0.1, True, False), ("multi_block_uneven", 6, 24, 7, 1.5, 0.5, True, False),
+    ("multi_block_dream", 9, 32, 8, 0.7, 0.1, False, False), ("multi_block_stop", 8, 32, 8, 1.0, 0.25, True, True)]
+
+
+def blocks_of(step, prompt, block):
+    return {(position - prompt) // block for position, _, _ in step["commits"]}
+
+
 def took_more(trace):
     """Steps of one position, and of several by the threshold."""
     sizes = [len(step["commits"]) for step in trace]
@@ -148,6 +159,18 @@ def main():
                          Quota(steps, of_length=False) if is_quota else Threshold(threshold), mask_of(about), False,
                          "low_confidence", "quota" if is_quota else "threshold", params,
                          (lambda trace: True) if is_quota else took_more)
+        for seed, (case, prompt, gen, block, threshold, add, takes_best, early_stop) in enumerate(MULTI_BLOCK):
+            if early_stop and about["bias"]:
+                continue  # this model ends no text that it decodes
+            # Of early_stop: an end that leaves masks before it, so that what lies behind it matters.
+            wants = lambda trace: (any(len(blocks_of(step, prompt, block)) > 1 for step in trace)
+                                   and early_stop == any(row[1] == about["vocab"] - 5 for step in trace[:-1]
+                                                         for row in step["commits"]))
+            golden.trace(f"llada_moe_{case}_p{prompt}_g{gen}_b{block}_{name[10:]}", name, model, 7000 * (seed + 1), prompt,
+                         gen, block, MultiBlock(threshold, add, takes_best, about["vocab"] - 5 if early_stop else None),
+                         mask_of(about), False, "entropy", "multi_block",
+                         {"entropy_threshold": threshold, "block_add_threshold": add, "takes_best": takes_best,
+                          "early_stop": early_stop}, wants)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ namespace bicached {
 
 std::span<const UnmaskerInfo> unmasker_table() {
   static const std::vector<UnmaskerInfo> table{
-      low_confidence_unmasker(),  random_unmasker(),      threshold_unmasker(),
-      factor_unmasker(),          topk_margin_unmasker(), entropy_unmasker(),
-      maskgit_plus_unmasker(),    origin_unmasker(),      quota_threshold_unmasker(),
-      entropy_bound_unmasker(),   klass_unmasker(),       low_confidence_dynamic_unmasker(),
-      joint_threshold_unmasker(),
+      low_confidence_unmasker(),  random_unmasker(),
+      threshold_unmasker(),       factor_unmasker(),
+      topk_margin_unmasker(),     entropy_unmasker(),
+      maskgit_plus_unmasker(),    origin_unmasker(),
+      quota_threshold_unmasker(), entropy_bound_unmasker(),
+      klass_unmasker(),           low_confidence_dynamic_unmasker(),
+      joint_threshold_unmasker(), entropy_multi_block_unmasker(),
   };
   return table;
 }

@@ -11,6 +11,7 @@ namespace bicached {
 // One row a file of this folder; the table is in unmasker_table.cpp.
 UnmaskerInfo entropy_unmasker();
 UnmaskerInfo entropy_bound_unmasker();
+UnmaskerInfo entropy_multi_block_unmasker();
 UnmaskerInfo factor_unmasker();
 UnmaskerInfo joint_threshold_unmasker();
 UnmaskerInfo klass_unmasker();
