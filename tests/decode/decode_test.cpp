@@ -375,7 +375,8 @@ TEST(Unmasker, AlgTempDrawsPositionsBySoftmaxOfTheScore) {
   std::vector<int> counts(4, 0);
   for (uint64_t seed = 0; seed < 20000; ++seed) {
     const auto noise = noise_of(4, seed);
-    ++counts[static_cast<size_t>(unmasker->choose(list, {0, 4, 4, 4, Schedule::kEven, noise})[0])];
+    ++counts[static_cast<size_t>(
+        unmasker->choose(list, {0, 4, 4, 4, 4, Schedule::kEven, noise})[0])];
   }
   EXPECT_LT(chi_square_deviation(counts, shares), 4);
 }
@@ -387,7 +388,7 @@ TEST(Unmasker, OriginAndRandomFavourNoPosition) {
     std::vector<int> counts(4, 0);
     for (uint64_t seed = 0; seed < 20000; ++seed) {
       const auto noise = noise_of(4, seed);
-      for (const int i : unmasker->choose(list, {0, 4, 4, 4, Schedule::kEven, noise})) {
+      for (const int i : unmasker->choose(list, {0, 4, 4, 4, 4, Schedule::kEven, noise})) {
         ++counts[static_cast<size_t>(i)];
       }
     }
@@ -619,9 +620,10 @@ TEST_F(CanvasDecoderTest, WithoutEarlyStopDecodesAllAndCutsTheText) {
 TEST_F(CanvasDecoderTest, BlocksOpenBesideOneThatIsPartlyDecided) {
   request.decode.algorithm = "entropy_multi_block";
   request.decode.params = {{"entropy_threshold", 0.5}, {"block_add_threshold", 0.5}};
-  request.decode.intra_cache = IntraCache::kDual;
+  Reuse reuse;
+  reuse.intra_cache = IntraCache::kDual;
   certain = {5, 6, 9};  // half of block [3, 7), one of [7, 11)
-  CanvasDecoder decoder(request, model, {.intra_cache = IntraCache::kDual});
+  CanvasDecoder decoder(request, model, reuse);
   EXPECT_EQ(std::pair(decoder.block_begin(), decoder.block_end()), std::pair(3, 7));
   const auto step = [&] {
     Forward forward;
@@ -630,7 +632,7 @@ TEST_F(CanvasDecoderTest, BlocksOpenBesideOneThatIsPartlyDecided) {
     for (const LogitRow& row : forward.logit_rows) {
       results.emplace_back().token = 7;
       results.back().probability = results.back().confidence = 0.5f;
-      results.back().entropy = certain.count(row.row) > 0 ? 0.0f : 2.0f + row.row;
+      results.back().entropy = certain.count(row.row) > 0 ? 0.0f : static_cast<float>(2 + row.row);
     }
     decoder.commit(results);
   };

@@ -168,7 +168,7 @@ def main():
                                                          for row in step["commits"]))
             golden.trace(f"llada_moe_{case}_p{prompt}_g{gen}_b{block}_{name[10:]}", name, model, 7000 * (seed + 1), prompt,
                          gen, block, MultiBlock(threshold, add, takes_best, about["vocab"] - 5 if early_stop else None),
-                         mask_of(about), False, "entropy", "multi_block",
+                         mask_of(about), False, "low_confidence", "multi_block",
                          {"entropy_threshold": threshold, "block_add_threshold": add, "takes_best": takes_best,
                           "early_stop": early_stop}, wants)
 
