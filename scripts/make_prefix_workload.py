@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Questions that share a long system message, as JSONL for `bicached eval`; needs nothing.
+"""Questions that share a long system message, as JSONL for `bicached-lab eval`; needs nothing.
 
     scripts/make_prefix_workload.py --prefix-tokens 700 --questions 32 > prefix-700.jsonl
 

@@ -203,7 +203,7 @@ struct CacheSettings {
              "How deep a shared prefix is reused.");
     v.field("cache_depth", depth, Range{0, 4096}, "layers", "Depth of the policy fixed.");
     v.field("depth_table", depth_table,
-            "File of the policy table, as bicached profile writes it; see configs/depth.");
+            "File of the policy table, as bicached-lab profile writes it; see configs/depth.");
     v.field(
         "cache_bytes", cache_bytes, Range{-1, 1e15}, "bytes",
         "Budget of stored prefixes, beside the K/V pool; -1 = 1 GiB, less where memory is short.");

@@ -1,69 +1,57 @@
 #pragma once
 
-#include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "config/settings_io.h"
 
 namespace bicached {
 
-struct GenerateOptions {
-  std::string prompt;  // raw text; "-" = standard input
-  std::string chat;    // a user message; "-" = standard input
-  std::string system;  // system message before it
-  std::string tokens;  // raw prompt as ids: "1,2,3"
-  std::string suffix;  // text after the masks
-  int num_inputs = 0;  // how many of prompt, chat, tokens were given
-  std::string seed = "0";
-  std::string top_p = "1";
-  std::string top_k = "0";
-  bool ignore_eos = false;
-  bool json = false;
+/// A flag of one subcommand that is no setting. Its value stays text: the subcommand checks it.
+struct CommandFlag {
+  const char* name;  // "--limit"
+  const char* about;
+  std::variant<std::string*, std::optional<std::string>*, bool*> value;  // a text is its default
+  const char* group = "Options";
+  const char* type = "TEXT";
 };
 
-/// Lists are names by commas.
-struct EvalOptions {
-  std::string data;  // JSONL file of questions
-  std::string policies = "off,measured";
-  std::string families;          // empty: all
-  std::string without_families;  // but not these
-  std::string gen_length;        // empty: the file's
-  std::string limit;             // empty: all
-  std::string concurrency = "8";
-  std::string rounds = "1";
-  std::string warmup = "8";
-  std::string json;  // file for the results; empty: none
-  bool by_family = false;
+/// A subcommand.
+struct Command {
+  const char* name;
+  const char* about;
+  /// Returns the exit status, or throws Error (the program prints it and exits with 2).
+  std::function<int(const Settings&)> run;
+  std::vector<CommandFlag> flags = {};
+  /// The settings that are flags too, by group. Empty: all.
+  std::vector<std::string> setting_groups = {};
+  /// Settings of these groups that the subcommand decides itself.
+  std::vector<std::string> decides = {};
+  bool computes = true;  // runs the model
 };
 
-struct ProfileOptions {
-  std::string by = "similarity";
-  std::string data;  // JSONL file of conversations
-  std::string threshold = "0.97";
-  std::string out;    // file for the result; empty: by similarity, one named after the model
-  std::string limit;  // empty: all
-  std::string with_masks = "0";
-};
+/// The groups of settings of a subcommand that runs the model and serves nobody.
+inline const std::vector<std::string> kDecodingGroups = {"Model", "Engine", "Decoding defaults",
+                                                         "Prefix cache", "Log"};
 
-struct InfoOptions {
-  std::string canvases = "16";
-  std::string canvas_tokens;  // empty: the model's longest
-  bool json = false;
+struct Program {
+  const char* name;
+  const char* about;
+  std::vector<Command> commands;
 };
 
 /// A parsed command line. Values of settings are still text: load_settings checks them together
 /// with the environment and the file.
 struct CommandLine {
-  std::string command;  // empty: help or version was printed and nothing is to do
+  const Command* command = nullptr;  // null: help or version was printed and nothing is to do
   SettingSources sources;
-  GenerateOptions generate;
-  EvalOptions eval;
-  ProfileOptions profile;
-  InfoOptions info;
-  bool markdown = false;  // `settings`
 };
 
-/// Throws kInvalidSettings for what can't be parsed; an unknown flag names the nearest one.
-CommandLine parse_command_line(int argc, const char* const* argv);
+/// Also writes the values of the subcommand's own flags. Throws kInvalidSettings for what can't be
+/// parsed; an unknown flag names the nearest one.
+CommandLine parse_command_line(const Program& program, int argc, const char* const* argv);
 
 }  // namespace bicached

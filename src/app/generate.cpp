@@ -2,7 +2,9 @@
 #include <cstdio>
 #include <iostream>
 #include <iterator>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "app/commands.h"
 #include "app/decode_request.h"
@@ -18,6 +20,19 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
+
+struct GenerateOptions {
+  std::optional<std::string> prompt;  // raw text; "-" = standard input
+  std::optional<std::string> chat;    // a user message; "-" = standard input
+  std::optional<std::string> tokens;  // raw prompt as ids: "1,2,3"
+  std::string system;                 // system message before `chat`
+  std::string suffix;                 // text after the masks
+  std::string seed = "0";
+  std::string top_p = "1";
+  std::string top_k = "0";
+  bool ignore_eos = false;
+  bool json = false;
+};
 
 double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
@@ -46,19 +61,19 @@ std::vector<TokenId> parse_ids(const std::string& text, int vocab_size) {
 
 std::vector<TokenId> prompt_ids(const GenerateOptions& options, const TextTools& text,
                                 const ModelInfo& model) {
-  if (options.num_inputs != 1) {
+  if (options.prompt.has_value() + options.chat.has_value() + options.tokens.has_value() != 1) {
     throw Error(ErrorCode::kInvalidSettings, "give one of --prompt, --chat and --tokens");
   }
-  if (!options.tokens.empty()) return parse_ids(options.tokens, model.vocab_size);
-  if (options.chat.empty()) {
-    return text.tokenizer->add_special(text.tokenizer->encode(read_input(options.prompt), true));
+  if (options.tokens) return parse_ids(*options.tokens, model.vocab_size);
+  if (options.prompt) {
+    return text.tokenizer->add_special(text.tokenizer->encode(read_input(*options.prompt), true));
   }
   if (!text.chat_template) {
     throw Error(ErrorCode::kInvalidModel, "the model has no chat template; use --prompt");
   }
   std::vector<ChatMessage> messages;
   if (!options.system.empty()) messages.push_back({"system", options.system});
-  messages.push_back({"user", read_input(options.chat)});
+  messages.push_back({"user", read_input(*options.chat)});
   return encode_chat(*text.chat_template, *text.tokenizer, messages, true).ids;
 }
 
@@ -159,8 +174,6 @@ class Output {
   FinishReason finish_ = FinishReason::kNone;
 };
 
-}  // namespace
-
 int run_generate(const Settings& settings, const GenerateOptions& options) {
   check_model_folder(settings.model.path);
   const Clock::time_point start = Clock::now();
@@ -182,6 +195,30 @@ int run_generate(const Settings& settings, const GenerateOptions& options) {
   while (const auto update = stream.next()) output.add(*update);
   output.close(load_ms, ms_since(submitted));
   return 0;
+}
+
+}  // namespace
+
+Command generate_command() {
+  const auto options = std::make_shared<GenerateOptions>();
+  const char* input = "Input (one of --prompt, --chat, --tokens)";
+  const char* sampling = "Sampling";
+  Command command{"generate", "One prompt, prints text or JSON",
+                  [options](const Settings& settings) { return run_generate(settings, *options); }};
+  command.flags = {
+      {"--prompt", "Raw prompt; - reads standard input", &options->prompt, input},
+      {"--chat", "User message of a chat; - reads standard input", &options->chat, input},
+      {"--system", "System message before --chat", &options->system, input},
+      {"--tokens", "Raw prompt as token ids", &options->tokens, input, "1,2,3"},
+      {"--suffix", "Text after the masks: infilling", &options->suffix, input},
+      {"--seed", "With it the same text again", &options->seed, sampling},
+      {"--top-p", "Least set of tokens of this probability", &options->top_p, sampling},
+      {"--top-k", "Most probable tokens; 0 = all", &options->top_k, sampling},
+      {"--ignore-eos", "Never choose an end token", &options->ignore_eos, sampling},
+      {"--json", "Ids, commits of every forward and timings as JSON", &options->json},
+  };
+  command.setting_groups = kDecodingGroups;
+  return command;
 }
 
 }  // namespace bicached

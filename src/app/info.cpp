@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
@@ -16,6 +17,12 @@ namespace bicached {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+struct InfoOptions {
+  std::string canvases = "16";
+  std::string canvas_tokens;  // empty: the model's longest
+  bool json = false;
+};
 
 std::string bytes_text(int64_t bytes) {
   const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -177,8 +184,6 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
                             " threads compute");
 }
 
-}  // namespace
-
 int run_info(const Settings& settings, const InfoOptions& options) {
   check_model_folder(settings.model.path);
   const ModelInfo model = inspect_model(settings.model);
@@ -195,6 +200,23 @@ int run_info(const Settings& settings, const InfoOptions& options) {
     print_text(model, text, json);
   }
   return 0;
+}
+
+}  // namespace
+
+Command info_command() {
+  const auto options = std::make_shared<InfoOptions>();
+  Command command{"info", "What a model folder holds, and the memory it needs",
+                  [options](const Settings& settings) { return run_info(settings, *options); }};
+  command.flags = {
+      {"--canvases", "Canvases at once, for the memory estimate", &options->canvases},
+      {"--canvas-tokens", "Length of each; the model's longest if not given",
+       &options->canvas_tokens},
+      {"--json", "As JSON", &options->json},
+  };
+  command.setting_groups = kDecodingGroups;
+  command.computes = false;
+  return command;
 }
 
 }  // namespace bicached

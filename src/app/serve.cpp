@@ -100,8 +100,6 @@ void fit_threads(Settings& settings) {
   }
 }
 
-}  // namespace
-
 int run_serve(const Settings& given) {
   Settings settings = given;
   check_model_folder(settings.model.path);
@@ -148,5 +146,9 @@ int run_serve(const Settings& given) {
   engine.stop(std::chrono::milliseconds(settings.server.drain_timeout_ms));
   return http.stop() && !engine.has_failed() ? 0 : 1;
 }
+
+}  // namespace
+
+Command serve_command() { return {"serve", "The server", run_serve}; }
 
 }  // namespace bicached

@@ -128,7 +128,7 @@ void PrefixCache::load_state() {
   }
   throw Error(ErrorCode::kInvalidSettings,
               "state_dir: there is no " + state_file_.path() +
-                  "; a server with this state_dir writes it, or bicached profile --by decisions",
+                  "; a server with this state_dir writes it, or bicached-lab profile --by decisions",
               "state_dir");
 }
 

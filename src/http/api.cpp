@@ -5,7 +5,7 @@
 
 #include "base/log.h"
 #include "bicached/error.h"
-#include "http/cache_json.h"
+#include "engine/cache_json.h"
 #include "http/errors.h"
 #include "http/generate.h"
 #include "http/json_reply.h"

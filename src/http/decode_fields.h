@@ -2,8 +2,8 @@
 
 #include "bicached/http_server.h"
 #include "bicached/request.h"
+#include "config/json_fields.h"
 #include "http/gen_length.h"
-#include "http/json_fields.h"
 
 namespace bicached {
 

@@ -6,7 +6,7 @@
 
 #include "bicached/http_server.h"
 #include "bicached/request.h"
-#include "http/json_fields.h"
+#include "config/json_fields.h"
 
 namespace bicached {
 

@@ -1,8 +1,8 @@
 #include "http/job.h"
 
 #include "bicached/error.h"
-#include "http/chat_prompt.h"
 #include "http/job_fields.h"
+#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {

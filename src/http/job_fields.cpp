@@ -4,8 +4,8 @@
 
 #include "base/log.h"
 #include "bicached/error.h"
-#include "http/chat_prompt.h"
 #include "http/unsupported_fields.h"
+#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
@@ -50,8 +50,9 @@ CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job
 
 Prompt chat_prompt(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
                    bool continues, const CodecContext& context) {
-  EncodedChat chat = continues ? encode_continued(messages, context.backend)
-                               : encode_messages(messages, add_generation_prompt, context.backend);
+  const Backend& backend = context.backend;
+  EncodedChat chat = encode_messages(messages, {add_generation_prompt, continues},
+                                     backend.chat_template, *backend.tokenizer);
   return {std::move(chat.ids), std::move(chat.prefix_lengths)};
 }
 

@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "bicached/chat_template.h"
+#include "config/json_fields.h"
 #include "http/decode_fields.h"
 #include "http/job.h"
-#include "http/json_fields.h"
 
 namespace bicached {
 

@@ -2,9 +2,9 @@
 #include "http/messages_api.h"
 #include "bicached/error.h"
 #include "http/answer_writer.h"
-#include "http/chat_prompt.h"
 #include "http/job_fields.h"
 #include "http/unsupported_fields.h"
+#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {

@@ -1,9 +1,9 @@
 // OpenAI's POST /v1/responses: text in, text out.
 #include "bicached/error.h"
 #include "http/answer_writer.h"
-#include "http/chat_prompt.h"
 #include "http/job_fields.h"
 #include "http/unsupported_fields.h"
+#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {

@@ -1,8 +1,8 @@
 #include "bicached/error.h"
+#include "config/json_fields.h"
 #include "http/api.h"
-#include "http/chat_prompt.h"
-#include "http/json_fields.h"
 #include "http/json_reply.h"
+#include "text/chat_prompt.h"
 #include "text/utf8.h"
 
 namespace bicached {
@@ -27,8 +27,7 @@ HttpReply Api::tokenize(const HttpRequest& request) {
   if (fields.find("messages")) {
     const std::vector<ChatMessage> messages = read_messages(fields);
     const ChatEnd end = read_chat_end(fields, messages);
-    ids = end.continues ? encode_continued(messages, loaded).ids
-                        : encode_messages(messages, end.add_generation_prompt, loaded).ids;
+    ids = encode_messages(messages, end, loaded.chat_template, *loaded.tokenizer).ids;
   } else {
     const std::optional<std::string> prompt = fields.text("prompt");
     const std::optional<std::string> content = fields.text("content");
@@ -73,7 +72,7 @@ HttpReply Api::apply_template(const HttpRequest& request) {
   const std::vector<ChatMessage> messages = read_messages(fields);
   const bool add_prompt = fields.boolean("add_generation_prompt").value_or(true);
   OrderedJson body;
-  body["prompt"] = render_messages(messages, add_prompt, loaded);
+  body["prompt"] = render_messages(messages, add_prompt, loaded.chat_template);
   return json_reply(body);
 }
 

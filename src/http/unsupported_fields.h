@@ -1,6 +1,6 @@
 #pragma once
 
-#include "http/json_fields.h"
+#include "config/json_fields.h"
 #include "http/name_log.h"
 
 namespace bicached {

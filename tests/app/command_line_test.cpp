@@ -14,9 +14,30 @@ using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 
-CommandLine parse(std::vector<const char*> arguments) {
+/// A program with one command that takes every setting, and one with flags of its own.
+struct Parsed {
+  std::string command, limit = "7";
+  std::optional<std::string> prompt;
+  bool json = false;
+  SettingSources sources;
+};
+
+Parsed parse(std::vector<const char*> arguments) {
   arguments.insert(arguments.begin(), "bicached");
-  return parse_command_line(static_cast<int>(arguments.size()), arguments.data());
+  Parsed parsed;
+  const auto run = [](const Settings&) { return 0; };
+  Command own{"own", "", run};
+  own.flags = {{"--limit", "", &parsed.limit},
+               {"--prompt", "", &parsed.prompt},
+               {"--json", "", &parsed.json}};
+  own.setting_groups = kDecodingGroups;
+  own.decides = {"cache_policy"};
+  const Program program{"bicached", "", {Command{"serve", "", run}, own}};
+  const CommandLine line =
+      parse_command_line(program, static_cast<int>(arguments.size()), arguments.data());
+  parsed.command = line.command->name;
+  parsed.sources = line.sources;
+  return parsed;
 }
 
 std::string error_of(const std::vector<const char*>& arguments) {
@@ -30,7 +51,7 @@ std::string error_of(const std::vector<const char*>& arguments) {
 }
 
 TEST(CommandLine, SettingsAreFlagsOfServe) {
-  const CommandLine line =
+  const Parsed line =
       parse({"serve", "--port", "9", "--max-tokens", "-1", "--no-eos-early-stop", "--model=m"});
   EXPECT_EQ(line.command, "serve");
   EXPECT_THAT(line.sources.flags, Contains(Pair("port", "9")));
@@ -50,28 +71,26 @@ TEST(CommandLine, EverySettingCanBeGivenToServe) {
 }
 
 TEST(CommandLine, TheLastOfTwoWins) {
-  const CommandLine line = parse({"serve", "--port", "1", "--port", "2"});
+  const Parsed line = parse({"serve", "--port", "1", "--port", "2"});
   EXPECT_EQ(load_settings(line.sources).server.port, 2);
 }
 
-TEST(CommandLine, GenerateCountsItsInputs) {
-  EXPECT_EQ(parse({"generate", "m", "--prompt", "- one"}).generate.prompt, "- one");
-  EXPECT_EQ(parse({"generate", "m", "--prompt", "-"}).generate.num_inputs, 1);
-  EXPECT_EQ(parse({"generate", "m", "--prompt", "a", "--tokens", "1"}).generate.num_inputs, 2);
-  EXPECT_EQ(parse({"generate", "m"}).generate.num_inputs, 0);
+TEST(CommandLine, AFlagOfItsOwnIsGivenOrHasItsDefault) {
+  EXPECT_EQ(parse({"own", "m"}).limit, "7");
+  EXPECT_EQ(parse({"own", "m"}).prompt, std::nullopt);
+  EXPECT_FALSE(parse({"own", "m"}).json);
+  EXPECT_EQ(parse({"own", "m", "--limit", "8"}).limit, "8");
+  EXPECT_EQ(parse({"own", "m", "--prompt", "- one"}).prompt, "- one");
+  EXPECT_EQ(parse({"own", "m", "--prompt", ""}).prompt, "");
+  EXPECT_TRUE(parse({"own", "m", "--json"}).json);
 }
 
-TEST(CommandLine, EvalKnowsWhichRefreshWasAskedFor) {
-  const CommandLine plain = parse({"eval", "m", "--data", "f"});
-  EXPECT_EQ(plain.eval.data, "f");
-  EXPECT_EQ(plain.eval.policies, "off,measured");
-  const CommandLine line = parse({"eval", "m", "--refresh-commits", "8", "--steps", "4"});
-  EXPECT_THAT(line.sources.flags, Contains(Pair("steps", "4")));
-}
-
-TEST(CommandLine, EvalHasPoliciesInsteadOfAServersPolicy) {
-  EXPECT_THAT(error_of({"eval", "m", "--cache-policy", "off"}), HasSubstr("--cache-policy"));
-  EXPECT_THAT(error_of({"eval", "m", "--polices", "off"}), HasSubstr("mean --policies?"));
+TEST(CommandLine, SettingsOfItsGroupsAreFlagsToo) {
+  EXPECT_THAT(parse({"own", "m", "--refresh-commits", "8"}).sources.flags,
+              Contains(Pair("refresh_commits", "8")));
+  EXPECT_THAT(error_of({"own", "m", "--port", "8"}), HasSubstr("--port"));
+  EXPECT_THAT(error_of({"own", "m", "--cache-policy", "off"}), HasSubstr("--cache-policy"));
+  EXPECT_THAT(error_of({"own", "m", "--limi", "1"}), HasSubstr("mean --limit?"));
 }
 
 TEST(CommandLine, MistakesNameTheNearestFlag) {

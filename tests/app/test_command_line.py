@@ -1,11 +1,6 @@
-"""The program as a user meets it: help, mistakes, info, generate.
-
-The program is build/release/bicached, or what the environment variable BICACHED_BINARY names.
-"""
+"""The program as a user meets it: help, mistakes, info, generate."""
 
 import json
-import os
-import pathlib
 import shutil
 import signal
 import socket
@@ -14,25 +9,7 @@ import time
 import urllib.request
 
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[2]
-PROGRAM = os.environ.get("BICACHED_BINARY", str(ROOT / "build" / "release" / "bicached"))
-# Without our own variables: the program refuses those it doesn't know.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("BICACHED_")}
-DEMO = ROOT / "models" / "demo"
-PRICES = json.loads((DEMO / "example_messages.json").read_text())
-
-
-def run(*arguments, env=None, stdin=""):
-    return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, input=stdin, timeout=600,
-                          env={**ENVIRONMENT, **(env or {})})
-
-
-def fails(*arguments, **more):
-    done = run(*arguments, **more)
-    assert done.returncode == 2, done
-    assert done.stderr.startswith("bicached: ")
-    return done.stderr
+from programs import DEMO, PRICES, fails, run, start_server
 
 
 def test_help_groups_the_settings():
@@ -40,6 +17,13 @@ def test_help_groups_the_settings():
     assert done.returncode == 0
     for text in ("Model:", "Server:", "Engine:", "Decoding defaults:", "--kv-cache-bytes", "--config"):
         assert text in done.stdout
+
+
+def test_commands_of_the_lab_are_handed_over():
+    done = run("eval", DEMO, "--data", "no/such/file")
+    assert done.returncode == 2
+    assert done.stderr.startswith("eval is a command of bicached-lab\nbicached-lab: ")
+    assert "no/such/file" in done.stderr
 
 
 def test_version():
@@ -138,13 +122,6 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def start_server(*arguments):
-    server = subprocess.Popen([PROGRAM, "serve", "--model", str(DEMO), *arguments], stdout=subprocess.PIPE, text=True,
-                              env=ENVIRONMENT)
-    lines = [server.stdout.readline(), server.stdout.readline()]
-    return server, lines
 
 
 def test_serve_prints_a_command_that_works_and_ends_on_sigterm():

@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "bicached/error.h"
-#include "decode/torch_denoiser.h"
+#include "denoise/torch_denoiser.h"
 #include "model/load_model.h"
 #include "model/tiny_model.h"
 

@@ -5,7 +5,7 @@
 #include <map>
 #include <sstream>
 
-#include "decode/torch_denoiser.h"
+#include "denoise/torch_denoiser.h"
 #include "golden_check/checkpoints.h"
 #include "golden_check/golden_case.h"
 #include "golden_check/report.h"

@@ -14,7 +14,7 @@
 #include "bicached/error.h"
 #include "decode/noise.h"
 #include "decode/prefix_entry.h"
-#include "decode/torch_denoiser.h"
+#include "denoise/torch_denoiser.h"
 #include "golden_check/checkpoints.h"
 #include "golden_check/golden_case.h"
 #include "golden_check/report.h"

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "decode/torch_denoiser.h"
+#include "denoise/torch_denoiser.h"
 #include "model/cuda/cuda_runtime.h"
 #include "model/load_model.h"
 

@@ -18,7 +18,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "decode/sampler.h"
+#include "denoise/sampler.h"
 #include "model/attention.h"
 #include "model/cuda/forward_graphs.h"
 #include "model/cuda/model_kernels.h"

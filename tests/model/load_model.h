@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "bicached/load.h"
-#include "decode/torch_denoiser.h"
+#include "denoise/torch_denoiser.h"
 
 namespace bicached::testing {
 

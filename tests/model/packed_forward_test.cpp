@@ -8,7 +8,7 @@
 
 #include "bicached/error.h"
 #include "decode/noise.h"
-#include "decode/torch_denoiser.h"
+#include "denoise/torch_denoiser.h"
 #include "model/load_model.h"
 #include "model/tiny_model.h"
 

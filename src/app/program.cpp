@@ -1,0 +1,84 @@
+#include "app/program.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <sstream>
+#include <string>
+#include <string_view>
+
+#include "base/log.h"
+#include "base/log_text.h"
+
+namespace bicached {
+namespace {
+
+/// libgomp's waiting threads spin, and where another process wants the cores too a forward then
+/// takes a hundred times as long. It reads this variable when it is loaded, before main, so the
+/// program has to start once more; the variable itself keeps that from happening twice.
+void restart_with_passive_waiting(const Program& program, int argc, char** argv) {
+  const std::string_view name = argc > 1 ? argv[1] : "";
+  const bool computes = std::ranges::any_of(program.commands, [&](const Command& command) {
+    return command.name == name && command.computes;
+  });
+  if (!computes || std::getenv("OMP_WAIT_POLICY")) return;
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  execv("/proc/self/exe", argv);  // where there is no /proc it only runs slower
+}
+
+/// A forward asks for the same megabytes again and again. As glibc is set, it gives them back to
+/// the system at once and gets them anew a page at a time: a third of the time of a small model
+/// with a large vocabulary.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_TRIM_THRESHOLD, 128 << 20);
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the greatest that is allowed
+#endif
+}
+
+/// A socket must not get the number of a standard stream that is closed: log lines would go to it.
+void open_standard_streams() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (fcntl(fd, F_GETFD) < 0) {
+      [[maybe_unused]] const int opened = open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY);
+    }
+  }
+}
+
+int run(const Program& program, int argc, char** argv) {
+  CommandLine line = parse_command_line(program, argc, argv);
+  if (!line.command) return 0;
+  line.sources.environment = read_environment();
+  const Settings settings = load_settings(line.sources);
+  log_setup(settings.log.level, settings.log.format, settings.log.file);
+  return line.command->run(settings);
+}
+
+}  // namespace
+
+int run_program(const Program& program, int argc, char** argv) {
+  open_standard_streams();
+  keep_freed_memory();
+  restart_with_passive_waiting(program, argc, argv);
+  try {
+    return run(program, argc, argv);
+  } catch (const std::exception& error) {
+    // What a file holds may stand in it, and must not write to the terminal.
+    std::string text = std::string(program.name) + ": ";
+    std::string line;
+    for (std::istringstream lines(error.what()); std::getline(lines, line);) {
+      text += visible_text(line) + "\n";
+    }
+    std::fputs(text.c_str(), stderr);
+    return 2;
+  }
+}
+
+}  // namespace bicached

@@ -1,0 +1,212 @@
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <bit>
+#include <filesystem>
+
+#include "base/hash.h"
+#include "base/machine_limits.h"
+#include "bicached/error.h"
+#include "bicached/load.h"
+#include "denoise/torch_denoiser.h"
+#include "model/cpu_features.h"
+#include "model/cuda/cuda_runtime.h"
+#include "model/torch_errors.h"
+
+namespace bicached {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Of a card, as measured on an H200 with CUDA 13: the context with libtorch's own kernels; what
+/// the first forwards add, which is modules and work space of the libraries of products, and
+/// graphs.
+constexpr int64_t kContextBytes = int64_t{512} << 20, kLibraryBytes = int64_t{512} << 20;
+constexpr int64_t kMaxCpuPoolBytes = 2LL << 30;  // room for long canvases of a batch, not a hog
+
+at::Device choose_device(const ModelSettings& settings) {
+  const bool has_cuda = at::hasCUDA();
+  if (settings.device == "cuda" && !has_cuda) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "device: this build of libtorch sees no CUDA device; use cpu or auto", "device");
+  }
+  return settings.device != "cpu" && has_cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+}
+
+/// auto: bfloat16 where the device multiplies it natively (CUDA; CPUs with AVX512-BF16 or AMX),
+/// else float32, which such CPUs would only be slower without.
+at::ScalarType choose_dtype(const ModelSettings& settings, at::Device device) {
+  if (settings.dtype == "float32") return at::kFloat;
+  if (settings.dtype == "bfloat16") return at::kBFloat16;
+  const bool native = device.is_cuda() || cpu_multiplies_bfloat16();
+  return native ? at::kBFloat16 : at::kFloat;
+}
+
+/// What of the machine keeps weights from being float8; empty: nothing does.
+std::string missing_for_fp8(const ModelConfig& model, at::Device device, at::ScalarType dtype) {
+  if (!device.is_cuda()) return "a CUDA card; the device is " + device.str();
+  if (dtype != at::kBFloat16) return "dtype bfloat16; it is float32";
+  if (!model.sparse_layers.empty()) {
+    return "a model without experts; this one is a mixture of them";
+  }
+  const int capability = CudaRuntime::get().compute_capability();
+  if (capability >= 89) return "";
+  return "compute capability 8.9 or more; this card has " + std::to_string(capability / 10) + "." +
+         std::to_string(capability % 10);
+}
+
+/// Whether the layers' matrices are float8: if that is asked for, and where the checkpoint has them
+/// so and the card multiplies them. Throws kInvalidSettings where what is asked for is not
+/// possible.
+bool choose_fp8(const ModelSettings& settings, const ModelConfig& model,
+                const Checkpoint& checkpoint, at::Device device, at::ScalarType dtype) {
+  if (settings.weights == "bfloat16" && dtype != at::kBFloat16) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "weights is bfloat16, but dtype is float32; use weights auto or dtype bfloat16",
+                "weights");
+  }
+  if (settings.weights == "bfloat16") return false;
+  const std::string missing = missing_for_fp8(model, device, dtype);
+  if (settings.weights == "fp8" && !missing.empty()) {
+    throw Error(ErrorCode::kInvalidSettings, "weights is fp8, which needs " + missing, "weights");
+  }
+  const bool is_float8 = std::ranges::any_of(
+      checkpoint.tensors(), [](const auto& named) { return named.second.dtype == kFloat8; });
+  return settings.weights == "fp8" || (is_float8 && missing.empty());
+}
+
+/// What loading has given back counts as free.
+int64_t free_device_bytes(at::Device device) {
+  c10::DeviceAllocator* allocator = c10::getDeviceAllocator(device.type());
+  allocator->emptyCache();
+  return static_cast<int64_t>(allocator->getMemoryInfo(device.index()).first);
+}
+
+/// The folder's name; in Hugging Face's cache, where that is a commit's hash, the repository's.
+std::string model_name(const fs::path& folder) {
+  constexpr std::string_view kRepository = "models--";
+  const std::string repository = folder.parent_path().parent_path().filename().string();
+  if (folder.parent_path().filename() != "snapshots" || !repository.starts_with(kRepository)) {
+    return folder.filename().string();
+  }
+  std::string name = repository.substr(kRepository.size());
+  if (const size_t at = name.find("--"); at != std::string::npos) name.replace(at, 2, "/");
+  return name;
+}
+
+ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
+                   const Checkpoint& checkpoint, at::Device device, at::ScalarType dtype,
+                   bool fp8) {
+  const ModelConfig& config = model.config;
+  ModelInfo info;
+  info.family = model.family->name;
+  info.name = model_name(fs::weakly_canonical(settings.path));
+  info.device = device.str();
+  info.dtype = dtype == at::kFloat ? "float32" : "bfloat16";
+  info.num_layers = config.num_layers;
+  info.hidden_size = config.hidden_size;
+  info.num_heads = config.num_heads;
+  info.num_kv_heads = config.num_kv_heads;
+  info.head_size = config.head_size;
+  info.vocab_size = config.vocab_size;
+  info.num_logits = config.num_logits;
+  info.num_experts = config.experts.num_experts;
+  info.experts_per_token = config.experts.num_chosen;
+  info.max_length = config.max_length;
+  info.mask_token = config.mask_token;
+  info.end_tokens = config.end_tokens;
+  info.start_token = config.start_token;
+  info.logits_shift = model.family->logits_shift;
+  info.decoder = model.family->decoder;
+  info.attention_block = config.attention_block;
+  if (config.attention_block > 0) info.decoder.block_length = config.attention_block;
+  info.chat_template = model.family->chat_template;
+  info.num_parameters = check_tensors(checkpoint, model);
+  info.weight_bytes = weight_bytes(model, dtype, fp8);
+  info.kv_bytes_per_token = KvPool::bytes_per_token(config, dtype);
+  info.forward_bytes_per_row = PackedForward::bytes_per_row(config, dtype, fp8);
+  if (device.is_cuda()) {
+    info.runtime_bytes = kContextBytes + kLibraryBytes +
+                         TorchDenoiser::logits_bytes(config.num_logits, config.max_length);
+  }
+  Hasher hasher;
+  hasher.add(checkpoint.fingerprint());
+  for (const std::string& part :
+       {info.dtype + (fp8 ? " fp8" : ""), std::to_string(config.norm_eps),
+        std::to_string(config.rope_theta), std::to_string(config.num_heads),
+        std::to_string(config.num_kv_heads)}) {
+    hasher.add(part);
+  }
+  info.fingerprint = hasher.digest().hex();
+  return info;
+}
+
+/// Tokens of the KV pool: the budget, or what is free and nothing else needs (on a CPU a share of
+/// it); at least one longest canvas.
+int64_t pool_tokens(const ModelSettings& settings, const ModelInfo& info, at::Device device,
+                    const DeviceRoom& room) {
+  int64_t bytes = settings.kv_cache_bytes;
+  if (bytes == 0 && device.is_cuda()) {
+    const int64_t others =
+        info.runtime_bytes - kContextBytes + forward_bytes(info, room.max_rows) + room.entry_bytes;
+    bytes = std::max<int64_t>(0, free_device_bytes(device) - others);
+  } else if (bytes == 0) {
+    bytes = std::min(read_machine_limits().free_memory_bytes / 4, kMaxCpuPoolBytes);
+  }
+  const int64_t tokens = bytes / info.kv_bytes_per_token;
+  if (settings.kv_cache_bytes > 0 && tokens < 1) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "kv_cache_bytes: " + std::to_string(settings.kv_cache_bytes) +
+                    " hold no token; one takes " + std::to_string(info.kv_bytes_per_token),
+                "kv_cache_bytes");
+  }
+  return settings.kv_cache_bytes > 0 ? tokens : std::max<int64_t>(tokens, info.max_length);
+}
+
+}  // namespace
+
+std::vector<std::string> family_names() {
+  std::vector<std::string> names;
+  for (const ModelFamily& family : family_table()) names.emplace_back(family.name);
+  return names;
+}
+
+int64_t forward_bytes(const ModelInfo& model, int max_rows) {
+  // A model may claim canvases of a hundred thousand positions. Room for the rare one that long is
+  // better used by others; it takes what stored prefixes leave.
+  const int longest = std::min(model.max_length, 4 * max_rows);
+  const auto rows = static_cast<uint64_t>(std::max(max_rows, longest));  // buffers double
+  return static_cast<int64_t>(std::bit_ceil(rows)) * model.forward_bytes_per_row;
+}
+
+ModelInfo inspect_model(const ModelSettings& settings) {
+  const ParsedModel model = parse_model_folder(settings.path);
+  const Checkpoint checkpoint = Checkpoint::open(settings.path);
+  const at::Device device = choose_device(settings);
+  const at::ScalarType dtype = choose_dtype(settings, device);
+  return describe(settings, model, checkpoint, device, dtype,
+                  choose_fp8(settings, model.config, checkpoint, device, dtype));
+}
+
+std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings, const LoadProgress& progress,
+                                        const DeviceRoom& room) {
+  const c10::InferenceMode mode;
+  at::set_num_threads(choose_num_threads(settings.num_threads));
+  const ParsedModel model = parse_model_folder(settings.path);
+  const Checkpoint checkpoint = Checkpoint::open(settings.path);
+  const at::Device device = choose_device(settings);
+  const at::ScalarType dtype = choose_dtype(settings, device);
+  const bool fp8 = choose_fp8(settings, model.config, checkpoint, device, dtype);
+  const ModelInfo info = describe(settings, model, checkpoint, device, dtype, fp8);
+  return with_torch_errors("loading the model", [&] {
+    ModelWeights weights = load_weights(checkpoint, model, device, dtype, fp8, progress);
+    const int64_t capacity = pool_tokens(settings, info, device, room);
+    return std::make_unique<TorchDenoiser>(info, model.config, std::move(weights), capacity,
+                                           settings.cuda_graphs);
+  });
+}
+
+}  // namespace bicached

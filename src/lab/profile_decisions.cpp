@@ -1,0 +1,189 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "app/decode_request.h"
+#include "app/model_folder.h"
+#include "base/version.h"
+#include "bicached/engine.h"
+#include "bicached/error.h"
+#include "bicached/load.h"
+#include "config/limits.h"
+#include "config/reuse_start.h"
+#include "engine/cache_json.h"
+#include "lab/profile.h"
+#include "lab/progress.h"
+
+namespace bicached {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// Conversations that may share an entry, in the order of the file. One of them runs at a time: of
+/// requests that run together with the same prefix only one is probed.
+using Lane = std::deque<GenerateRequest>;
+
+GenerateRequest request_of(const ProfileConversation& conversation,
+                           const DecodeSettings& defaults) {
+  GenerateRequest request = make_request(defaults, conversation.gen_length);
+  request.id = conversation.where;
+  request.prompt_ids = conversation.chat.ids;
+  request.prefix_boundaries = conversation.chat.prefix_lengths;
+  check_params(request.decode, request.sampling, request.gen_length, ErrorCode::kInvalidSettings);
+  return request;
+}
+
+/// By the shortest prefix that conversations can share.
+std::vector<Lane> make_lanes(const ProfileData& data, const DecodeSettings& defaults) {
+  std::map<std::vector<TokenId>, Lane> by_prefix;
+  for (const ProfileConversation& one : data.conversations) {
+    const auto begin = one.chat.ids.begin();
+    by_prefix[{begin, begin + one.chat.prefix_lengths.front()}].push_back(
+        request_of(one, defaults));
+  }
+  std::vector<Lane> lanes;
+  for (auto& [prefix, lane] : by_prefix) lanes.push_back(std::move(lane));
+  return lanes;
+}
+
+/// Decodes all and waits for them. Tells on standard error what failed, and returns how many.
+int decode_all(Engine& engine, const std::vector<GenerateRequest>& requests) {
+  int num_failed = 0;
+  const auto tell = [&](const GenerateRequest& request, const std::string& why) {
+    ++num_failed;
+    std::fprintf(stderr, "%s: %s\n", request.id.c_str(), why.c_str());
+  };
+  std::vector<std::pair<const GenerateRequest*, ResponseStream>> streams;
+  for (const GenerateRequest& request : requests) {
+    try {
+      streams.emplace_back(&request, engine.submit({request}));
+    } catch (const Error& error) {
+      tell(request, error.what());
+    }
+  }
+  for (auto& [request, stream] : streams) {
+    while (const auto update = stream.next()) {
+      if (update->finish == FinishReason::kError) tell(*request, update->error_message);
+    }
+  }
+  return num_failed;
+}
+
+/// The same conversation, as short as can be: when it is done its prefix is stored, so that the
+/// conversation itself finds it and is probed. `full` needs the entry, and so waits for it.
+GenerateRequest storing(GenerateRequest request) {
+  request.gen_length = request.decode.steps = 1;
+  request.cache.policy = "full";
+  return request;
+}
+
+/// Decodes one conversation of up to `max_running` lanes at a time; returns how many failed.
+int run_lanes(Engine& engine, std::vector<Lane> lanes, size_t max_running) {
+  size_t total = 0, num_done = 0;
+  for (const Lane& lane : lanes) total += lane.size();
+  Progress progress("profile", static_cast<int64_t>(total), "conversations");
+  std::deque<Lane> waiting(std::make_move_iterator(lanes.begin()),
+                           std::make_move_iterator(lanes.end()));
+  int num_failed = 0;
+  while (!waiting.empty()) {
+    std::vector<GenerateRequest> requests, before;
+    for (size_t left = std::min(max_running, waiting.size()); left > 0; --left) {
+      Lane lane = std::move(waiting.front());
+      waiting.pop_front();
+      before.push_back(storing(lane.front()));
+      requests.push_back(std::move(lane.front()));
+      lane.pop_front();
+      if (!lane.empty()) waiting.push_back(std::move(lane));
+    }
+    num_failed += decode_all(engine, before);
+    num_failed += decode_all(engine, requests);
+    num_done += requests.size();
+    progress.show(static_cast<int64_t>(num_done),
+                  std::to_string(engine.cache_stats().probes) + " probes");
+  }
+  return num_failed;
+}
+
+CacheSettings probing(CacheSettings settings) {
+  if (settings.state_dir.empty()) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "profile --by decisions fills the statistics of a server: name the folder that the "
+                "server keeps them in with --state-dir",
+                "state_dir");
+  }
+  settings.policy = "measured";
+  settings.surveys = true;
+  settings.min_uses = 1;  // here every prefix is one that comes again
+  return settings;
+}
+
+void print_probes(const CacheReport& report) {
+  for (const PlanReport& kind : report.model_probes) {
+    std::printf("\n%s\n  %8s %8s %9s  plan\n", kind.kind.c_str(), "probed", "differed", "estimate");
+    for (const PlanReport::Step& step : kind.steps) {
+      const double probed = step.agreed + step.differed;
+      if (probed == 0) continue;
+      const std::string plan =
+          step.depth ? "prefix from other requests, depth " + std::to_string(*step.depth)
+                     : describe_plan(*step.inside);
+      std::printf("  %8.1f %8.1f %8.1f%%  %s\n", probed, step.differed, 100 * step.estimate,
+                  plan.c_str());
+    }
+  }
+}
+
+Json report_json(const CacheReport& report, const CacheSettings& cache, const ProfilePlan& plan,
+                 const ProfileData& data, const ModelInfo& model) {
+  Json json;
+  json["model"] = model.name;
+  json["num_layers"] = model.num_layers;
+  json["measure"] = "share of requests that would have decided another token than without reuse";
+  json["max_disagreement"] = cache.max_disagreement;
+  json["source"] = "bicached " + std::string(version()) + " profile, " + model.dtype + "; " +
+                   describe_source(plan, data);
+  json["probes"] = report.probes;
+  json["kinds"] = Json::array();
+  for (const PlanReport& probe : report.model_probes) {
+    json["kinds"].push_back(probe_json(probe));
+  }
+  return json;
+}
+
+}  // namespace
+
+int profile_decisions(const Settings& settings, const ProfilePlan& plan, const ProfileData& data,
+                      const DecodeSettings& defaults) {
+  const CacheSettings cache = probing(load_cache_settings(settings, inspect_model(settings.model)));
+  std::vector<Lane> lanes = make_lanes(data, defaults);
+  Engine engine(load_with_progress(settings), settings.engine, cache);
+  if (::access(cache.state_dir.c_str(), W_OK) != 0) {
+    throw Error(ErrorCode::kInvalidSettings,
+                "state_dir is '" + cache.state_dir + "', which can't be written: " +
+                    std::error_code(errno, std::generic_category()).message(),
+                "state_dir");
+  }
+  engine.start();
+  const int max_running = std::min(settings.engine.max_running, settings.engine.max_queued);
+  const int num_failed = run_lanes(engine, std::move(lanes), static_cast<size_t>(max_running));
+  const CacheReport report = engine.cache_report();
+  std::printf("%s; %lld probes\n", describe_source(plan, data).c_str(),
+              static_cast<long long>(report.probes));
+  print_probes(report);
+  if (!plan.out.empty()) {
+    const Json json = report_json(report, cache, plan, data, engine.model());
+    write_result(plan.out, json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
+    std::printf("\nwritten to %s\n", plan.out.c_str());
+  }
+  engine.stop(std::chrono::milliseconds(settings.server.drain_timeout_ms));
+  std::printf("the statistics are in %s; serve with --state-dir %s\n", cache.state_dir.c_str(),
+              cache.state_dir.c_str());
+  return num_failed;
+}
+
+}  // namespace bicached

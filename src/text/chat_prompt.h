@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bicached/chat_template.h"
+#include "bicached/tokenizer.h"
+#include "config/json_fields.h"
+
+namespace bicached {
+
+/// `messages`: roles system, developer, user, assistant, tool, function; content a string or `text`
+/// parts, which are joined. Images and audio are refused naming the message.
+std::vector<ChatMessage> read_messages(Fields& fields);
+
+/// Text, or a list of text parts, of which each has one of these types; null is nothing.
+std::string read_text_parts(const nlohmann::json& content, const std::string& field,
+                            const std::vector<std::string>& types);
+
+/// What the prompt ends with.
+struct ChatEnd {
+  bool add_generation_prompt = true;
+  bool continues = false;  // nothing stands behind the last message's content
+};
+
+/// `add_generation_prompt` and `continue_final_message`.
+ChatEnd read_chat_end(Fields& fields, const std::vector<ChatMessage>& messages);
+
+/// Messages through the model's template and tokenizer. A `developer` message is a `system` one;
+/// calls and results of tools are text where the template doesn't know them. Throws
+/// kInvalidRequest when there is no template (null).
+EncodedChat encode_messages(const std::vector<ChatMessage>& messages, const ChatEnd& end,
+                            const ChatTemplate* chat_template, const Tokenizer& tokenizer);
+
+/// The rendered text.
+std::string render_messages(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+                            const ChatTemplate* chat_template);
+
+}  // namespace bicached

@@ -1,0 +1,1 @@
+"""Lets tests import what stands in this folder."""

@@ -1,0 +1,294 @@
+#include "denoise/sampler.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "bicached/error.h"
+#include "decode/noise.h"
+
+namespace bicached {
+namespace {
+
+/// One row of logits under one LogitRow.
+RowResult sample(const std::vector<float>& logits, const LogitRow& row, const TokenRules& rules) {
+  const std::vector<LogitRow> rows{row};
+  return read_rows({sample_rows(at::tensor(logits).unsqueeze(0).clone(), rows, rules)}, rows)[0];
+}
+
+class SamplerTest : public ::testing::Test {
+ protected:
+  LogitRow row() {
+    LogitRow row;
+    row.sampling = &sampling_;
+    return row;
+  }
+  /// Tokens drawn at many uniforms.
+  std::set<TokenId> drawn(const std::vector<float>& logits) {
+    std::set<TokenId> tokens;
+    for (int i = 0; i < 2000; ++i) {
+      LogitRow r = row();
+      r.uniform = counter_uniform(9, 0, static_cast<uint64_t>(i));
+      tokens.insert(sample(logits, r, rules_).token);
+    }
+    return tokens;
+  }
+  SamplingParams sampling_;
+  const std::vector<TokenId> ends_{4};
+  TokenRules rules_{6, -1};
+};
+
+TEST_F(SamplerTest, GreedyTakesTheMostProbableLowestIdFirst) {
+  const RowResult result = sample({0, 3, 1, 3, 2, 0}, row(), rules_);
+  EXPECT_EQ(result.token, 1);
+  EXPECT_FLOAT_EQ(result.margin, 0.0f);
+}
+
+TEST_F(SamplerTest, TheFourNumbersAreOfTheWholeRow) {
+  const std::vector<float> logits{std::log(0.5f),    std::log(0.25f),    std::log(0.125f),
+                                  std::log(0.0625f), std::log(0.03125f), std::log(0.03125f)};
+  const RowResult result = sample(logits, row(), rules_);
+  EXPECT_EQ(result.token, 0);
+  EXPECT_NEAR(result.probability, 0.5, 1e-6);
+  EXPECT_NEAR(result.margin, 0.25, 1e-6);
+  EXPECT_NEAR(result.entropy, 1.9375 * std::log(2.0), 1e-5);
+}
+
+TEST_F(SamplerTest, MaskAndUnusedRowsShareTheSoftmaxButAreNeverChosen) {
+  rules_ = {4, 2};
+  const std::vector<float> logits{0, 1, 5, 0, 4, 0};  // mask 2; 4 and 5 are past the vocabulary
+  double total = 0;
+  for (const float logit : logits) total += std::exp(logit);
+  const RowResult greedy = sample(logits, row(), rules_);
+  EXPECT_EQ(greedy.token, 1);
+  EXPECT_NEAR(greedy.probability, std::exp(1.0) / total, 1e-6);
+  EXPECT_NEAR(greedy.margin, (std::exp(1.0) - std::exp(5.0)) / total, 1e-6);
+  sampling_.temperature = 2.0f;
+  EXPECT_EQ(drawn(logits), (std::set<TokenId>{0, 1, 3}));
+}
+
+TEST_F(SamplerTest, BiasIsAddedAndEndTokensAreSuppressed) {
+  const std::vector<float> logits{0, 1, 2, 0, 9, 0};
+  EXPECT_EQ(sample(logits, row(), rules_).token, 4);
+  LogitRow no_end = row();
+  no_end.never = ends_;
+  const RowResult result = sample(logits, no_end, rules_);
+  EXPECT_EQ(result.token, 2);
+  EXPECT_NEAR(result.probability, std::exp(2.0) / (std::exp(2.0) + std::exp(1.0) + 3), 1e-6);
+  EXPECT_TRUE(std::isfinite(result.entropy));
+  sampling_.logit_bias = {{3, 100.0f}, {99, 100.0f}, {-1, 5.0f}};
+  EXPECT_EQ(sample(logits, row(), rules_).token, 3);
+}
+
+TEST_F(SamplerTest, TopPKeepsTheTokenThatPassesIt) {
+  sampling_.temperature = 1.0f;
+  const std::vector<float> logits{std::log(0.4f),  std::log(0.3f),  std::log(0.2f),
+                                  std::log(0.05f), std::log(0.03f), std::log(0.02f)};
+  sampling_.top_p = 0.5f;
+  EXPECT_EQ(drawn(logits), (std::set<TokenId>{0, 1}));
+  sampling_.top_p = 0.01f;
+  EXPECT_EQ(drawn(logits), (std::set<TokenId>{0}));
+}
+
+TEST_F(SamplerTest, TopKKeepsTies) {
+  sampling_.temperature = 1.0f;
+  sampling_.top_k = 2;
+  EXPECT_EQ(drawn({3, 2, 2, 0, 0, 0}), (std::set<TokenId>{0, 1, 2}));
+  sampling_.top_k = 1;
+  EXPECT_EQ(drawn({3, 2, 2, 0, 0, 0}), (std::set<TokenId>{0}));
+  sampling_.top_k = 1000;
+  EXPECT_EQ(drawn({0, 0, 0, 0, 0, 0}).size(), 6u);
+}
+
+TEST_F(SamplerTest, TheEndsOfTheUniformAreTokensWithProbability) {
+  rules_ = {6, 0};
+  sampling_.temperature = 1.0f;
+  LogitRow low = row(), high = row();
+  high.uniform = std::nextafter(1.0, 0.0);
+  const std::vector<float> logits{9, 0, 0,
+                                  0, 0, -200};  // the last is impossible, the first the mask
+  EXPECT_EQ(sample(logits, low, rules_).token, 1);
+  EXPECT_EQ(sample(logits, high, rules_).token, 4);
+}
+
+TEST_F(SamplerTest, GivesAsManyAlternativesAsEachRowAsks) {
+  SamplingParams many;
+  many.num_top_logprobs = 3;
+  sampling_.num_top_logprobs = 0;
+  SamplingParams none;
+  std::vector<LogitRow> rows(3);
+  rows[0].sampling = &many;
+  rows[1].sampling = &sampling_;
+  rows[2].sampling = &none;
+  const at::Tensor logits = at::tensor(std::vector<float>{0, 3, 1, 2, 0, 0}).repeat({3, 1});
+  const auto results = read_rows({sample_rows(logits, rows, rules_)}, rows);
+  ASSERT_EQ(results[0].top.size(), 3u);
+  EXPECT_EQ(results[0].top[0].token, 1);
+  EXPECT_EQ(results[0].top[1].token, 3);
+  EXPECT_EQ(results[0].top[2].token, 2);
+  EXPECT_NEAR(results[0].top[0].logprob, std::log(results[0].probability), 1e-5);
+  EXPECT_TRUE(results[1].top.empty());
+  EXPECT_TRUE(results[2].top.empty());
+}
+
+TEST_F(SamplerTest, ARowsDrawDoesNotDependOnItsNeighbours) {
+  SamplingParams warm;
+  warm.temperature = 0.8f;
+  SamplingParams cut = warm;
+  cut.top_k = 2;
+  LogitRow a, b, c;
+  a.sampling = &warm;
+  a.uniform = 0.7;
+  b.sampling = &cut;
+  b.uniform = 0.9;
+  c.sampling = &sampling_;
+  const std::vector<float> logits{1, 2, 3, 2, 1, 0};
+  const std::vector<LogitRow> rows{a, b, c};
+  const auto together =
+      read_rows({sample_rows(at::tensor(logits).repeat({3, 1}), rows, rules_)}, rows);
+  EXPECT_EQ(together[1].token, sample(logits, b, rules_).token);
+  EXPECT_EQ(together[2].token, 2);
+  EXPECT_FLOAT_EQ(together[0].probability,
+                  std::exp(logits[static_cast<size_t>(together[0].token)]) /
+                      (std::exp(3.0f) + 2 * std::exp(2.0f) + 2 * std::exp(1.0f) + 1));
+}
+
+TEST_F(SamplerTest, ConfidenceIsThatOfTheFilteredDistributionWhereTheFamilySaysSo) {
+  const std::vector<float> logits{std::log(0.4f),  std::log(0.3f),  std::log(0.2f),
+                                  std::log(0.05f), std::log(0.03f), std::log(0.02f)};
+  sampling_.top_k = 2;
+  RowResult result = sample(logits, row(), rules_);
+  EXPECT_NEAR(result.confidence, 0.4, 1e-6);
+  rules_.filters_confidence = true;
+  result = sample(logits, row(), rules_);
+  EXPECT_EQ(result.token, 0);
+  EXPECT_NEAR(result.probability, 0.4, 1e-6);
+  EXPECT_NEAR(result.confidence, 0.4 / 0.7, 1e-6);
+  EXPECT_NEAR(result.margin, 0.1 / 0.7, 1e-6);
+  EXPECT_NEAR(result.entropy, -(4 * std::log(4 / 7.0) + 3 * std::log(3 / 7.0)) / 7, 1e-5);
+  sampling_ = {};
+  sampling_.temperature = 0.5f;
+  LogitRow first = row();
+  const double total = 0.16 + 0.09 + 0.04 + 0.0025 + 0.0009 + 0.0004;
+  EXPECT_NEAR(sample(logits, first, rules_).confidence, 0.16 / total, 1e-5);
+}
+
+TEST_F(SamplerTest, AMaskThatFiltersAllOthersLeavesTheBestToken) {
+  rules_ = {6, 0, true};
+  sampling_.top_k = 1;
+  sampling_.temperature = 1.0f;
+  const RowResult result = sample({9, 1, 2, 0, 0, 0}, row(), rules_);
+  EXPECT_EQ(result.token, 2);
+  EXPECT_EQ(result.confidence, 0.0f);
+}
+
+TEST_F(SamplerTest, DiscountedTokensLeaveTheDistributionAfterTheChoice) {
+  const std::vector<float> logits{std::log(0.1f), std::log(0.2f),  std::log(0.1f),
+                                  std::log(0.1f), std::log(0.45f), std::log(0.05f)};
+  LogitRow careful = row();
+  careful.discounted = ends_;
+  RowResult result = sample(logits, careful, rules_);
+  EXPECT_EQ(result.token, 4);
+  EXPECT_EQ(result.confidence, 0.0f);
+  EXPECT_NEAR(result.probability, 0.45, 1e-6);
+  careful.never = ends_;
+  result = sample(logits, careful, rules_);
+  EXPECT_EQ(result.token, 1);
+  EXPECT_NEAR(result.confidence, 0.2 / 0.55, 1e-6);
+}
+
+TEST_F(SamplerTest, GuidanceGoesAwayFromTheLogitsWithoutThePrompt) {
+  std::vector<LogitRow> rows{row(), row(), row()};
+  rows[0].guidance = 2.0f;
+  const std::vector<float> with{1, 2, 0, 0, 0, 0}, without{0, 3, 0, 0, 0, 0};
+  const at::Tensor logits = at::stack({at::tensor(with), at::tensor(without), at::tensor(with)});
+  const auto results = read_rows({sample_rows(logits, rows, rules_)}, rows);
+  EXPECT_EQ(results[0].token, 0) << "0 + 2 (1 - 0) = 2 against 3 + 2 (2 - 3) = 1";
+  const double total = std::exp(2.0) + std::exp(1.0) + 4;
+  EXPECT_NEAR(results[0].probability, std::exp(2.0) / total, 1e-6);
+  EXPECT_EQ(results[2].token, 1) << "a row without guidance is as it was";
+}
+
+TEST_F(SamplerTest, DivergenceIsTheGreatestOfTheLastTwoSteps) {
+  DistributionHistory history;
+  const auto step = [&](float p, bool keep) {
+    std::vector<LogitRow> rows{row(), row()};
+    rows[1].row = 5;
+    rows[1].history = 3;
+    const std::vector<float> logits{std::log(p), std::log(1 - p), -100, -100, -100, -100};
+    const at::Tensor two = at::tensor(logits).repeat({2, 1});
+    const auto results = read_rows({sample_rows(two, rows, rules_, &history)}, rows);
+    EXPECT_TRUE(std::isinf(results[0].divergence)) << "it did not ask";
+    keep ? history.keep() : history.drop();
+    return results[1].divergence;
+  };
+  const auto kl = [](double p, double q) {
+    return p * std::log(p / q) + (1 - p) * std::log((1 - p) / (1 - q));
+  };
+  EXPECT_TRUE(std::isinf(step(0.5f, true)));
+  EXPECT_TRUE(std::isinf(step(0.6f, true))) << "one step of two";
+  EXPECT_NEAR(step(0.61f, false), kl(0.6, 0.5), 1e-5) << "the greater of the two";
+  EXPECT_NEAR(step(0.61f, true), kl(0.6, 0.5), 1e-5) << "a forward that failed did not count";
+  EXPECT_NEAR(step(0.61f, true), kl(0.61, 0.6), 1e-5);
+  history.forget(3);
+  EXPECT_TRUE(std::isinf(step(0.6f, true)));
+}
+
+/// Chi-square of draws against the distribution that the parameters leave of it.
+TEST_F(SamplerTest, FrequenciesAreThoseOfTheDistribution) {
+  const std::vector<double> probabilities{0.3, 0.25, 0.2, 0.15, 0.07, 0.03};
+  std::vector<float> logits;
+  for (const double p : probabilities) logits.push_back(static_cast<float>(std::log(p)));
+  struct Case {
+    float temperature, top_p;
+    int top_k;
+    size_t num_left;
+  };
+  for (const bool filters_confidence : {false, true}) {
+    for (const Case& c : {Case{1.0f, 1.0f, 0, 6}, Case{0.7f, 1.0f, 0, 6}, Case{1.0f, 0.6f, 0, 3},
+                          Case{1.5f, 1.0f, 4, 4}, Case{1.0f, 0.9f, 3, 3}}) {
+      rules_.filters_confidence = filters_confidence;
+      sampling_.temperature = c.temperature;
+      sampling_.top_p = c.top_p;
+      sampling_.top_k = c.top_k;
+      std::vector<double> want;
+      double total = 0;
+      for (size_t i = 0; i < c.num_left; ++i) {
+        want.push_back(std::pow(probabilities[i], 1 / c.temperature));
+        total += want.back();
+      }
+      constexpr int kDraws = 20000;
+      std::vector<LogitRow> rows(kDraws, row());
+      for (size_t i = 0; i < rows.size(); ++i) rows[i].uniform = counter_uniform(5, 0, i);
+      const at::Tensor many = at::tensor(logits).repeat({kDraws, 1});
+      std::vector<int> counts(6, 0);
+      for (const RowResult& r : read_rows({sample_rows(many, rows, rules_)}, rows)) {
+        ++counts[static_cast<size_t>(r.token)];
+      }
+      double chi_square = 0;
+      for (size_t i = 0; i < 6; ++i) {
+        if (i >= c.num_left) {
+          EXPECT_EQ(counts[i], 0) << "token " << i << " was filtered out";
+          continue;
+        }
+        const double expected = kDraws * want[i] / total;
+        chi_square += (counts[i] - expected) * (counts[i] - expected) / expected;
+      }
+      // 5 degrees of freedom or fewer: over 25 comes once in 7,000 times.
+      EXPECT_LT(chi_square, 25) << c.temperature << " " << c.top_p << " " << c.top_k;
+    }
+  }
+}
+
+TEST_F(SamplerTest, RefusesLogitsThatAreNoNumbers) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_THROW(sample({nan, nan, nan, nan, nan, nan}, row(), rules_), Error);
+}
+
+}  // namespace
+}  // namespace bicached
