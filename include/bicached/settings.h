@@ -11,7 +11,7 @@ namespace bicached {
 
 /// Every setting of the program, declared once: name, default beside its reason, unit, range,
 /// sentence. The JSON file (a flat object of these names), the environment (BICACHED_<NAME>), the
-/// command line (--<name> with dashes), `--help` and the README's table all come from the `visit`
+/// command line (--<name> with dashes), `--help` and docs/settings.md all come from the `visit`
 /// functions; see src/config/settings_io.h. Names are unique over all groups.
 ///
 /// A visitor has these members, called in the order of the declaration:

@@ -11,7 +11,7 @@ namespace bicached {
 
 enum class SettingKind { kText, kList, kSwitch, kInteger, kNumber, kChoice };
 
-/// One line of the declaration in settings.h, as data: for --help, the README's table and messages.
+/// One line of the declaration in settings.h, as data: for --help, docs/settings.md and messages.
 struct SettingInfo {
   std::string group;
   std::string name;  // key of the JSON file
@@ -55,7 +55,7 @@ Settings load_settings(const SettingSources& sources);
 /// these files hold is not.
 std::string settings_to_json(const Settings& settings);
 
-/// The README's table.
+/// The tables of docs/settings.md.
 std::string settings_to_markdown();
 
 }  // namespace bicached

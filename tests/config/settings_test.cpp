@@ -199,15 +199,15 @@ TEST(Settings, ExampleConfigurationsLoad) {
   EXPECT_GT(count, 0);
 }
 
-TEST(Settings, ReadmeHoldsTheGeneratedTable) {
-  std::ifstream file(BICACHED_SOURCE_DIR "/README.md");
-  const std::string readme{std::istreambuf_iterator<char>(file), {}};
+TEST(Settings, SettingsPageHoldsTheGeneratedTable) {
+  std::ifstream file(BICACHED_SOURCE_DIR "/docs/settings.md");
+  const std::string page{std::istreambuf_iterator<char>(file), {}};
   const std::string begin = "<!-- settings: made by `bicached settings --markdown` -->\n";
-  const size_t from = readme.find(begin);
-  const size_t to = readme.find("<!-- end of settings -->");
+  const size_t from = page.find(begin);
+  const size_t to = page.find("<!-- end of settings -->");
   ASSERT_NE(from, std::string::npos);
   ASSERT_NE(to, std::string::npos);
-  EXPECT_EQ(readme.substr(from + begin.size(), to - from - begin.size()), settings_to_markdown());
+  EXPECT_EQ(page.substr(from + begin.size(), to - from - begin.size()), settings_to_markdown());
 }
 
 }  // namespace
