@@ -5,8 +5,8 @@
 #include <map>
 #include <vector>
 
+#include "app/build_info.h"
 #include "base/text_distance.h"
-#include "base/version.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -198,7 +198,7 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   CommandLine line;
   std::string model;
   CLI::App app("Serves masked-diffusion language models over the OpenAI HTTP API.", "bicached");
-  app.set_version_flag("--version", std::string("bicached ") + version());
+  app.set_version_flag("--version", describe_build());
   app.require_subcommand(1);
   app.footer(
       "Settings also come from the environment (BICACHED_PORT) and from a JSON file "
