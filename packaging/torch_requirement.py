@@ -3,6 +3,6 @@
 import importlib.metadata
 
 
-def dynamic_metadata(field, settings):
+def dynamic_metadata(settings, project):
     release = importlib.metadata.version("torch").partition("+")[0]
-    return [f"torch=={release}"]
+    return {"dependencies": [f"torch=={release}"]}
