@@ -1,10 +1,13 @@
 """deploy/: every number that it asks for exists, and its own linters take what they can check here."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import time
 
 import httpx
 import pytest
@@ -79,6 +82,46 @@ def test_prometheus_reads_the_expressions_of_the_dashboard(tmp_path):
     # JSON is YAML.
     (tmp_path / "rules.yml").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     run(promtool, "check", "rules", tmp_path / "rules.yml")
+
+
+@pytest.fixture
+def nginx(tmp_path, server):
+    """deploy/nginx in front of the server, without TLS; gives its address."""
+    program = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or pytest.skip("nginx is not installed")
+    text = (DEPLOY / "nginx/bicached.conf").read_text()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    text = text.replace("127.0.0.1:8080", server.url.removeprefix("http://"))
+    text = re.sub(r"listen 443 ssl;", f"listen 127.0.0.1:{port};", text)
+    text = re.sub(r"(listen \[::\]|ssl_).*\n", "", text)
+    folders = "".join(f"{name}_temp_path {tmp_path}/{name}; " for name in
+                      ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (tmp_path / "nginx.conf").write_text(
+        f"user root; daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
+        f"http {{ access_log off; {folders}\n{text}\n}}\n")
+    process = subprocess.Popen([program, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"])
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(200):
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(url + "/health")
+            break
+        time.sleep(0.05)
+    yield url
+    process.terminate()
+    process.wait(60)
+
+
+def test_nginx_passes_streams_long_bodies_and_refusals_on(nginx):
+    chat = {"model": "demo", "messages": [{"role": "user", "content": "Count in steps of 4 from 25, 15 numbers."}]}
+    with httpx.stream("POST", nginx + "/v1/chat/completions", json={**chat, "stream": True}, timeout=300) as stream:
+        lines = [line for line in stream.iter_lines() if line]
+    assert stream.status_code == 200 and lines[-1] == "data: [DONE]" and len(lines) > 3
+    # Longer than nginx's own limit: the server's word, not the proxy's.
+    long = httpx.post(nginx + "/v1/chat/completions", timeout=300,
+                      json={**chat, "messages": [{"role": "user", "content": "x" * 2_000_000}]})
+    assert long.status_code == 400 and long.json()["error"]["code"] == "context_length_exceeded"
+    assert httpx.get(nginx + "/metrics").status_code == 200  # this machine may
 
 
 def test_systemd_takes_the_units(tmp_path):
