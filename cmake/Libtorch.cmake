@@ -1,6 +1,15 @@
 # libtorch as the pip wheel holds it. find_package(Torch) of a CUDA wheel would need a CUDA toolkit,
 # which a machine that only serves does not have, and adds run paths that don't exist.
-file(GLOB torch_dirs "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
+if(SKBUILD) # pip's build: the torch of the environment that it builds in
+  execute_process(COMMAND "${Python_EXECUTABLE}" -c
+                          "import importlib.util; print(importlib.util.find_spec('torch').submodule_search_locations[0])"
+                  OUTPUT_VARIABLE torch_dirs OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(NOT EXISTS "${LIBTORCH_ROOT}/lib")
+    unset(LIBTORCH_ROOT CACHE) # that of an earlier build's environment, which is gone
+  endif()
+else()
+  file(GLOB torch_dirs "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch")
+endif()
 set(LIBTORCH_ROOT "${torch_dirs}" CACHE PATH "The torch package (holds include/ and lib/)")
 # Not cached: another LIBTORCH_ROOT must not link libraries of the one before.
 find_library(C10_LIBRARY c10 HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH NO_CACHE REQUIRED)

@@ -10,7 +10,7 @@ import sys
 
 # Two wings, what needs no torch and what does, meet in include/bicached/denoiser.h; programs see both.
 ROOMS = ["base", "config", "text", "cache_index", "decode", "engine", "http", "model", "cache", "denoise", "app", "lab"]
-TORCH_ROOMS = {"model", "cache", "denoise", "lab"}
+TORCH_ROOMS = {"model", "cache", "denoise", "app", "lab"}
 TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 STANDARD = re.compile(r"^[a-z0-9_]+$")
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)

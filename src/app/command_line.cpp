@@ -5,8 +5,8 @@
 #include <map>
 #include <vector>
 
+#include "app/build_info.h"
 #include "base/text_distance.h"
-#include "base/version.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -96,7 +96,7 @@ CommandLine parse_command_line(const Program& program, int argc, const char* con
   CommandLine line;
   std::string model;
   CLI::App app(program.about, program.name);
-  app.set_version_flag("--version", std::string(program.name) + " " + version());
+  app.set_version_flag("--version", describe_build(program.name));
   app.require_subcommand(1);
   app.footer(
       "Settings also come from the environment (BICACHED_PORT) and from a JSON file "

@@ -13,6 +13,7 @@
 #include "app/shutdown_signals.h"
 #include "base/log.h"
 #include "base/machine_limits.h"
+#include "base/service_manager.h"
 #include "bicached/engine.h"
 #include "bicached/error.h"
 #include "bicached/http_server.h"
@@ -121,6 +122,7 @@ int run_serve(const Settings& given) {
   HttpThread http(server, signals);
   log_info("listening on " + local_url(settings.server.host.front(), port) + ", loading " +
            settings.model.path);
+  notify_service_manager("STATUS=loading the model");
   Engine engine(load_with_progress(settings), settings.engine, cache);
   log_info("runs with " + describe(read_machine_limits()) + "; " +
            std::to_string(choose_num_threads(settings.model.num_threads)) + " threads compute, " +
@@ -137,10 +139,12 @@ int run_serve(const Settings& given) {
   backend.model_id = engine.model().name;
   server.set_backend(backend);
   signals.set_ready();
+  notify_service_manager("READY=1\nSTATUS=serving");
   announce(settings, port, backend.model_id, text.chat_template != nullptr);
 
   signals.wait();
   log_info("draining");
+  notify_service_manager("STOPPING=1\nSTATUS=draining");
   server.begin_drain();
   engine.begin_drain();
   engine.stop(std::chrono::milliseconds(settings.server.drain_timeout_ms));

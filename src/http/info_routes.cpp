@@ -20,7 +20,7 @@ HttpReply Api::version_info(const HttpRequest&) {
   OrderedJson body;
   body["name"] = "bicached";
   body["version"] = version();
-  body["build"] = "gcc " __VERSION__;
+  body["build"] = compiler();
   return json_reply(body);
 }
 

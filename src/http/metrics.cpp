@@ -163,7 +163,7 @@ struct Metrics::Impl {
 
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {
   add_info(impl_->registry, "bicached_build_info", "The program.",
-           {{"version", version()}, {"compiler", "gcc " __VERSION__}});
+           {{"version", version()}, {"compiler", compiler()}});
 }
 Metrics::~Metrics() = default;
 

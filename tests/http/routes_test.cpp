@@ -1,7 +1,8 @@
+#include <gmock/gmock.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <fstream>
-
-#include <unistd.h>
 
 #include "http/server_fixture.h"
 
@@ -15,6 +16,8 @@ TEST_F(RoutesTest, AnswersOperators) {
   EXPECT_EQ(get("/health").status, 200);
   EXPECT_EQ(get("/ready").status, 200);
   EXPECT_EQ(get("/version").json().at("name"), "bicached");
+  EXPECT_THAT(get("/version").json().at("build").get<std::string>(),
+              testing::MatchesRegex("(gcc|clang) [0-9]+\\.[0-9]+\\.[0-9]+"));
   const Response config = get("/config");
   EXPECT_EQ(config.json().at("max_running"), settings.engine.max_running);
   EXPECT_EQ(config.json().at("api_key_required"), false);

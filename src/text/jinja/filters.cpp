@@ -151,7 +151,8 @@ Value map_filter(const Value& v, const Arguments& a, Meter& meter) {
     if (!attribute) fail_runtime("map requires a filter argument");
     for (const Value& item : items) {
       Value value = attribute_of(item, *attribute, meter);
-      out.push_back(value.is(Kind::kUndefined) && otherwise ? *otherwise : std::move(value));
+      if (value.is(Kind::kUndefined) && otherwise) value = *otherwise;
+      out.push_back(std::move(value));
     }
   } else {
     const std::string& name = name_argument(a, 0, "map");
