@@ -73,9 +73,14 @@ void add_generate_options(CLI::App& command, GenerateOptions& options) {
   command.add_option("--suffix", options.suffix, "Text after the masks: infilling")->group(group);
   const std::string sampling = "Sampling";
   command.add_option("--seed", options.seed, "With it the same text again")->group(sampling);
-  command.add_option("--top-p", options.top_p, "Least set of tokens of this probability")
+  command
+      .add_option("--top-p", options.top_p,
+                  "Least set of tokens of this probability; the model's unless given")
       ->group(sampling);
-  command.add_option("--top-k", options.top_k, "Most probable tokens; 0 = all")->group(sampling);
+  command
+      .add_option("--top-k", options.top_k,
+                  "Most probable tokens; 0 = all; the model's unless given")
+      ->group(sampling);
   command.add_flag("--ignore-eos", options.ignore_eos, "Never choose an end token")
       ->group(sampling);
   command.add_flag("--json", options.json, "Ids, commits of every forward and timings as JSON");

@@ -15,8 +15,8 @@ struct GenerateOptions {
   std::string suffix;  // text after the masks
   int num_inputs = 0;  // how many of prompt, chat, tokens were given
   std::string seed = "0";
-  std::string top_p = "1";
-  std::string top_k = "0";
+  std::string top_p;  // empty: the model's
+  std::string top_k;  // empty: the model's
   bool ignore_eos = false;
   bool json = false;
 };

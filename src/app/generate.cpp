@@ -68,8 +68,8 @@ GenerateRequest make_request(const GenerateOptions& options, const DecodeSetting
   request.wants_canvas = options.json;
   request.decode.ignore_eos = options.ignore_eos;
   SamplingParams& sampling = request.sampling;
-  sampling.top_p = parse_number<float>("--top-p", options.top_p);
-  sampling.top_k = parse_number<int>("--top-k", options.top_k);
+  if (!options.top_p.empty()) sampling.top_p = parse_number<float>("--top-p", options.top_p);
+  if (!options.top_k.empty()) sampling.top_k = parse_number<int>("--top-k", options.top_k);
   sampling.seed = parse_number<uint64_t>("--seed", options.seed);
   check_params(request.decode, sampling, request.gen_length, ErrorCode::kInvalidSettings);
   return request;
