@@ -243,7 +243,9 @@ void Generation::answer_stream(const WriteBytes& write) {
 
 HttpReply run_job(Job job, const HttpRequest& request, const GenerateContext& context) {
   const bool streamed = job.stream;
-  if (!score_prompts(job, request, context)) return reply_to_nobody(nullptr);
+  if (!score_prompts(job, request, context)) {
+    return reply_to_nobody(std::make_shared<AccessNote>());
+  }
   auto generation = std::make_shared<Generation>(std::move(job), request, context);
   if (!streamed) return generation->answer_plain();
   HttpReply reply;

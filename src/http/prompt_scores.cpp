@@ -75,7 +75,9 @@ class Scorer {
           throw Error(static_cast<ErrorCode>(update->error_code), update->error_message);
         }
         if (!update->tokens.empty()) {
-          scores[static_cast<size_t>(update->index)] = update->tokens.front();
+          DecidedToken& score = scores[static_cast<size_t>(update->index)];
+          score = update->tokens.front();
+          score.is_end = false;  // it ended the canvas, not the prompt
         }
       }
       if (is_gone()) return false;

@@ -143,7 +143,7 @@ OrderedJson ResponseWriter::text_logprobs(size_t index, const ChoiceDelta& delta
     offset += count_characters(std::string_view(delta.text).substr(seen, until - seen));
     seen = until;
     out["text_offset"].push_back(offset);
-    out["tokens"].push_back(display(t.token.token));
+    out["tokens"].push_back(t.token.is_end ? "" : display(t.token.token));  // it is no text
     out["token_logprobs"].push_back(finite_logprob(t.token.logprob));
     OrderedJson top = OrderedJson::object();
     for (const TokenLogprob& other : t.token.top) {

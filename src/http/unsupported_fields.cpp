@@ -31,7 +31,8 @@ constexpr Refused kRefused[] = {
     {"ebnf", kNoConstraints},
     {"structural_tag", kNoConstraints},
     {"logits_processors", kNoConstraints},
-    {"prompt_logprobs", "log-probabilities of the prompt are not computed", false},
+    {"prompt_logprobs",
+     "log-probabilities of the prompt come with echo and logprobs of /v1/completions", false},
     {"chat_template", "the template is the model's own"},
     {"use_beam_search", "this server has no beam search"},
 };

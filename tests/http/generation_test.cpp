@@ -192,6 +192,9 @@ TEST_F(GenerationTest, AnEchoWithLogprobsScoresThePrompt) {
     const size_t generated = text.size() - std::string("pr\u00f6mpt !").size();
     const bool ended = choice["finish_reason"] == "stop";
     EXPECT_EQ(logprobs["tokens"].size(), given.size() + generated + (ended ? 1 : 0));
+    if (ended) {
+      EXPECT_EQ(logprobs["tokens"].back(), "");
+    }
   }
   body["n"] = 1;
   const nlohmann::json plain = post(kText, body).json()["choices"][0];
