@@ -98,10 +98,11 @@ struct RowGroup {
   int row_at(int i) const { return rows.empty() ? begin + i : rows[static_cast<size_t>(i)]; }
 };
 
-/// The tokens on a canvas that penalties look at, each once.
-struct TokenCounts {
-  std::vector<std::pair<TokenId, int>> decided;  // with how often; no end tokens
-  std::vector<TokenId> given;                    // of prompt and suffix, not in `decided`
+/// A token on a canvas, as penalties count it.
+struct CountedToken {
+  TokenId token = 0;
+  int num_decided = 0;    // positions that have it by decision; end tokens don't count
+  bool is_given = false;  // prompt or suffix have it
 };
 
 /// A row whose logits are wanted.
@@ -111,7 +112,8 @@ struct LogitRow {
   const SamplingParams* sampling = nullptr;  // not owned
   std::span<const TokenId> never;            // are not chosen: their logit is -infinity; not owned
   std::span<const TokenId> never_here;       // further ones, of this position; not owned
-  const TokenCounts* counts = nullptr;       // with penalties; not owned
+  std::span<const CountedToken> counted;     // with penalties, each token once; not owned
+  TokenId current = kNoToken;                // the row's own token, which may be revised
   /// Leave the distribution once the token is chosen: its confidence is 0 if it is one of these,
   /// and otherwise that among the other tokens. Not owned.
   std::span<const TokenId> discounted;
@@ -134,7 +136,7 @@ struct Forward {
 /// What comes back for a LogitRow. The mask token is never chosen, but takes part in the softmax,
 /// as in the reference implementations.
 struct RowResult {
-  TokenId token = 0;
+  TokenId token = 0;         // kNoToken: none may be chosen, and the numbers mean nothing
   float probability = 0.0f;  // softmax(logits)[token], without temperature
   // Of the distribution by which the family compares positions (ReferenceDecoder):
   float confidence = 0.0f;  // the token's probability

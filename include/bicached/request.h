@@ -11,6 +11,7 @@
 namespace bicached {
 
 using TokenId = int32_t;
+inline constexpr TokenId kNoToken = -1;
 
 /// How a token is drawn from a row of logits. temperature 0 = the most probable token, ties to the
 /// lowest id; else a draw from softmax(logits / temperature) after top-k and top-p.
@@ -23,6 +24,7 @@ struct SamplingParams {
   int num_top_logprobs = -1;  // -1: no log-probabilities; 0..20: that many alternatives a token
   std::vector<std::pair<TokenId, float>> logit_bias;  // added to the logits; [-100, 100]
   std::vector<TokenId> allowed_tokens;                // no others are chosen; empty: all are
+  TokenId forced = kNoToken;  // taken whatever the logits say: its probability is asked for
   // Of tokens decided so far; the last one of given tokens too (vLLM's definitions).
   float frequency_penalty = 0.0f;   // [-2, 2]; taken off a logit for each time
   float presence_penalty = 0.0f;    // [-2, 2]; taken off once
@@ -136,6 +138,7 @@ struct GenerateRequest {
   CacheParams cache;
   std::vector<int> prefix_boundaries;  // candidate prefix lengths (ends of messages), ascending
   bool wants_canvas = false;           // publish the whole canvas after every forward
+  bool wants_end = false;              // publish the token that ends the text, too
   std::optional<std::chrono::steady_clock::time_point> deadline;
 
   int longest_generation() const { return gen_length > grows_to ? gen_length : grows_to; }
@@ -159,6 +162,7 @@ struct DecidedToken {
   float logprob = 0.0f;
   std::vector<TokenLogprob> top;  // most probable first; empty unless asked for
   bool is_given = false;          // not decided: it stands between two gaps
+  bool is_end = false;            // no text: the token that ended it
 };
 
 /// What a request cost and reused so far.
@@ -184,8 +188,8 @@ enum class FinishReason { kNone, kStop, kLength, kError };
 /// What the engine tells about one canvas after a forward that decided something new on the left.
 struct GenerationUpdate {
   int index = 0;  // which canvas of the submitted list
-  /// Newly final generation tokens in canvas order: everything to their left is decided. Never an
-  /// end token; cut before it.
+  /// Newly final generation tokens in canvas order: everything to their left is decided. Cut before
+  /// an end token, which is there only with `wants_end`.
   std::vector<DecidedToken> tokens;
   /// Only with `wants_canvas`: the G generation positions as they stand, -1 where masked.
   std::vector<TokenId> canvas;

@@ -1,5 +1,7 @@
 #include "app/decode_request.h"
 
+#include <algorithm>
+
 #include "config/decode_defaults.h"
 
 namespace bicached {
@@ -18,7 +20,13 @@ GenerateRequest make_request(const DecodeSettings& resolved, int gen_length) {
   decode.confidence_eos_eot_inf = resolved.confidence_eos_eot_inf;
   decode.cfg_scale = static_cast<float>(resolved.cfg_scale);
   decode.intra_cache = intra_cache_of(resolved.intra_cache);
-  request.sampling.temperature = static_cast<float>(resolved.temperature);
+  decode.min_tokens = std::min(resolved.min_tokens, gen_length);
+  SamplingParams& sampling = request.sampling;
+  sampling.temperature = static_cast<float>(resolved.temperature);
+  sampling.top_p = static_cast<float>(resolved.top_p);
+  sampling.top_k = resolved.top_k;
+  sampling.min_p = static_cast<float>(resolved.min_p);
+  sampling.repetition_penalty = static_cast<float>(resolved.repetition_penalty);
   return request;
 }
 

@@ -28,8 +28,7 @@ struct GenerateOptions {
   std::string system;                 // system message before `chat`
   std::string suffix;                 // text after the masks
   std::string seed = "0";
-  std::string top_p = "1";
-  std::string top_k = "0";
+  std::optional<std::string> top_p, top_k;  // nothing: the model's
   bool ignore_eos = false;
   bool json = false;
 };
@@ -83,8 +82,8 @@ GenerateRequest make_request(const GenerateOptions& options, const DecodeSetting
   request.wants_canvas = options.json;
   request.decode.ignore_eos = options.ignore_eos;
   SamplingParams& sampling = request.sampling;
-  sampling.top_p = parse_number<float>("--top-p", options.top_p);
-  sampling.top_k = parse_number<int>("--top-k", options.top_k);
+  if (options.top_p) sampling.top_p = parse_number<float>("--top-p", *options.top_p);
+  if (options.top_k) sampling.top_k = parse_number<int>("--top-k", *options.top_k);
   sampling.seed = parse_number<uint64_t>("--seed", options.seed);
   check_params(request.decode, sampling, request.gen_length, ErrorCode::kInvalidSettings);
   return request;
@@ -212,8 +211,10 @@ Command generate_command() {
       {"--tokens", "Raw prompt as token ids", &options->tokens, input, "1,2,3"},
       {"--suffix", "Text after the masks: infilling", &options->suffix, input},
       {"--seed", "With it the same text again", &options->seed, sampling},
-      {"--top-p", "Least set of tokens of this probability", &options->top_p, sampling},
-      {"--top-k", "Most probable tokens; 0 = all", &options->top_k, sampling},
+      {"--top-p", "Least set of tokens of this probability; the model's unless given",
+       &options->top_p, sampling},
+      {"--top-k", "Most probable tokens; 0 = all; the model's unless given", &options->top_k,
+       sampling},
       {"--ignore-eos", "Never choose an end token", &options->ignore_eos, sampling},
       {"--json", "Ids, commits of every forward and timings as JSON", &options->json},
   };

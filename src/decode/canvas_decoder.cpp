@@ -11,6 +11,14 @@
 namespace bicached {
 namespace {
 
+/// A position that can't be filled now never can: what stands around it stays.
+[[noreturn]] void throw_nothing_left(int index) {
+  throw Error(ErrorCode::kInvalidRequest,
+              "no token may stand at position " + std::to_string(index) +
+                  " of the answer: allowed_token_ids, bad_words, min_tokens and ignore_eos leave "
+                  "none beside what is decided already");
+}
+
 /// The row of these groups, from `first_group` on, that has the logits of a position.
 void find_row(LogitRow& row, std::span<const RowGroup> groups, int first_group) {
   row.group = first_group;
@@ -137,7 +145,7 @@ void CanvasDecoder::prepare_next() {
     }
   }
 
-  rules_.look_at(canvas_, block_begin_, block_end_);
+  rules_.look_at(canvas_, open_);
   next_ = {};
   next_.refresh = refresh_is_due();
   next_.decides = request_.decode.first_forward != FirstForward::kDiscarded || !at_block_start_ ||
@@ -228,6 +236,7 @@ LogitRow CanvasDecoder::logit_row(int position) const {
   row.row = std::max(0, position - model_.logits_shift);
   row.sampling = &request_.sampling;
   rules_.apply(position, row);
+  if (!canvas_.is_masked(position)) row.current = canvas_.token(position);
   row.uniform = counter_uniform(request_.sampling.seed, static_cast<uint64_t>(denoise_step_),
                                 static_cast<uint64_t>(position));
   return row;
@@ -289,6 +298,10 @@ std::vector<Commit> CanvasDecoder::decide(std::span<const RowResult> results) co
     const int position = open_[i];
     const RowResult& r = results[i * stride];
     const bool is_masked = canvas_.is_masked(position);
+    if (r.token == kNoToken) {
+      if (is_masked) throw_nothing_left(position - canvas_.generation_begin());
+      continue;
+    }
     (is_masked ? masked : decided)
         .push_back({position, r.token, r.confidence, r.margin, r.entropy, r.divergence,
                     is_masked ? -1 : canvas_.token(position)});
@@ -386,6 +399,10 @@ void CanvasDecoder::update_finish() {
     const DecidedToken& token = decided_[static_cast<size_t>(final_end_)];
     gap_ended_ = !token.is_given && (gap_ended_ || rules_.is_end(token.token));
     text_ended_ = gap_ended_ && final_end_ > last_given_;
+    if (text_ended_ && request_.wants_end) {
+      final_.push_back(token);
+      final_.back().is_end = true;
+    }
     if (gap_ended_) continue;
     final_.push_back(token);
     if (!token.is_given) ++stats_.completion_tokens;

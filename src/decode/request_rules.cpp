@@ -5,28 +5,28 @@
 
 namespace bicached {
 
+std::vector<TokenId> never_chosen(const DecodeParams& decode, const ModelInfo& model) {
+  if (decode.ignore_eos) return model.end_tokens;
+  if (decode.logits_eos_inf && !model.end_tokens.empty()) return {model.end_tokens.front()};
+  return {};
+}
+
 RequestRules::RequestRules(const GenerateRequest& request, const ModelInfo& model)
-    : request_(request), ends_(model.end_tokens) {
+    : request_(request), ends_(model.end_tokens), never_(never_chosen(request.decode, model)) {
   const DecodeParams& decode = request.decode;
-  if (decode.ignore_eos) {
-    never_ = model.end_tokens;
-  } else if (decode.logits_eos_inf && !ends_.empty()) {
-    never_ = {ends_.front()};
-  }
   if (decode.confidence_eos_eot_inf) {
     // LLaDA's code spares EOS where tokens are drawn.
     const bool draws = request.sampling.temperature > 0 && !ends_.empty();
     discounted_.assign(ends_.begin() + (draws ? 1 : 0), ends_.end());
   }
   ends_.insert(ends_.end(), decode.stop_tokens.begin(), decode.stop_tokens.end());
-  if (request.sampling.has_penalties()) {
-    std::set<TokenId> given(request.prompt_ids.begin(), request.prompt_ids.end());
-    given.insert(request.suffix_ids.begin(), request.suffix_ids.end());
-    for (const TokenId token : request.given) {
-      if (token >= 0) given.insert(token);
-    }
-    counts_.given.assign(given.begin(), given.end());
+  if (request.sampling.repetition_penalty == 1) return;
+  std::set<TokenId> given(request.prompt_ids.begin(), request.prompt_ids.end());
+  given.insert(request.suffix_ids.begin(), request.suffix_ids.end());
+  for (const TokenId token : request.given) {
+    if (token >= 0) given.insert(token);
   }
+  for (const TokenId token : given) counted_.push_back({token, 0, true});
 }
 
 bool RequestRules::is_end(TokenId token) const {
@@ -35,18 +35,18 @@ bool RequestRules::is_end(TokenId token) const {
 
 void RequestRules::count(TokenId token) {
   if (!request_.sampling.has_penalties() || is_end(token)) return;
-  std::erase(counts_.given, token);
-  for (auto& [counted, times] : counts_.decided) {
-    if (counted != token) continue;
-    ++times;
-    return;
+  const auto found = std::ranges::find(counted_, token, &CountedToken::token);
+  if (found != counted_.end()) {
+    ++found->num_decided;
+  } else {
+    counted_.push_back({token, 1, false});
   }
-  counts_.decided.emplace_back(token, 1);
 }
 
 void RequestRules::uncount(TokenId token) {
-  for (auto& [counted, times] : counts_.decided) times -= counted == token ? 1 : 0;
-  std::erase_if(counts_.decided, [](const auto& counted) { return counted.second <= 0; });
+  const auto found = std::ranges::find(counted_, token, &CountedToken::token);
+  if (found == counted_.end() || found->num_decided == 0) return;  // an end token
+  if (--found->num_decided == 0 && !found->is_given) counted_.erase(found);
 }
 
 bool RequestRules::completes_bad_word(const Canvas& canvas, std::span<const Commit> commits,
@@ -73,15 +73,12 @@ bool RequestRules::completes_bad_word(const Canvas& canvas, std::span<const Comm
   });
 }
 
-void RequestRules::look_at(const Canvas& canvas, int begin, int end) {
-  begin_ = begin;
+void RequestRules::look_at(const Canvas& canvas, std::span<const int> open) {
   never_here_.clear();
   const DecodeParams& decode = request_.decode;
   if (decode.min_tokens == 0 && decode.bad_words.empty()) return;
-  never_here_.resize(static_cast<size_t>(end - begin));
-  for (int position = begin; position < end; ++position) {
-    if (!canvas.is_masked(position)) continue;
-    std::vector<TokenId>& never = never_here_[static_cast<size_t>(position - begin)];
+  for (const int position : open) {
+    std::vector<TokenId>& never = never_here_[position];
     if (position - canvas.generation_begin() < decode.min_tokens) never = ends_;
     for (const std::vector<TokenId>& word : decode.bad_words) {
       for (const TokenId token : word) {
@@ -95,8 +92,10 @@ void RequestRules::look_at(const Canvas& canvas, int begin, int end) {
 void RequestRules::apply(int position, LogitRow& row) const {
   row.never = never_;
   row.discounted = discounted_;
-  if (!never_here_.empty()) row.never_here = never_here_[static_cast<size_t>(position - begin_)];
-  if (request_.sampling.has_penalties()) row.counts = &counts_;
+  if (const auto here = never_here_.find(position); here != never_here_.end()) {
+    row.never_here = here->second;
+  }
+  row.counted = counted_;
 }
 
 std::vector<Commit> RequestRules::without_bad_words(std::vector<Commit> commits,
@@ -104,8 +103,8 @@ std::vector<Commit> RequestRules::without_bad_words(std::vector<Commit> commits,
   if (request_.decode.bad_words.empty()) return commits;
   std::vector<Commit> kept;
   for (Commit& commit : commits) {
-    const bool completes = completes_bad_word(canvas, kept, commit.position, commit.token);
-    if (kept.empty() || !completes) kept.push_back(std::move(commit));
+    if (completes_bad_word(canvas, kept, commit.position, commit.token)) continue;
+    kept.push_back(std::move(commit));
   }
   return kept;
 }

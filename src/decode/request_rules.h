@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <span>
 #include <vector>
 
@@ -17,6 +18,9 @@ struct Commit {
   std::vector<TokenLogprob> top;  // when asked for
 };
 
+/// Tokens that a request never chooses, wherever: its answer to `ignore_eos` and `logits_eos_inf`.
+std::vector<TokenId> never_chosen(const DecodeParams& decode, const ModelInfo& model);
+
 /// What a request says of tokens: which end its text, which are not chosen and where, and what its
 /// penalties count. A function of the request and its canvas alone. Engine thread only.
 class RequestRules {
@@ -29,12 +33,12 @@ class RequestRules {
   void count(TokenId token);
   /// One that another takes the place of.
   void uncount(TokenId token);
-  /// Before a forward: what may not stand at the masked positions of [begin, end).
-  void look_at(const Canvas& canvas, int begin, int end);
+  /// Before a forward: what may not stand at the positions that it may decide or revise.
+  void look_at(const Canvas& canvas, std::span<const int> open);
   /// Fills in the row's rules. What it refers to stays until the next `look_at` or `count`.
   void apply(int position, LogitRow& row) const;
   /// Those of these decisions, of one forward, that complete no bad word: two of its tokens may
-  /// have been chosen at once. The first one always stays.
+  /// have been chosen at once. The first one stays, since `look_at` has seen what it completes.
   std::vector<Commit> without_bad_words(std::vector<Commit> commits, const Canvas& canvas) const;
 
  private:
@@ -45,10 +49,8 @@ class RequestRules {
   std::vector<TokenId> ends_;        // the model's, then the request's
   std::vector<TokenId> never_;       // of LogitRow
   std::vector<TokenId> discounted_;  // of LogitRow
-  TokenCounts counts_;
-  // Of the positions that `look_at` saw.
-  int begin_ = 0;
-  std::vector<std::vector<TokenId>> never_here_;
+  std::vector<CountedToken> counted_;
+  std::map<int, std::vector<TokenId>> never_here_;  // of LogitRow, by position
 };
 
 }  // namespace bicached

@@ -46,19 +46,18 @@ void penalize(at::Tensor& logits, std::span<const LogitRow> rows, const TokenRul
   std::vector<int64_t> where;
   std::vector<float> repetition, off;
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (!rows[i].counts) continue;
     const SamplingParams& sampling = *rows[i].sampling;
     const int64_t row = static_cast<int64_t>(i) * logits.size(1);
-    const auto add = [&](TokenId token, int times) {
-      if (token >= rules.vocab_size || token == rules.mask_token) return;
-      where.push_back(row + token);
+    for (const CountedToken& counted : rows[i].counted) {
+      if (counted.token >= rules.vocab_size || counted.token == rules.mask_token) continue;
+      // Nothing is repeated by staying where it is.
+      const int times = counted.num_decided - (counted.token == rows[i].current ? 1 : 0);
+      if (times == 0 && !counted.is_given) continue;
+      where.push_back(row + counted.token);
       repetition.push_back(sampling.repetition_penalty);
       off.push_back(sampling.frequency_penalty * static_cast<float>(times) +
                     (times > 0 ? sampling.presence_penalty : 0.0f));
-    };
-    for (const auto& [token, times] : rows[i].counts->decided) add(token, times);
-    if (sampling.repetition_penalty == 1) continue;
-    for (const TokenId token : rows[i].counts->given) add(token, 0);
+    }
   }
   if (where.empty()) return;
   const at::Tensor index = upload(where, logits), factor = upload(repetition, logits);
@@ -71,7 +70,7 @@ void penalize(at::Tensor& logits, std::span<const LogitRow> rows, const TokenRul
 
 bool has_logit_rules(const LogitRow& row) {
   return !row.sampling->logit_bias.empty() || !row.sampling->allowed_tokens.empty() ||
-         !row.never.empty() || !row.never_here.empty() || row.counts;
+         !row.never.empty() || !row.never_here.empty() || !row.counted.empty();
 }
 
 void apply_logit_rules(at::Tensor& logits, std::span<const LogitRow> rows,

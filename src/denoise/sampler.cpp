@@ -115,9 +115,22 @@ at::Tensor draw(const at::Tensor& weights, const std::vector<int64_t>& which,
                 std::span<const LogitRow> rows, const at::Tensor& otherwise) {
   std::vector<double> uniform;
   for (const int64_t i : which) uniform.push_back(rows[static_cast<size_t>(i)].uniform);
-  const at::Tensor nothing = weights.sum(1, /*keepdim=*/true).le(0);
+  // Also where it is not a number: a softmax of nothing.
+  const at::Tensor nothing = weights.sum(1, /*keepdim=*/true).gt(0).logical_not_();
   const at::Tensor drawn = inverse_cdf(weights, upload(uniform, weights).unsqueeze(1));
   return at::where(nothing, otherwise, drawn);
+}
+
+/// The chosen tokens [n, 1], and those that rows force in their place.
+at::Tensor with_forced(const at::Tensor& token, std::span<const LogitRow> rows) {
+  std::vector<int64_t> where, what;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].sampling->forced == kNoToken) continue;
+    where.push_back(static_cast<int64_t>(i));
+    what.push_back(rows[i].sampling->forced);
+  }
+  if (where.empty()) return token;
+  return token.index_copy(0, upload(where, token), upload(what, token).unsqueeze(1));
 }
 
 /// Takes the tokens that rows discount out of their distributions [n, V].
@@ -153,8 +166,8 @@ at::Tensor divergences(const at::Tensor& logits, std::span<const LogitRow> rows,
 bool is_plain(const LogitRow& row, const TokenRules& rules) {
   const SamplingParams& sampling = *row.sampling;
   return sampling.temperature == 0 && sampling.num_top_logprobs < 0 && !has_logit_rules(row) &&
-         row.discounted.empty() && row.guidance == 0 && row.history == kNoId &&
-         !(rules.filters_confidence && has_filter(sampling));
+         sampling.forced == kNoToken && row.discounted.empty() && row.guidance == 0 &&
+         row.history == kNoId && !(rules.filters_confidence && has_filter(sampling));
 }
 
 at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
@@ -173,7 +186,7 @@ at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const 
   if (rules.mask_token >= 0 && rules.mask_token < rules.vocab_size) {
     allowed.select(1, rules.mask_token).fill_(kNever);
   }
-  const at::Tensor best = std::get<1>(allowed.max(1, /*keepdim=*/true));
+  const auto [greatest, best] = allowed.max(1, /*keepdim=*/true);
 
   std::vector<int64_t> drawn, reshaped;
   int64_t num_top = 0;
@@ -203,6 +216,7 @@ at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const 
     const at::Tensor index = upload(drawn, logits);
     token = best.index_copy(0, index, draw(weights, drawn, rows, best.index_select(0, index)));
   }
+  token = with_forced(token, rows);
   const at::Tensor probability = shares.gather(1, token);
   if (!reshaped.empty()) shares.index_copy_(0, upload(reshaped, logits), of_filter.to(at::kFloat));
   discount(shares, rows);
@@ -211,7 +225,8 @@ at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const 
   // Against all others, the mask token too: where that one leads, the margin is negative.
   const at::Tensor first = shares.gather(1, best);
   const at::Tensor second = std::get<0>(shares.scatter_(1, best, 0.0).max(1, /*keepdim=*/true));
-  std::vector<at::Tensor> columns{token,      probability,
+  const at::Tensor chosen = token.masked_fill(greatest.eq(kNever), kNoToken);
+  std::vector<at::Tensor> columns{chosen,     probability,
                                   confidence, first.sub(second),
                                   entropy,    divergences(logits, rows, history)};
   if (num_top = std::min<int64_t>(num_top, rules.vocab_size); num_top > 0) {
@@ -248,7 +263,8 @@ std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
                   static_cast<float>(row[5]),
                   {}};
       }
-      if (!std::isfinite(result.probability) || !std::isfinite(result.entropy)) {
+      const bool is_finite = std::isfinite(result.probability) && std::isfinite(result.entropy);
+      if (result.token != kNoToken && !is_finite) {
         throw Error(ErrorCode::kInternal, "the model's logits are not finite numbers");
       }
       const int64_t asked = rows[results.size()].sampling->num_top_logprobs;

@@ -30,10 +30,10 @@ bool is_plain(const LogitRow& row, const TokenRules& rules);
 /// temperature 0 (ties: lowest id); else logits / temperature, then min_p (a token goes when it has
 /// less than this share of the greatest probability), then top_p (one goes when all more probable
 /// ones hold more than top_p together), then top_k (those below the k-th greatest go), then a draw
-/// by the inverse distribution function at the row's `uniform`. logits: [n, V], in float32
-/// overwritten, else computed with in float32; rows[i] belongs to logits[i], and a row with
-/// guidance is not the last. `history` may be null where no row asks for it; `kernels`: of the
-/// device, or null.
+/// by the inverse distribution function at the row's `uniform`. Where no token may be chosen it is
+/// kNoToken. logits: [n, V], in float32 overwritten, else computed with in float32; rows[i] belongs
+/// to logits[i], and a row with guidance is not the last. `history` may be null where no row asks
+/// for it; `kernels`: of the device, or null.
 at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
                        DistributionHistory* history = nullptr,
                        const ModelKernels* kernels = nullptr);

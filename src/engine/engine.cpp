@@ -270,7 +270,9 @@ void Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
     try {
       parts[i]->commit(rest.first(num_rows[i]));
     } catch (const std::exception& e) {
-      log_error(std::string("results of a forward could not be taken: ") + e.what());
+      if (code_of(e) != ErrorCode::kInvalidRequest) {
+        log_error(std::string("results of a forward could not be taken: ") + e.what());
+      }
       parts[i]->fail(code_of(e), e.what());
     }
     rest = rest.subspan(num_rows[i]);

@@ -286,9 +286,12 @@ HttpReply Api::generate(Parse parse, const HttpRequest& request) {
     }
   }
   const Backend& loaded = backend();
-  const GenerateContext context{*loaded.engine, *loaded.tokenizer, metrics_,
+  const GenerateContext context{*loaded.engine,
+                                *loaded.tokenizer,
+                                metrics_,
                                 std::chrono::milliseconds(settings_.server.request_timeout_ms),
-                                std::chrono::milliseconds(settings_.server.ping_interval_ms)};
+                                std::chrono::milliseconds(settings_.server.ping_interval_ms),
+                                settings_.engine.max_queued};
   return run_job(std::move(job), request, context);
 }
 

@@ -3,13 +3,14 @@
 namespace bicached {
 
 Choice::Choice(const Tokenizer& tokenizer, const std::vector<std::string>& stops,
-               const std::vector<TokenId>& given, size_t generation_begin)
+               const GenerateRequest& request)
     : detokenizer_(tokenizer, true),
       given_text_(tokenizer, true),
       scanner_(stops),
-      generation_begin_(generation_begin) {
+      generation_begin_(request.prompt_ids.size()),
+      min_tokens_(request.decode.min_tokens) {
   bool in_gap = false;
-  for (const TokenId token : given) {
+  for (const TokenId token : request.given) {
     if (token < 0 && !in_gap) gaps_.emplace_back();
     in_gap = token < 0;
     gap_of_.push_back(in_gap ? static_cast<int>(gaps_.size()) - 1 : -1);
@@ -28,7 +29,7 @@ void Choice::release(std::string text, ChoiceDelta& delta) {
 
 /// Everything of the text so far.
 void Choice::flush(ChoiceDelta& delta) {
-  release(scanner_.push(detokenizer_.flush()), delta);
+  release(scanner_.push(detokenizer_.flush(), may_stop()), delta);
   if (scanner_.stopped()) {
     waiting_.clear();
     return;
@@ -61,7 +62,7 @@ void Choice::take(const DecidedToken& token, ChoiceDelta& delta) {
   const std::string text = detokenizer_.push(token.token);
   waiting_.push_back({token, arrived_bytes_});
   arrived_bytes_ += text.size();
-  release(scanner_.push(text), delta);
+  release(scanner_.push(text, may_stop()), delta);
   if (scanner_.stopped()) waiting_.clear();
 }
 
@@ -71,6 +72,10 @@ ChoiceDelta Choice::accept(const GenerationUpdate& update) {
   if (finished()) return delta;
   stats_ = update.stats;
   for (const DecidedToken& token : update.tokens) {
+    if (token.is_end) {
+      end_ = token;
+      continue;
+    }
     token.is_given ? take_given(token, delta) : take(token, delta);
     if (!scanner_.stopped() || !gap_of_.empty()) continue;
     stopped_ = true;
@@ -83,6 +88,8 @@ ChoiceDelta Choice::accept(const GenerationUpdate& update) {
   if (scanner_.stopped() && gap_of_.empty()) {
     stopped_ = true;
     finish_ = FinishReason::kStop;
+  } else if (end_) {
+    delta.tokens.push_back({*end_, released_bytes_});
   }
   return delta;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,9 +31,10 @@ struct ChoiceDelta {
 /// between them; a stop string ends its gap.
 class Choice {
  public:
-  /// `given` and where it begins: of the request with gaps, see GenerateRequest.
+  /// Of `request` counts what is given between gaps, and `min_tokens`: in the text of so many
+  /// tokens no stop string ends (vLLM's definition).
   Choice(const Tokenizer& tokenizer, const std::vector<std::string>& stops,
-         const std::vector<TokenId>& given = {}, size_t generation_begin = 0);
+         const GenerateRequest& request = {});
 
   /// Takes what the engine decided; releases what can no longer change.
   ChoiceDelta accept(const GenerationUpdate& update);
@@ -52,6 +54,7 @@ class Choice {
 
  private:
   void release(std::string text, ChoiceDelta& delta);
+  bool may_stop() const { return completion_tokens_ > min_tokens_; }
   void take(const DecidedToken& token, ChoiceDelta& delta);
   void flush(ChoiceDelta& delta);
   void take_given(const DecidedToken& token, ChoiceDelta& delta);
@@ -60,10 +63,12 @@ class Choice {
   Detokenizer given_text_;  // its characters don't go on in a gap
   StopScanner scanner_;
   std::vector<int> gap_of_;  // by generation position; -1: given. Empty: no gaps
-  size_t generation_begin_;
+  const size_t generation_begin_;
+  const int min_tokens_;
   std::vector<std::string> gaps_;
   std::string* gap_ = nullptr;       // that text is released to
   std::deque<ChoiceToken> waiting_;  // tokens whose text is not released yet
+  std::optional<DecidedToken> end_;  // the token that ended the text, if it is asked for
   size_t arrived_bytes_ = 0;
   size_t released_bytes_ = 0;
   int completion_tokens_ = 0;

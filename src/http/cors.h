@@ -22,8 +22,8 @@ class Cors {
   HeaderList headers(const RequestHead& head) const;
   /// Whether a browser asks if it may send a request.
   static bool is_preflight(const RequestHead& head);
-  /// What it gets, beside `headers`. `methods`: those of the path.
-  HeaderList preflight_headers(const RequestHead& head, std::string_view methods) const;
+  /// What it gets, beside `headers`.
+  HeaderList preflight_headers(const RequestHead& head) const;
 
  private:
   bool allows(std::string_view origin) const;

@@ -10,6 +10,7 @@
 #include "bicached/unmasker.h"
 #include "config/decode_defaults.h"
 #include "config/limits.h"
+#include "decode/request_rules.h"
 
 namespace bicached {
 namespace {
@@ -35,6 +36,7 @@ std::vector<std::pair<TokenId, float>> read_logit_bias(Fields& fields, const Mod
                 "logit_bias");
   }
   for (const auto& [key, bias] : value->items()) {
+    if (bias.is_number() && bias.get<double>() == 0) continue;  // says nothing of any key
     TokenId token = -1;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), token);
     if (error != std::errc() || end != key.data() + key.size() || token < 0 ||
@@ -121,16 +123,17 @@ void check_allowed_tokens(const CommonFields& common, const ModelInfo& model) {
   const auto is_in = [](const std::vector<TokenId>& list, TokenId token) {
     return std::ranges::find(list, token) != list.end();
   };
+  const std::vector<TokenId> never = never_chosen(decode, model);
   const auto can_stand = [&](TokenId token) {
-    const bool is_end = is_in(model.end_tokens, token);
-    if (token == model.mask_token || (is_end && decode.ignore_eos)) return false;
-    if (decode.min_tokens > 0 && (is_end || is_in(decode.stop_tokens, token))) return false;
+    if (token == model.mask_token || is_in(never, token)) return false;
+    const bool is_end = is_in(model.end_tokens, token) || is_in(decode.stop_tokens, token);
+    if (is_end && decode.min_tokens > 0) return false;
     return std::ranges::find(decode.bad_words, std::vector{token}) == decode.bad_words.end();
   };
   if (allowed.empty() || std::ranges::any_of(allowed, can_stand)) return;
   throw Error(ErrorCode::kInvalidRequest,
               "allowed_token_ids leaves no token to choose from: the mask token, and what "
-              "ignore_eos, min_tokens and bad_words take away, don't count",
+              "ignore_eos, logits_eos_inf, min_tokens and bad_words take away, don't count",
               "allowed_token_ids");
 }
 

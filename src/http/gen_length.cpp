@@ -85,10 +85,13 @@ void choose_gen_length(GenerateRequest& request, const WantedLength& length,
     }
   }
   const int64_t most = length.max_tokens.value_or(request.longest_generation());
-  if (request.decode.min_tokens > most && length.max_tokens) {
+  int& min_tokens = request.decode.min_tokens;
+  if (min_tokens > most && min_tokens == defaults.min_tokens) {
+    min_tokens = static_cast<int>(most);  // the request did not name it
+  } else if (min_tokens > most && length.max_tokens) {
     throw Error(ErrorCode::kInvalidRequest,
-                "min_tokens is " + std::to_string(request.decode.min_tokens) +
-                    "; allowed is at most " + length.field + ", " + std::to_string(most),
+                "min_tokens is " + std::to_string(min_tokens) + "; allowed is at most " +
+                    length.field + ", " + std::to_string(most),
                 "min_tokens");
   }
   request.decode.steps = steps.value_or(default_steps(defaults, std::max(request.gen_length, 1)));

@@ -10,6 +10,7 @@
 #include "http/answer_writer.h"
 #include "http/choice.h"
 #include "http/errors.h"
+#include "http/prompt_scores.h"
 
 namespace bicached {
 namespace {
@@ -34,6 +35,14 @@ struct TokenTimes {
   }
 };
 
+/// For log and metrics: nothing is sent.
+HttpReply reply_to_nobody(std::shared_ptr<AccessNote> note) {
+  HttpReply reply;
+  reply.status = kStatusClientGone;
+  reply.note = std::move(note);
+  return reply;
+}
+
 /// A submitted job and its answer so far. Destroying it cancels what still runs. One thread.
 class Generation {
  public:
@@ -45,7 +54,7 @@ class Generation {
         start_(Clock::now()) {
     times_.resize(job_.canvases.size());
     for (const GenerateRequest& canvas : job_.canvases) {
-      choices_.emplace_back(context.tokenizer, job_.stops, canvas.given, canvas.prompt_ids.size());
+      choices_.emplace_back(context.tokenizer, job_.stops, canvas);
     }
     note_->prompt_tokens = job_.prompt_tokens;
     if (job_.is_empty()) {
@@ -166,10 +175,7 @@ HttpReply Generation::answer_plain() {
     GenerationUpdate update;
     const Wait result = wait_for_update(Clock::time_point::max(), update);
     if (result == Wait::kGone || result == Wait::kSendsNoMore) {
-      HttpReply reply;
-      reply.status = kStatusClientGone;  // for log and metrics: nothing is sent
-      reply.note = note_;
-      return reply;
+      return reply_to_nobody(note_);
     }
     if (result == Wait::kEnd)
       throw Error(ErrorCode::kInternal, "the engine ended without a result");
@@ -237,6 +243,9 @@ void Generation::answer_stream(const WriteBytes& write) {
 
 HttpReply run_job(Job job, const HttpRequest& request, const GenerateContext& context) {
   const bool streamed = job.stream;
+  if (!score_prompts(job, request, context)) {
+    return reply_to_nobody(std::make_shared<AccessNote>());
+  }
   auto generation = std::make_shared<Generation>(std::move(job), request, context);
   if (!streamed) return generation->answer_plain();
   HttpReply reply;

@@ -18,6 +18,7 @@ struct GenerateContext {
   Metrics& metrics;
   std::chrono::milliseconds request_timeout;
   std::chrono::milliseconds ping_interval;
+  int max_canvases;  // that the engine takes at once
 };
 
 /// Submits the job and answers it: plain (waits here) or as a stream. Throws what the engine

@@ -207,11 +207,7 @@ bool HttpServer::Impl::answer_options(Connection& connection, const ArrivedReque
   reply.content_type.clear();
   const std::string own = Api::allowed_methods(request.path);
   reply.headers.emplace_back("Allow", own.empty() ? "OPTIONS" : own + ", OPTIONS");
-  if (Cors::is_preflight(arrived.head)) {
-    const bool deletes = own.find("DELETE") != std::string::npos;
-    reply.headers =
-        cors.preflight_headers(arrived.head, deletes ? "GET, POST, DELETE" : "GET, POST");
-  }
+  if (Cors::is_preflight(arrived.head)) reply.headers = cors.preflight_headers(arrived.head);
   return write_here(connection, arrived, request, reply, keeps_alive(arrived.head));
 }
 

@@ -2,12 +2,13 @@
 
 #include "bicached/error.h"
 #include "http/job_fields.h"
+#include "http/unsupported_fields.h"
 #include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
 
-constexpr LengthRules kChatRules{.grows = true, .prompt = "messages"};
+constexpr LengthRules kChatRules{.grows = true, .may_be_zero = true, .prompt = "messages"};
 constexpr LengthRules kTextRules{.may_be_zero = true};
 
 /// `prompt`: a string, token ids, or a list of either. Absent: nothing is given.
@@ -22,6 +23,10 @@ std::vector<std::vector<TokenId>> read_prompts(Fields& fields, const CodecContex
       return tokenizer.add_special(tokenizer.encode(one.get<std::string>(), true));
     }
     if (!one.is_array()) throw_wrong_type("prompt", "a string, token ids, or a list of these", one);
+    if (one.empty()) {
+      throw Error(ErrorCode::kInvalidRequest,
+                  "prompt has an empty list; send \"\" to begin from nothing", "prompt");
+    }
     return read_token_ids(one, "prompt", model.vocab_size);
   };
   const bool is_list =
@@ -49,13 +54,18 @@ int read_chat_logprobs(Fields& fields) {
   return wanted ? top.value_or(0) : -1;
 }
 
-/// For a masked model each would cost a forward with that token masked.
-void refuse_prompt_logprobs(const Job& job) {
+/// With `echo` and `logprobs` the prompt's tokens are scored, each with its position masked.
+void prepare_scores(Job& job, const ModelInfo& model) {
   if (!job.echo || job.num_logprobs < 0) return;
-  throw Error(ErrorCode::kUnsupportedParameter,
-              "echo: together with logprobs it asks for log-probabilities of the prompt, which are "
-              "not computed; leave one of them out",
-              "echo");
+  refuse_unless(model.attention_block == 0, "echo",
+                "together with logprobs it asks for log-probabilities of the prompt, which a model "
+                "that attends block by block can't give");
+  for (GenerateRequest& canvas : job.canvases) {
+    refuse_unless(canvas.given.empty(), "echo",
+                  "together with logprobs it asks for log-probabilities of the prompt, which one "
+                  "with masks doesn't have");
+    canvas.wants_end = true;  // as many log-probabilities as tokens were decided
+  }
 }
 
 /// `prompt` and `suffix`, as far as they are read yet.
@@ -101,8 +111,8 @@ Job parse_text_request(const std::string& body, const CodecContext& context) {
   job.stops = read_texts(fields, "stop", kMaxStops);
   job.num_logprobs = fields.limited_integer("logprobs", "top_logprobs").value_or(-1);
   job.echo = fields.boolean("echo").value_or(false);
-  refuse_prompt_logprobs(job);
   add_raw_canvases(fields, common, kTextRules, context, job);
+  prepare_scores(job, context.backend.engine->model());
   return job;
 }
 

@@ -28,6 +28,8 @@ struct Job {
   std::vector<std::string> stops;
   std::vector<GenerateRequest> canvases;
   int64_t prompt_tokens = 0;  // of every prompt once, suffixes included
+  /// Log-probabilities of each prompt's tokens, where they are asked for.
+  std::vector<std::vector<DecidedToken>> prompt_scores;
   /// Fields that an answer repeats (responses).
   nlohmann::ordered_json repeated;
 

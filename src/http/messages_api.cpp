@@ -1,5 +1,8 @@
 // Anthropic's POST /v1/messages: text in, text out.
 #include "http/messages_api.h"
+
+#include <limits>
+
 #include "bicached/error.h"
 #include "http/answer_writer.h"
 #include "http/job_fields.h"
@@ -49,7 +52,7 @@ void read_blocks(const json& blocks, const std::string& role, const std::string&
     if (type == "tool_use") {
       calls.push_back(call_of(block));
     } else {
-      message.content += read_text_parts(json::array({blocks[i]}), at, {"text"});
+      message.content += read_text_part(blocks[i], at, {"text"});
     }
   }
   if (!calls.empty()) message.tool_calls = calls.dump();
@@ -94,7 +97,20 @@ void refuse_other_fields(Fields& fields) {
     refuse_unless(!inner.find("format"), "output_config.format",
                   "this server can't constrain the output; leave it out");
   }
-  fields.ignore({"thinking"});  // a model that was not trained to think answers at once
+}
+
+/// A leave to think, which a model that was not trained to does not take.
+void read_thinking(Fields& fields, NameLog& log) {
+  const json* value = fields.find("thinking");
+  if (!value) return;
+  Fields thinking(*value, "thinking");
+  thinking.require("type");
+  const std::string type = *thinking.choice("type", {"enabled", "disabled", "adaptive"});
+  if (type == "enabled") {
+    thinking.require("budget_tokens");
+    thinking.integer("budget_tokens", 1, std::numeric_limits<int>::max());
+  }
+  if (type != "disabled") log.report({"thinking"}, "is answered at once: the model does not think");
 }
 
 /// An assistant's turn at the end is to be gone on with.
@@ -195,6 +211,7 @@ Job parse_messages_request(const std::string& body, const CodecContext& context)
   const json parsed = parse_body(body);
   Fields fields(parsed);
   refuse_other_fields(fields);
+  read_thinking(fields, context.unknown_fields);
   Job job;
   job.dialect = Dialect::kMessages;
   CommonFields common = read_shared_fields(fields, context, job);

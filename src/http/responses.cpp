@@ -16,10 +16,11 @@ int64_t count_characters(std::string_view text) {
   return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
 }
 
-/// JSON has no infinity; OpenAI writes this for "never".
-double finite_logprob(float logprob) {
+/// JSON has no infinity; OpenAI writes this for "never", and null for "there is none".
+OrderedJson finite_logprob(float logprob) {
   constexpr double kNever = -9999.0;
-  return std::isnan(logprob) ? kNever : std::max(static_cast<double>(logprob), kNever);
+  if (std::isnan(logprob)) return nullptr;
+  return std::max(static_cast<double>(logprob), kNever);
 }
 
 OrderedJson bytes_of(const std::string& text) {
@@ -38,8 +39,21 @@ ResponseWriter::ResponseWriter(const Job& job, const Tokenizer& tokenizer,
       created_(unix_time()),
       num_characters_(job.canvases.size()) {}
 
-std::string ResponseWriter::echo_text(size_t index) const {
-  return job_.echo ? tokenizer_.decode(job_.canvases[index].prompt_ids, true) : "";
+ChoiceDelta ResponseWriter::echo(size_t index) const {
+  ChoiceDelta delta;
+  if (!job_.echo) return delta;
+  if (job_.prompt_scores.empty()) {
+    delta.text = tokenizer_.decode(job_.canvases[index].prompt_ids, true);
+    return delta;
+  }
+  Detokenizer detokenizer(tokenizer_, true);
+  const size_t prompt = index / static_cast<size_t>(job_.choices_per_prompt);
+  for (const DecidedToken& token : job_.prompt_scores[prompt]) {
+    delta.tokens.push_back({token, delta.text.size()});
+    delta.text += detokenizer.push(token.token);
+  }
+  delta.text += detokenizer.flush();
+  return delta;
 }
 
 // --- Parts -------------------------------------------------------------------------------------
@@ -129,7 +143,7 @@ OrderedJson ResponseWriter::text_logprobs(size_t index, const ChoiceDelta& delta
     offset += count_characters(std::string_view(delta.text).substr(seen, until - seen));
     seen = until;
     out["text_offset"].push_back(offset);
-    out["tokens"].push_back(display(t.token.token));
+    out["tokens"].push_back(t.token.is_end ? "" : display(t.token.token));  // it is no text
     out["token_logprobs"].push_back(finite_logprob(t.token.logprob));
     OrderedJson top = OrderedJson::object();
     for (const TokenLogprob& other : t.token.top) {
@@ -155,17 +169,21 @@ OrderedJson ResponseWriter::plain(const std::vector<Choice>& choices,
   for (size_t i = 0; i < choices.size(); ++i) {
     OrderedJson choice;
     choice["index"] = i;
-    const std::string echo = echo_text(i);
-    num_characters_[i] = count_characters(echo);
+    ChoiceDelta whole = echo(i);
+    for (ChoiceToken token : wholes[i].tokens) {
+      token.text_begin += whole.text.size();
+      whole.tokens.push_back(std::move(token));
+    }
+    whole.text += wholes[i].text;
     if (chat()) {
       OrderedJson& message = choice["message"];
       message["role"] = "assistant";
-      message["content"] = wholes[i].text;
+      message["content"] = whole.text;
       message["refusal"] = nullptr;
     } else {
-      choice["text"] = echo + wholes[i].text;
+      choice["text"] = whole.text;
     }
-    choice["logprobs"] = logprobs(i, wholes[i]);
+    choice["logprobs"] = logprobs(i, whole);
     choice["finish_reason"] = finish_text(choices[i].finish());
     if (!choices[i].gaps().empty()) choice["infill"] = choices[i].gaps();
     body["choices"].push_back(std::move(choice));
@@ -195,11 +213,15 @@ std::string ResponseWriter::begin(size_t index) {
     delta["content"] = "";
     delta["refusal"] = nullptr;
   } else {
-    const std::string echo = echo_text(index);
-    num_characters_[index] = count_characters(echo);
-    choice["text"] = echo;
+    const ChoiceDelta before = echo(index);
+    choice["text"] = before.text;
+    if (before.tokens.empty()) {
+      num_characters_[index] = count_characters(before.text);
+    } else {
+      choice["logprobs"] = logprobs(index, before);
+    }
   }
-  choice["logprobs"] = nullptr;
+  if (!choice.contains("logprobs")) choice["logprobs"] = nullptr;
   choice["finish_reason"] = nullptr;
   return chunk(std::move(choice));
 }

@@ -31,8 +31,8 @@ class ResponseWriter final : public AnswerWriter {
   OrderedJson logprobs(size_t index, const ChoiceDelta& delta);
   OrderedJson chat_logprobs(const ChoiceDelta& delta) const;
   OrderedJson text_logprobs(size_t index, const ChoiceDelta& delta);
-  /// The text that precedes choice `index` with `echo`.
-  std::string echo_text(size_t index) const;
+  /// What precedes choice `index` with `echo`: the prompt, with its tokens where they have scores.
+  ChoiceDelta echo(size_t index) const;
   std::string display(TokenId token) const;
 
   const Job& job_;

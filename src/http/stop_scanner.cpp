@@ -4,13 +4,15 @@
 
 namespace bicached {
 
-std::string StopScanner::push(std::string_view text) {
+std::string StopScanner::push(std::string_view text, bool may_stop) {
   if (stopped_) return {};
   held_ += text;
+  if (!may_stop) num_uncounted_ = held_.size();
   size_t cut = std::string::npos;  // of the stop string that was complete first
   size_t complete_at = std::string::npos;
   for (const std::string& stop : stops_) {
-    const size_t at = held_.find(stop);
+    const size_t first = num_uncounted_ < stop.size() ? 0 : num_uncounted_ - stop.size() + 1;
+    const size_t at = held_.find(stop, first);
     if (at == std::string::npos) continue;
     const size_t end = at + stop.size();
     if (end < complete_at || (end == complete_at && at < cut)) {
@@ -32,6 +34,7 @@ std::string StopScanner::push(std::string_view text) {
   }
   std::string released = held_.substr(0, held_.size() - keep);
   held_.erase(0, released.size());
+  num_uncounted_ -= std::min(num_uncounted_, released.size());
   return released;
 }
 

@@ -31,10 +31,9 @@ constexpr Refused kRefused[] = {
     {"ebnf", kNoConstraints},
     {"structural_tag", kNoConstraints},
     {"logits_processors", kNoConstraints},
-    {"prompt_logprobs", "log-probabilities of the prompt are not computed", false},
+    {"prompt_logprobs",
+     "log-probabilities of the prompt come with echo and logprobs of /v1/completions", false},
     {"chat_template", "the template is the model's own"},
-    {"web_search_options", "this server does not search the web", false},
-    {"audio", "this server answers with text only", false},
     {"use_beam_search", "this server has no beam search"},
 };
 
@@ -99,12 +98,16 @@ void refuse_unsupported_fields(Fields& fields, NameLog& log) {
   refuse_unless(format.is_null() || (format.is_object() && format.value("type", json()) == "text"),
                 "response_format", "only {\"type\": \"text\"} is supported");
   const json& best_of = value("best_of");
-  refuse_unless(best_of.is_null() || best_of == 1 || best_of == value("n"), "best_of",
-                "only 1, or as many as n, is supported");
+  refuse_unless(best_of.is_null() || best_of == 0 || best_of == 1 || best_of == value("n"),
+                "best_of", "only 1, or as many as n, is supported");
   const json& modalities = value("modalities");
   refuse_unless(is_nothing(modalities) || modalities == json::array({"text"}), "modalities",
                 "only [\"text\"] is supported");
-  fields.ignore({"user", "metadata", "store", "service_tier", "parallel_tool_calls",
+  if (fields.find("web_search_options")) {
+    log.report({"web_search_options"}, "is answered without a search");
+  }
+  // `audio` says how an answer sounds that `modalities` would ask for.
+  fields.ignore({"audio", "user", "metadata", "store", "service_tier", "parallel_tool_calls",
                  "prompt_cache_key", "safety_identifier", "reasoning_effort", "verbosity",
                  "prediction"});
 }

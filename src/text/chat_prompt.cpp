@@ -12,24 +12,6 @@ using nlohmann::json;
 
 constexpr size_t kMaxMessages = 4096;
 
-std::string read_part(const json& part, const std::string& field,
-                      const std::vector<std::string>& types) {
-  Fields fields(part, field);
-  const json& type = fields.require("type");
-  if (!type.is_string()) throw_wrong_type(field + ".type", "a string", type);
-  if (std::ranges::find(types, type.get<std::string>()) == types.end()) {
-    std::string list;
-    for (const std::string& name : types) list += (list.empty() ? "\"" : ", \"") + name + "\"";
-    throw Error(ErrorCode::kUnsupportedParameter,
-                field + ".type is \"" + type.get<std::string>().substr(0, 64) +
-                    "\"; supported is " + list + ": the model reads no images, audio or files",
-                field);
-  }
-  const char* key = type == "refusal" ? "refusal" : "text";
-  fields.require(key);
-  return fields.text(key).value_or("");
-}
-
 /// One call of a tool: OpenAI's object, checked.
 json read_call(const json& value, const std::string& field) {
   Fields call(value, field);
@@ -162,6 +144,24 @@ std::vector<ChatMessage> prepared(std::vector<ChatMessage> messages,
 
 }  // namespace
 
+std::string read_text_part(const json& part, const std::string& field,
+                           const std::vector<std::string>& types) {
+  Fields fields(part, field);
+  const json& type = fields.require("type");
+  if (!type.is_string()) throw_wrong_type(field + ".type", "a string", type);
+  if (std::ranges::find(types, type.get<std::string>()) == types.end()) {
+    std::string list;
+    for (const std::string& name : types) list += (list.empty() ? "\"" : ", \"") + name + "\"";
+    throw Error(ErrorCode::kUnsupportedParameter,
+                field + ".type is \"" + type.get<std::string>().substr(0, 64) +
+                    "\"; supported is " + list + ": the model reads no images, audio or files",
+                field);
+  }
+  const char* key = type == "refusal" ? "refusal" : "text";
+  fields.require(key);
+  return fields.text(key).value_or("");
+}
+
 std::string read_text_parts(const json& content, const std::string& field,
                             const std::vector<std::string>& types) {
   if (content.is_null()) return "";
@@ -169,7 +169,7 @@ std::string read_text_parts(const json& content, const std::string& field,
   if (!content.is_array()) throw_wrong_type(field, "a string or a list of text parts", content);
   std::string text;
   for (size_t i = 0; i < content.size(); ++i) {
-    text += read_part(content[i], field + "[" + std::to_string(i) + "]", types);
+    text += read_text_part(content[i], field + "[" + std::to_string(i) + "]", types);
   }
   return text;
 }

@@ -13,7 +13,10 @@ namespace bicached {
 /// parts, which are joined. Images and audio are refused naming the message.
 std::vector<ChatMessage> read_messages(Fields& fields);
 
-/// Text, or a list of text parts, of which each has one of these types; null is nothing.
+/// The text of a part that has one of these types.
+std::string read_text_part(const nlohmann::json& part, const std::string& field,
+                           const std::vector<std::string>& types);
+/// Text, or a list of such parts; null is nothing.
 std::string read_text_parts(const nlohmann::json& content, const std::string& field,
                             const std::vector<std::string>& types);
 

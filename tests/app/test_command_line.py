@@ -106,6 +106,30 @@ def test_generate_answers_a_chat():
         assert (done.returncode, done.stdout) == (0, "The blue lamp costs 19 coins.\n"), done
 
 
+def test_generate_samples_as_the_models_file_says(tmp_path):
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    for file in DEMO.iterdir():
+        if file.is_file() and file.name != "generation_config.json":
+            (folder / file.name).symlink_to(file)
+    own = json.loads((DEMO / "generation_config.json").read_text())
+
+    def texts(fields, *flags, seeds=(1, 2, 3)):
+        (folder / "generation_config.json").write_text(json.dumps({**own, **fields}))
+        asked = ["generate", folder, "--prompt", "Once upon", "--max-tokens", "24", *flags]
+        return [run(*asked, "--seed", seed).stdout for seed in seeds]
+
+    greedy = texts({}, "--ignore-eos", seeds=[1])[0]
+    hot = {"do_sample": True, "temperature": 2.0}
+    drawn = texts(hot, "--ignore-eos")
+    assert len({greedy, *drawn}) == 4
+    for narrow in ({"top_k": 1}, {"top_p": 0.0001}, {"min_p": 1.0}):
+        assert texts({**hot, **narrow}, "--ignore-eos", seeds=[2]) == [greedy], narrow
+    assert texts({**hot, "top_k": 1}, "--ignore-eos", "--top-k", "0", seeds=[2]) == [drawn[1]], "a flag goes first"
+    assert texts({"repetition_penalty": 5.0}, "--ignore-eos", seeds=[1]) != [greedy]
+    assert len(texts({"min_new_tokens": 20}, seeds=[1])[0]) > len(texts({}, seeds=[1])[0])
+
+
 def test_generate_tells_ids_commits_and_timings():
     done = run("generate", DEMO, "--system", PRICES[0]["content"], "--chat", PRICES[1]["content"], "--json")
     told = json.loads(done.stdout)

@@ -750,6 +750,114 @@ TEST_F(CanvasDecoderTest, EndTokensAreKeptBackAsAsked) {
   EXPECT_EQ(row_of().second, Tokens{2});
 }
 
+/// What penalties count, against a count of the canvas: given tokens for repetition, decided ones
+/// for all three, each position once and never the end tokens.
+TEST_F(CanvasDecoderTest, PenaltiesCountTheTokensOfTheCanvas) {
+  request.suffix_ids = {8};
+  token_at = {{4, 8}, {6, 8}, {7, 5}, {9, 1}};
+  request.decode.eos_early_stop = false;
+  for (const float repetition : {1.0f, 1.2f}) {
+    request.sampling.repetition_penalty = repetition;
+    request.sampling.frequency_penalty = 0.5f;
+    CanvasDecoder decoder(request, model, {});
+    for (int i = 0; !decoder.finished() && i < 100; ++i) {
+      Forward forward;
+      decoder.append_to(forward, 0, {});
+      std::map<TokenId, std::pair<int, bool>> want;  // how often decided, whether given
+      const Canvas& canvas = decoder.canvas();
+      for (int at = 0; at < canvas.length(); ++at) {
+        if (canvas.is_masked(at)) continue;
+        if (canvas.is_given(at)) {
+          if (repetition != 1) want[canvas.token(at)].second = true;
+        } else if (canvas.token(at) != 1) {
+          ++want[canvas.token(at)].first;
+        }
+      }
+      std::vector<RowResult> results;
+      for (const LogitRow& row : forward.logit_rows) {
+        std::map<TokenId, std::pair<int, bool>> got;
+        for (const CountedToken& c : row.counted) got[c.token] = {c.num_decided, c.is_given};
+        EXPECT_EQ(got, want);
+        EXPECT_EQ(row.counted.size(), want.size()) << "each token once";
+        EXPECT_EQ(row.current, kNoToken);
+        results.emplace_back();
+        results.back().token = token_at.count(row.row) ? token_at[row.row] : 7;
+        results.back().probability = results.back().confidence = 0.5f;
+      }
+      decoder.commit(results);
+    }
+    EXPECT_TRUE(decoder.finished());
+  }
+}
+
+TEST_F(BlockCausalTest, RulesHoldForRevisionsToo) {
+  request.prompt_ids = {5, 5, 5, 8};
+  request.gen_length = 4;
+  request.decode.algorithm = "joint_threshold";
+  request.sampling.repetition_penalty = 1.5f;
+  request.decode.bad_words = {{7, 9}, {6}};
+  request.decode.min_tokens = 2;
+  CanvasDecoder decoder(request, model, {});
+  const auto step = [&](std::vector<TokenId> tokens) {
+    std::vector<RowResult> results;
+    for (const TokenId token : tokens) {
+      results.emplace_back();
+      results.back().token = token;
+      results.back().probability = results.back().confidence = 0.95f;
+    }
+    decoder.commit(results);
+  };
+  Forward forward;
+  const auto rows = [&] {
+    forward = {};
+    decoder.append_to(forward, 0, {});
+    return forward.logit_rows;
+  };
+  const auto never = [](const LogitRow& row) {
+    return std::vector<TokenId>(row.never_here.begin(), row.never_here.end());
+  };
+  const auto counted = [](const LogitRow& row, TokenId token) {
+    for (const CountedToken& c : row.counted) {
+      if (c.token == token) return std::pair(c.num_decided, c.is_given);
+    }
+    return std::pair(-1, false);
+  };
+  step({7, 8, 7, 7});
+  EXPECT_EQ(rows()[0].current, 7);
+  EXPECT_EQ(never(rows()[0]), (std::vector<TokenId>{1, 6})) << "no end at the first two";
+  EXPECT_EQ(never(rows()[1]), (std::vector<TokenId>{1, 9, 6})) << "behind a 7";
+  EXPECT_EQ(never(rows()[2]), (std::vector<TokenId>{6}));
+  EXPECT_EQ(counted(rows()[0], 8), std::pair(1, true));
+  step({7, 3, 7, 7});
+  EXPECT_EQ(counted(rows()[0], 8), std::pair(0, true)) << "the prompt still has it";
+  EXPECT_EQ(counted(rows()[0], 3), std::pair(1, false));
+  step({7, kNoToken, 7, 7});
+  EXPECT_TRUE(decoder.finished()) << "where nothing else may stand what stands there stays";
+}
+
+TEST_F(CanvasDecoderTest, APositionThatNoTokenMayTakeEndsTheRequest) {
+  CanvasDecoder decoder(request, model, {});
+  std::vector<RowResult> results(4);
+  for (RowResult& result : results) result.token = 7;
+  results[2].token = kNoToken;
+  try {
+    decoder.commit(results);
+    FAIL() << "it went on";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidRequest);
+    EXPECT_NE(std::string(error.what()).find("position 2 of the answer"), std::string::npos);
+  }
+}
+
+TEST_F(CanvasDecoderTest, TheEndTokenIsToldToThoseWhoWantIt) {
+  token_at[3 + 5] = 1;
+  request.wants_end = true;
+  CanvasDecoder decoder(request, model, {});
+  decode(decoder);
+  EXPECT_EQ(text, (std::vector<TokenId>{7, 7, 7, 7, 7, 1}));
+  EXPECT_EQ(decoder.stats().completion_tokens, 5);
+}
+
 TEST_F(CanvasDecoderTest, DiscardingTheFirstForwardCostsOneABlock) {
   Reuse reuse;
   reuse.intra_cache = IntraCache::kDual;

@@ -5,6 +5,7 @@
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -283,6 +284,159 @@ TEST_F(SamplerTest, FrequenciesAreThoseOfTheDistribution) {
       EXPECT_LT(chi_square, 25) << c.temperature << " " << c.top_p << " " << c.top_k;
     }
   }
+}
+
+/// A row's distribution by loops: vLLM's definitions, in its order.
+struct PlainRow {
+  std::vector<double> logits;
+  std::vector<double> shares() const {
+    double total = 0;
+    std::vector<double> out;
+    for (const double l : logits) total += std::exp(l);
+    for (const double l : logits) out.push_back(std::exp(l) / total);
+    return out;
+  }
+};
+
+PlainRow plain_row(const std::vector<float>& logits, const LogitRow& row, TokenId mask) {
+  const SamplingParams& s = *row.sampling;
+  PlainRow plain;
+  for (TokenId t = 0; t < static_cast<TokenId>(logits.size()); ++t) {
+    double logit = logits[static_cast<size_t>(t)];
+    if (t != mask) {
+      const auto is_in = [&](auto list) { return std::ranges::find(list, t) != list.end(); };
+      const bool is_allowed = s.allowed_tokens.empty() || is_in(s.allowed_tokens);
+      if (!is_allowed || is_in(row.never) || is_in(row.never_here)) logit = -INFINITY;
+      for (const auto& [token, bias] : s.logit_bias) logit += token == t ? bias : 0;
+      int in_output = 0;
+      bool in_prompt = false;
+      for (const CountedToken& c : row.counted) {
+        if (c.token != t) continue;
+        in_output = c.num_decided - (row.current == t ? 1 : 0);
+        in_prompt = c.is_given;
+      }
+      if (in_output > 0 || in_prompt) {
+        logit = logit > 0 ? logit / s.repetition_penalty : logit * s.repetition_penalty;
+      }
+      logit -= s.frequency_penalty * in_output;
+      logit -= in_output > 0 ? s.presence_penalty : 0;
+    }
+    plain.logits.push_back(logit);
+  }
+  return plain;
+}
+
+TEST_F(SamplerTest, RulesAndPenaltiesAreThoseOfAPlainLoop) {
+  constexpr int kSize = 12;
+  constexpr TokenId kMaskToken = 11;
+  rules_ = {kSize, kMaskToken};
+  uint64_t next = 0;
+  const auto random = [&] { return counter_uniform(31, 0, ++next); };
+  for (int round = 0; round < 300; ++round) {
+    SamplingParams sampling;
+    if (random() < 0.7) sampling.frequency_penalty = static_cast<float>(random() * 4 - 2);
+    if (random() < 0.7) sampling.presence_penalty = static_cast<float>(random() * 4 - 2);
+    if (random() < 0.7) sampling.repetition_penalty = static_cast<float>(0.3 + random() * 2);
+    std::vector<float> logits;
+    std::vector<CountedToken> counted;
+    std::vector<TokenId> never, never_here;
+    for (TokenId t = 0; t < kSize; ++t) {
+      logits.push_back(static_cast<float>(random() * 8 - 4));
+      if (t == kMaskToken) continue;
+      if (random() < 0.6) counted.push_back({t, static_cast<int>(random() * 4), random() < 0.5});
+      if (random() < 0.3) sampling.logit_bias.emplace_back(t, static_cast<float>(random() * 6 - 3));
+      if (round % 3 == 1 && random() < 0.7) sampling.allowed_tokens.push_back(t);
+      if (t > 0 && random() < 0.1) never.push_back(t);
+      if (t > 0 && random() < 0.1) never_here.push_back(t);
+    }
+    if (round % 3 == 1) sampling.allowed_tokens.push_back(0);
+    LogitRow row;
+    row.sampling = &sampling;
+    row.counted = counted;
+    row.never = never;
+    row.never_here = never_here;
+    if (!counted.empty() && counted[0].num_decided > 0) row.current = counted[0].token;
+    const RowResult result = sample(logits, row, rules_);
+    const PlainRow plain = plain_row(logits, row, kMaskToken);
+    TokenId best = 0;
+    for (TokenId t = 1; t < kMaskToken; ++t) {
+      if (plain.logits[static_cast<size_t>(t)] > plain.logits[static_cast<size_t>(best)]) best = t;
+    }
+    ASSERT_EQ(result.token, best) << round;
+    EXPECT_NEAR(result.probability, plain.shares()[static_cast<size_t>(best)], 1e-5) << round;
+    double entropy = 0;
+    for (const double p : plain.shares()) entropy -= p > 0 ? p * std::log(p) : 0;
+    EXPECT_NEAR(result.entropy, entropy, 1e-4) << round;
+  }
+}
+
+TEST_F(SamplerTest, MinPKeepsWhatALoopKeeps) {
+  uint64_t next = 0;
+  const auto random = [&] { return counter_uniform(37, 0, ++next); };
+  for (const float temperature : {0.5f, 1.0f, 1.7f}) {
+    for (const float min_p : {0.05f, 0.3f, 0.9f, 1.0f}) {
+      sampling_.temperature = temperature;
+      sampling_.min_p = min_p;
+      std::vector<float> logits;
+      for (int t = 0; t < 6; ++t) logits.push_back(static_cast<float>(random() * 3));
+      double greatest = 0, total = 0;
+      std::vector<double> weights;
+      for (const float l : logits) weights.push_back(std::exp(l / temperature));
+      for (const double w : weights) greatest = std::max(greatest, w);
+      for (double& w : weights) total += w = w < min_p * greatest ? 0 : w;
+      constexpr int kDraws = 4000;
+      std::vector<LogitRow> rows(kDraws, row());
+      for (size_t i = 0; i < rows.size(); ++i) rows[i].uniform = counter_uniform(41, next, i);
+      std::vector<int> counts(6, 0);
+      const at::Tensor many = at::tensor(logits).repeat({kDraws, 1});
+      for (const RowResult& r : read_rows({sample_rows(many, rows, rules_)}, rows)) {
+        ++counts[static_cast<size_t>(r.token)];
+      }
+      for (size_t t = 0; t < 6; ++t) {
+        const double want = weights[t] / total;
+        if (want == 0) {
+          EXPECT_EQ(counts[t], 0) << t;
+        }
+        // Five standard deviations of a share.
+        EXPECT_NEAR(counts[t] / double{kDraws}, want, 5 * std::sqrt(0.25 / kDraws)) << t;
+      }
+    }
+  }
+}
+
+TEST_F(SamplerTest, WhereEveryTokenIsForbiddenNoneIsChosen) {
+  sampling_.allowed_tokens = {2, 4};
+  const std::vector<TokenId> never{2};
+  SamplingParams other;
+  for (const TokenId mask : {-1, 0}) {
+    rules_ = {6, mask};
+    for (const float temperature : {0.0f, 1.0f}) {
+      sampling_.temperature = temperature;
+      std::vector<LogitRow> rows{row(), row(), row()};
+      rows[0].never = rows[1].never = never;
+      rows[0].never_here = ends_;
+      rows[2].sampling = &other;
+      rows[0].uniform = rows[1].uniform = 0.999;
+      const at::Tensor logits = at::tensor(std::vector<float>{5, 1, 4, 3, 2, 1}).repeat({3, 1});
+      const auto results = read_rows({sample_rows(logits, rows, rules_)}, rows);
+      EXPECT_EQ(results[0].token, kNoToken);
+      EXPECT_EQ(results[1].token, 4) << "what is left, however improbable";
+      EXPECT_EQ(results[2].token, mask == 0 ? 2 : 0);
+    }
+  }
+}
+
+TEST_F(SamplerTest, AForcedTokenHasTheProbabilityItHad) {
+  rules_ = {6, 5};
+  sampling_.forced = 3;
+  sampling_.num_top_logprobs = 1;
+  const std::vector<float> logits{0, 3, 1, -2, 0, 2};
+  double total = 0;
+  for (const float logit : logits) total += std::exp(logit);
+  const RowResult result = sample(logits, row(), rules_);
+  EXPECT_EQ(result.token, 3);
+  EXPECT_NEAR(result.probability, std::exp(-2.0) / total, 1e-6);
+  EXPECT_EQ(result.top[0].token, 1) << "the most probable one is told all the same";
 }
 
 TEST_F(SamplerTest, RefusesLogitsThatAreNoNumbers) {

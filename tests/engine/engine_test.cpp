@@ -244,6 +244,22 @@ TEST_F(EngineTest, ABadRequestInABatchFailsAloneAndTheOthersFinish) {
   EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
 }
 
+TEST_F(EngineTest, WhereNoTokenMayStandTheRequestFailsAlone) {
+  start();
+  GenerateRequest narrow = request_of("narrow", 8);
+  narrow.sampling.allowed_tokens = {'a'};
+  EXPECT_EQ(ask(narrow).text, "aaaaaaaa");
+  narrow.decode.bad_words = {{'a', 'a'}};
+  control->forward_ms = 1;
+  auto other = submit(request_of("other", 64));
+  const Answer answer = ask(narrow);
+  EXPECT_EQ(answer.last.finish, FinishReason::kError);
+  EXPECT_EQ(answer.last.error_code, static_cast<int>(ErrorCode::kInvalidRequest));
+  EXPECT_NE(answer.last.error_message.find("no token may stand"), std::string::npos);
+  EXPECT_NE(read_all(std::move(other))[0].last.finish, FinishReason::kError);
+  EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
+}
+
 TEST_F(EngineTest, AFailedDeviceEndsWhatWasAcceptedAndTakesNothingMore) {
   engine = std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control), EngineSettings{},
                                     CacheSettings{});

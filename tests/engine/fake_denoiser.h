@@ -170,6 +170,14 @@ class FakeDenoiser final : public Denoiser {
     if (value > high) high = value;
   }
 
+  static TokenId first_allowed(const LogitRow& row) {
+    for (const TokenId token : row.sampling->allowed_tokens) {
+      const auto is_in = [&](auto list) { return std::ranges::find(list, token) != list.end(); };
+      if (!is_in(row.never) && !is_in(row.never_here)) return token;
+    }
+    return kNoToken;
+  }
+
   RowResult predict(const Forward& forward, const LogitRow& row) const {
     const SlabId slab = forward.groups.at(static_cast<size_t>(row.group)).slab;
     uint64_t hash = 1469598103934665603ull;
@@ -185,6 +193,8 @@ class FakeDenoiser final : public Denoiser {
     const bool ends = end_one_in > 0 && row.never.empty() && row.never_here.empty() &&
                       (hash >> 8) % static_cast<uint64_t>(end_one_in) == 0;
     result.token = ends ? kEnd : static_cast<TokenId>('a' + hash % 26);
+    if (!row.sampling->allowed_tokens.empty()) result.token = first_allowed(row);
+    if (row.sampling->forced != kNoToken) result.token = row.sampling->forced;
     result.probability = result.confidence =
         0.2f + 0.79f * static_cast<float>((hash >> 16) % 1000) / 1000.0f;
     for (int i = 0; i < row.sampling->num_top_logprobs; ++i) {

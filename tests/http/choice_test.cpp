@@ -57,6 +57,53 @@ TEST(StopScannerTest, TheTextDoesNotDependOnThePieces) {
   }
 }
 
+TEST(StopScannerTest, NoStopStringEndsInWhatDoesNotCount) {
+  for (const size_t piece : {1u, 2u, 3u, 5u, 20u}) {
+    for (size_t uncounted = 0; uncounted <= 8; ++uncounted) {
+      const std::string text = "abEND-cdENDef";  // ends at 5 and 11
+      StopScanner scanner({"END"});
+      std::string released;
+      for (size_t at = 0; at < text.size();) {
+        const size_t until = at < uncounted ? std::min(at + piece, uncounted) : at + piece;
+        released += scanner.push(text.substr(at, until - at), at >= uncounted);
+        at = until;
+      }
+      released += scanner.flush();
+      EXPECT_EQ(released, uncounted < 5 ? "ab" : "abEND-cd") << piece << " " << uncounted;
+      EXPECT_TRUE(scanner.stopped());
+    }
+  }
+}
+
+TEST(ChoiceTest, StopStringsWaitForTheLeastNumberOfTokens) {
+  const FakeTokenizer tokenizer;
+  for (const int min_tokens : {0, 1, 2, 3, 4}) {
+    GenerateRequest request;
+    request.decode.min_tokens = min_tokens;
+    Choice whole(tokenizer, {"b"}, request), pieces(tokenizer, {"b"}, request);
+    std::string text = whole.accept(update_of("abcb", FinishReason::kLength)).text, parts;
+    for (const char c : std::string("abcb")) parts += pieces.accept(update_of({c})).text;
+    parts += pieces.accept(update_of("", FinishReason::kLength)).text;
+    EXPECT_EQ(text, min_tokens < 2 ? "a" : min_tokens < 4 ? "abc" : "abcb") << min_tokens;
+    EXPECT_EQ(parts, text) << min_tokens;
+  }
+}
+
+TEST(ChoiceTest, TheTokenThatEndedTheTextIsNoText) {
+  const FakeTokenizer tokenizer;
+  Choice choice(tokenizer, {"cd"});
+  GenerationUpdate update = update_of("abc", FinishReason::kStop);
+  update.tokens.emplace_back();
+  update.tokens.back().token = 256;
+  update.tokens.back().is_end = true;
+  const ChoiceDelta delta = choice.accept(update);
+  EXPECT_EQ(delta.text, "abc");
+  ASSERT_EQ(delta.tokens.size(), 4u);
+  EXPECT_EQ(delta.tokens.back().token.token, 256);
+  EXPECT_EQ(delta.tokens.back().text_begin, 3u);
+  EXPECT_EQ(choice.completion_tokens(), 3);
+}
+
 TEST(ChoiceTest, CutsTextAndTokensBeforeTheStopString) {
   const FakeTokenizer tokenizer;
   Choice choice(tokenizer, {"cd"});

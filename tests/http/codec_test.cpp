@@ -150,7 +150,17 @@ TEST_F(CodecTest, RefusesWhatIsWrongAndNamesIt) {
       {R"("top_k":1.5)", kBad, "top_k", "an integer"},
       {R"("seed":18446744073709551615)", kBad, "seed", "at most"},
       {R"("seed":1.5)", kBad, "seed", "an integer"},
-      {R"("max_tokens":0)", kBad, "max_tokens", "1 or more"},
+      {R"("max_tokens":-2)", kBad, "max_tokens", "0 or more"},
+      {R"("allowed_token_ids":[])", kBad, "allowed_token_ids", "at least one"},
+      {R"("allowed_token_ids":[257])", kBad, "allowed_token_ids", "no token to choose"},
+      {R"("allowed_token_ids":[97,98],"bad_words":["a","b"])", kBad, "allowed_token_ids",
+       "no token"},
+      {R"("allowed_token_ids":[256],"ignore_eos":true)", kBad, "allowed_token_ids", "no token"},
+      {R"("allowed_token_ids":[256],"logits_eos_inf":true)", kBad, "allowed_token_ids", "no token"},
+      {R"("allowed_token_ids":[256],"min_tokens":1)", kBad, "allowed_token_ids", "no token"},
+      {R"("allowed_token_ids":[97],"stop_token_ids":[97],"min_tokens":1)", kBad,
+       "allowed_token_ids", "no token"},
+      {R"("min_tokens":9,"max_tokens":8)", kBad, "min_tokens", "at most max_tokens, 8"},
       {R"("n":0)", kBad, "n", "1 to 128"},
       {R"("n":65)", kBad, "n", "at most 64"},
       {R"("stop":5)", kBad, "stop", "a string"},
@@ -223,6 +233,51 @@ TEST_F(CodecTest, TakesNumbersAndFieldsAsClientsSendThem) {
 TEST_F(CodecTest, MaxTokensOverTheRoomIsCutToWhatFits) {
   EXPECT_LE(chat(R"("max_tokens":32000)").canvases[0].longest_canvas(), 2048);
   EXPECT_LE(chat(R"("max_tokens":-1)").canvases[0].longest_canvas(), 2048);
+}
+
+TEST_F(CodecTest, WhatAsksForNothingIsTaken) {
+  EXPECT_EQ(chat(R"("max_tokens":0)").canvases[0].gen_length, 0);
+  EXPECT_TRUE(chat(R"("logit_bias":{"of a word":0})").canvases[0].sampling.logit_bias.empty());
+  EXPECT_NO_THROW(
+      chat(R"("audio":{"voice":"alloy"},"modalities":["text"],"web_search_options":{})"));
+  EXPECT_NO_THROW(text(R"("prompt":"a","best_of":0)"));
+  EXPECT_NO_THROW(chat(R"("allowed_token_ids":[97,98],"bad_words":["a"],"min_tokens":1)"));
+}
+
+TEST_F(CodecTest, TheModelsLeastLengthGivesWayToTheRequests) {
+  backend.defaults.min_tokens = 20;
+  EXPECT_EQ(chat(R"("max_tokens":8)").canvases[0].decode.min_tokens, 8);
+  EXPECT_EQ(chat("").canvases[0].decode.min_tokens, 20);
+}
+
+TEST_F(CodecTest, LeaveToThinkIsReadAndNotTaken) {
+  const auto read = [&](const std::string& thinking) {
+    parse_messages_request(R"({"max_tokens":8,"messages":[{"role":"user","content":"hi"}],)"
+                           "\"thinking\":" +
+                               thinking + "}",
+                           context);
+  };
+  for (const char* fine : {"null", R"({"type":"disabled"})", R"({"type":"adaptive"})",
+                           R"({"type":"enabled","budget_tokens":1024})"}) {
+    EXPECT_NO_THROW(read(fine)) << fine;
+  }
+  const std::pair<const char*, const char*> wrong[] = {
+      {"true", "thinking"},
+      {"{}", "thinking.type"},
+      {R"({"type":"deep"})", "thinking.type"},
+      {R"({"type":"enabled"})", "thinking.budget_tokens"},
+      {R"({"type":"enabled","budget_tokens":0})", "thinking.budget_tokens"}};
+  for (const auto& [thinking, param] : wrong) {
+    EXPECT_EQ(failure([&] { read(thinking); }).param, param) << thinking;
+  }
+}
+
+TEST_F(CodecTest, APromptIsScoredWhereItCanBe) {
+  const Job scored = text(R"("prompt":"ab","echo":true,"logprobs":1)");
+  EXPECT_TRUE(scored.canvases[0].wants_end);
+  EXPECT_FALSE(text(R"("prompt":"ab","echo":true)").canvases[0].wants_end);
+  EXPECT_EQ(failure([&] { text(R"("prompt":[97,257],"echo":true,"logprobs":1)"); }).param, "echo")
+      << "a mask has no probability";
 }
 
 TEST_F(CodecTest, WhatConstrainsTheTextAndIsNotDoneIsRefusedByName) {
@@ -302,9 +357,10 @@ TEST_F(CodecTest, ReadsEveryFormOfPrompt) {
 }
 
 TEST_F(CodecTest, RefusesBadPrompts) {
-  const char* cases[] = {R"("prompt":[258])",        R"("prompt":[-1])", R"("prompt":[1.5])",
-                         R"("prompt":["a",1])",      R"("prompt":{})",   R"("prompt":[1,"a"])",
-                         R"("prompt":[99999999999])"};
+  const char* cases[] = {R"("prompt":[258])",         R"("prompt":[-1])", R"("prompt":[1.5])",
+                         R"("prompt":["a",1])",       R"("prompt":{})",   R"("prompt":[1,"a"])",
+                         R"("prompt":[99999999999])", R"("prompt":[])",   R"("prompt":[[]])",
+                         R"("prompt":[[97],[]])"};
   for (const char* fields : cases) {
     const Failure f = failure([&] { text(fields); });
     EXPECT_EQ(f.code, ErrorCode::kInvalidRequest) << fields;

@@ -152,9 +152,6 @@ TEST_F(GenerationTest, TextLogprobsHaveOffsets) {
   start();
   nlohmann::json body = text_body("pr\u00f6mpt");
   body["logprobs"] = 1;
-  body["echo"] = true;
-  EXPECT_EQ(post(kText, body).error_param(), "echo") << "those of the prompt are not computed";
-  body.erase("echo");
   const nlohmann::json choice = post(kText, body).json()["choices"][0];
   const nlohmann::json& logprobs = choice["logprobs"];
   const std::string text = choice["text"];
@@ -163,6 +160,72 @@ TEST_F(GenerationTest, TextLogprobsHaveOffsets) {
   EXPECT_EQ(logprobs["token_logprobs"].size(), num_tokens);
   EXPECT_EQ(logprobs["top_logprobs"].size(), num_tokens);
   for (size_t i = 0; i < num_tokens; ++i) EXPECT_EQ(logprobs["text_offset"][i], i);
+}
+
+TEST_F(GenerationTest, AnEchoWithLogprobsScoresThePrompt) {
+  settings.engine.max_queued = 3;  // several rounds
+  start();
+  nlohmann::json body = text_body("pr\u00f6mpt <end>!");
+  body["logprobs"] = 2;
+  body["echo"] = true;
+  body["max_tokens"] = 4;
+  body["n"] = 2;
+  body["seed"] = 1;
+  const nlohmann::json answer = post(kText, body).json();
+  const int64_t num_given = answer["usage"]["prompt_tokens"];
+  EXPECT_EQ(num_given, 10);
+  for (const nlohmann::json& choice : answer["choices"]) {
+    const nlohmann::json& logprobs = choice["logprobs"];
+    const std::string text = choice["text"];
+    ASSERT_GE(logprobs["tokens"].size(), static_cast<size_t>(num_given));
+    const std::vector<std::string> given{"p", "r", "\ufffd", "\ufffd", "m",
+                                         "p", "t", " ",      "<end>",  "!"};
+    for (size_t i = 0; i < given.size(); ++i) {
+      EXPECT_EQ(logprobs["tokens"][i], given[i]);
+      EXPECT_LT(logprobs["token_logprobs"][i], 0);
+      EXPECT_EQ(logprobs["top_logprobs"][i].size(), 2u);
+    }
+    EXPECT_EQ(logprobs["text_offset"][8], 7) << "characters; an end token has no text";
+    EXPECT_EQ(logprobs["text_offset"][9], 7);
+    EXPECT_EQ(logprobs["text_offset"][10], 8);
+    // An end token among what was generated is there, too.
+    const size_t generated = text.size() - std::string("pr\u00f6mpt !").size();
+    const bool ended = choice["finish_reason"] == "stop";
+    EXPECT_EQ(logprobs["tokens"].size(), given.size() + generated + (ended ? 1 : 0));
+    if (ended) {
+      EXPECT_EQ(logprobs["tokens"].back(), "");
+    }
+  }
+  body["n"] = 1;
+  const nlohmann::json plain = post(kText, body).json()["choices"][0];
+  nlohmann::json joined = {{"tokens", nlohmann::json::array()},
+                           {"text_offset", nlohmann::json::array()}};
+  const Events events = stream(kText, body);
+  for (const nlohmann::json& chunk : events.data) {
+    const nlohmann::json& logprobs = chunk["choices"][0]["logprobs"];
+    if (logprobs.is_null()) continue;
+    for (auto& [name, list] : joined.items()) {
+      for (const nlohmann::json& one : logprobs[name]) list.push_back(one);
+    }
+  }
+  EXPECT_EQ(events.text(), plain["text"]);
+  EXPECT_EQ(joined["tokens"], plain["logprobs"]["tokens"]);
+  EXPECT_EQ(joined["text_offset"], plain["logprobs"]["text_offset"]);
+  body["max_tokens"] = 0;
+  EXPECT_EQ(post(kText, body).json()["choices"][0]["logprobs"]["tokens"].size(), 10u);
+}
+
+TEST_F(GenerationTest, WhereNoTokenMayStandTheRequestIsRefused) {
+  start();
+  nlohmann::json body = chat_body();
+  body["allowed_token_ids"] = {97};
+  body["bad_words"] = {"aa"};
+  body["max_tokens"] = 4;
+  const Response plain = post(kChat, body);
+  EXPECT_EQ(plain.status, 400);
+  EXPECT_NE(plain.body.find("no token may stand at position"), std::string::npos);
+  const Events events = stream(kChat, body);
+  EXPECT_EQ(events.data.back().at("error").at("type"), "invalid_request_error");
 }
 
 TEST_F(GenerationTest, RawTextInEveryForm) {

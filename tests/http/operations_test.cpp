@@ -133,13 +133,9 @@ TEST_F(OperationsTest, PagesMayAskBeforeTheyHaveAKey) {
   const Response asked = exchange(make_request("OPTIONS", kChat, "", preflight));
   EXPECT_EQ(asked.status, 200);
   EXPECT_EQ(asked.headers.at("access-control-allow-origin"), "http://localhost:3000");
-  EXPECT_EQ(asked.headers.at("access-control-allow-methods"), "GET, POST");
+  EXPECT_EQ(asked.headers.at("access-control-allow-methods"), "GET, POST, DELETE, OPTIONS");
   EXPECT_EQ(asked.headers.at("access-control-allow-headers"), "authorization, content-type");
   EXPECT_EQ(asked.headers.at("vary"), "Origin");
-  EXPECT_NE(exchange(make_request("OPTIONS", "/v1/cache", "", preflight))
-                .headers.at("access-control-allow-methods")
-                .find("DELETE"),
-            std::string::npos);
   // On every answer: a page has to read errors and streams as well.
   nlohmann::json streamed = chat_body();
   streamed["stream"] = true;
