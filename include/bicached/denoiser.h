@@ -64,11 +64,12 @@ struct ModelInfo {
 
 /// A contiguous piece of the KV pool that one canvas owns: K (with RoPE applied) and V of every
 /// layer for T positions.
-using SlabId = int32_t;
+using SlabId = int64_t;
 
 /// A stored prefix: K and V of the layers below `max_depth` and hidden states at boundaries.
-using EntryId = int32_t;
-inline constexpr int32_t kNoId = -1;
+using EntryId = int64_t;
+/// Ids are counted up and never used twice; 64 bits don't run out.
+inline constexpr int64_t kNoId = -1;
 
 /// Rows of one canvas that take part in a forward, from a layer on: the one idea of the engine.
 /// See DESIGN 2 for which technique writes which groups. Example, canvas of T = 9 with a cached
@@ -158,8 +159,10 @@ struct EntrySpec {
 /// The model as the engine sees it: slabs, forwards, prefix entries. Engine thread only.
 /// `TorchDenoiser` is the real one; tests of engine and HTTP use `FakeDenoiser`, without torch.
 ///
-/// Errors: kOutOfMemory when the device has no memory left (the state is then as before the call);
-/// kDeviceFailed when it can't be used any more; everything else is a defect (kInternal).
+/// Errors: kOutOfMemory when the device has no memory left; kDeviceFailed when it can't be used any
+/// more; everything else is a defect (kInternal). A call that throws has changed nothing, except
+/// that a forward may have written K/V of its rows. The engine counts on no call to work
+/// (src/engine/watched_denoiser.h).
 class Denoiser {
  public:
   virtual ~Denoiser() = default;

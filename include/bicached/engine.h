@@ -89,6 +89,9 @@ class Engine {
   /// Also after the device failed.
   bool is_draining() const;
   bool has_failed() const;
+  /// The device works, as far as is known. False while it fails everything, and for good after it
+  /// was given up: then `has_failed`.
+  bool is_ready() const;
   /// Drains until nothing is left or `timeout` passes; the rest gets an error update. Ends the
   /// thread.
   void stop(std::chrono::milliseconds drain_timeout);

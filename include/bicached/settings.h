@@ -104,6 +104,9 @@ struct EngineSettings {
   int max_queued = 64;              // canvases waiting; more is 429
   int max_rows_per_forward = 4096;  // past this a forward only gets longer, not more efficient
   int max_age_ms = 2000;            // a request waiting longer goes before cheaper ones
+  bool integrity_checks = false;    // finds defects of ours, at some microseconds a forward
+  // Not a setting:
+  int device_check_ms = 1000;  // between checks of a device that fails
 
   template <class V>
   void visit(V& v) {
@@ -114,6 +117,9 @@ struct EngineSettings {
             "Rows of one packed forward.");
     v.field("max_age_ms", max_age_ms, Range{0, 600000}, "ms",
             "Work that waited longer goes before cheaper work.");
+    v.field("integrity_checks", integrity_checks,
+            "After every forward the accounts of K/V pool and stored prefixes are checked; the "
+            "server ends when they are wrong.");
   }
 };
 

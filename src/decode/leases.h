@@ -1,17 +1,21 @@
 #pragma once
 
+#include <exception>
 #include <functional>
+#include <string>
 #include <utility>
 
+#include "base/log.h"
 #include "bicached/denoiser.h"
 
 namespace bicached {
 
-/// A slab or an entry that its holder gives back by ending. Engine thread only.
+/// A slab or an entry that its holder gives back by ending. Giving back throws nothing. Engine
+/// thread only.
 class Lease {
  public:
   Lease() = default;
-  Lease(int id, std::function<void()> give_back) : id_(id), give_back_(std::move(give_back)) {}
+  Lease(int64_t id, std::function<void()> give_back) : id_(id), give_back_(std::move(give_back)) {}
   ~Lease() { reset(); }
   Lease(Lease&& other) noexcept
       : id_(std::exchange(other.id_, kNoId)), give_back_(std::exchange(other.give_back_, {})) {}
@@ -24,13 +28,18 @@ class Lease {
 
   explicit operator bool() const { return id_ != kNoId; }
   /// kNoId: nothing is held.
-  int id() const { return id_; }
-  void reset() {
-    if (std::exchange(id_, kNoId) != kNoId) std::exchange(give_back_, {})();
+  int64_t id() const { return id_; }
+  void reset() noexcept {
+    if (std::exchange(id_, kNoId) == kNoId) return;
+    try {
+      std::exchange(give_back_, {})();
+    } catch (const std::exception& error) {
+      log_error(std::string("what a request held could not be given back: ") + error.what());
+    }
   }
 
  private:
-  int id_ = kNoId;
+  int64_t id_ = kNoId;
   std::function<void()> give_back_;
 };
 

@@ -4,12 +4,14 @@
 #include <cmath>
 #include <exception>
 #include <functional>
+#include <new>
 
 #include "base/log.h"
 #include "bicached/error.h"
 #include "engine/prefix_cache.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
+#include "engine/watched_denoiser.h"
 
 namespace bicached {
 namespace {
@@ -30,6 +32,8 @@ struct Outgoing {
 
 /// Places in the channel beyond the queue's: for commands.
 constexpr size_t kCommandPlaces = 16;
+/// Requests that wait while nothing runs: for what a device in doubt has not taken back.
+constexpr std::chrono::milliseconds kStuckPause{10};
 /// Probe outcomes are written at least this often while there are new ones.
 constexpr std::chrono::seconds kSaveInterval{60};
 
@@ -47,7 +51,14 @@ size_t max_updates(const GenerateRequest& request, int max_revisions) {
          num_blocks * (static_cast<size_t>(max_revisions) + 2) + 2;
 }
 
+void check_held(const char* what, int64_t num_there, int64_t num_held) {
+  if (num_there == num_held) return;
+  throw Error(ErrorCode::kInternal, "there are " + std::to_string(num_there) + " " + what + ", " +
+                                        std::to_string(num_held) + " are held");
+}
+
 ErrorCode code_of(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error)) return ErrorCode::kOutOfMemory;
   const auto* ours = dynamic_cast<const Error*>(&error);
   return ours ? ours->code() : ErrorCode::kInternal;
 }
@@ -74,13 +85,13 @@ void ResponseStream::cancel(int index) { shared_->cancelled[static_cast<size_t>(
 struct Engine::Impl {
   Impl(std::unique_ptr<Denoiser> denoiser_in, const EngineSettings& settings_in,
        const CacheSettings& cache_settings)
-      : denoiser(std::move(denoiser_in)),
-        info(denoiser->info()),
+      : device(std::move(denoiser_in), std::chrono::milliseconds(settings_in.device_check_ms)),
+        info(device.info()),
         settings(settings_in),
-        capacity_tokens(denoiser->capacity_tokens()),
+        capacity_tokens(device.capacity_tokens()),
         jobs(static_cast<size_t>(settings_in.max_queued) + kCommandPlaces),
         finished(1),
-        cache(*denoiser, cache_settings),
+        cache(device, cache_settings),
         scheduler(settings_in) {
     stats.slab_tokens_capacity = capacity_tokens;
     update_gauges();
@@ -123,9 +134,13 @@ struct Engine::Impl {
 
   // Engine thread.
   void loop();
+  void begin();
+  void end_step(const std::exception& error);
   bool take_new_requests();
   void arrive(std::unique_ptr<Sequence> arriving);
   void step();
+  bool gives_up();
+  void check_integrity();
   std::vector<ForwardPart*> select();
   void decode(const std::vector<ForwardPart*>& parts);
   void run(const std::vector<ForwardPart*>& parts);
@@ -140,12 +155,13 @@ struct Engine::Impl {
   void fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorCode code,
             const std::string& why);
   void fail(const Sequence& sequence, ErrorCode code, const std::string& why);
+  void fail_all(ErrorCode code, const std::string& why);
   void give_up(const std::string& why);
   void refuse_when_draining() const;
   void close(Sequence& sequence);
   void update_gauges();
 
-  const std::unique_ptr<Denoiser> denoiser;
+  WatchedDenoiser device;
   const ModelInfo info;
   const EngineSettings settings;
   const int64_t capacity_tokens;
@@ -153,7 +169,8 @@ struct Engine::Impl {
   Channel<bool> finished;  // one item when the thread has ended its work
   std::atomic<bool> draining{false};
   std::atomic<bool> aborted{false};
-  std::atomic<bool> failed{false};  // the device; also draining then
+  std::atomic<bool> failed{false};   // the device; also draining then
+  std::atomic<bool> is_ready{true};  // the device, as far as it was checked
   std::function<void()> on_failure;
   std::atomic<int64_t> mean_request_us{1000000};  // of finished requests, for Retry-After
   EngineStats stats;
@@ -161,6 +178,7 @@ struct Engine::Impl {
   Scheduler scheduler;                   // its sequences hold slabs and entries: it goes first
   std::vector<CanvasPart> canvas_parts;  // of the forward that runs
   std::vector<Outgoing> outbox;          // of the forward before
+  bool has_run = false;                  // the last step had a forward
   Clock::time_point saved_state = Clock::now();
   std::thread thread;
 };
@@ -168,18 +186,49 @@ struct Engine::Impl {
 // --- The loop ----------------------------------------------------------------------------------
 
 void Engine::Impl::loop() {
-  denoiser->begin_on_thread();
-  while (take_new_requests()) step();
+  begin();
+  for (bool goes_on = true; goes_on;) {
+    try {
+      goes_on = take_new_requests();
+      if (goes_on) step();
+    } catch (const std::exception& e) {
+      end_step(e);
+    }
+  }
   cache.close_state();
   finished.try_push(true);
 }
 
-/// Sleeps while there is no work, until it is time to save. False: closed, and no request is left.
+void Engine::Impl::begin() {
+  try {
+    device.begin_on_thread();
+  } catch (const std::exception& e) {
+    give_up(std::string("the engine's thread can't begin: ") + e.what());
+  }
+}
+
+/// What no guard further down has caught: memory ran out, or a defect of ours.
+void Engine::Impl::end_step(const std::exception& error) {
+  try {
+    log_error(std::string("a step failed: ") + error.what());
+    fail_all(code_of(error), error.what());
+  } catch (const std::exception&) {
+    // Not even that. Streams have ended with their sequences.
+  }
+}
+
+/// Sleeps while there is no work, until it is time to save or to look after the device. False:
+/// closed, and no request is left.
 bool Engine::Impl::take_new_requests() {
-  const bool busy = !scheduler.empty() || (cache.is_making() && !draining);
-  std::optional<Job> job = busy                  ? jobs.try_pop()
-                           : cache.has_unsaved() ? jobs.pop_until(saved_state + kSaveInterval)
-                                                 : jobs.pop();
+  const bool has_work = !scheduler.empty() || (cache.is_making() && !draining);
+  const auto now = Clock::now();
+  auto wake = Clock::time_point::max();
+  if (cache.has_unsaved() && !failed) wake = saved_state + kSaveInterval;
+  if (device.is_in_doubt() && !failed) wake = std::min(wake, device.next_check());
+  if (has_work) wake = has_run ? now : std::min(wake, now + kStuckPause);
+  std::optional<Job> job = wake <= now                       ? jobs.try_pop()
+                           : wake < Clock::time_point::max() ? jobs.pop_until(wake)
+                                                             : jobs.pop();
   if (!job && scheduler.empty() && jobs.is_done()) return false;
   for (; job; job = jobs.try_pop()) {
     if (job->command) job->command();
@@ -200,20 +249,43 @@ void Engine::Impl::arrive(std::unique_ptr<Sequence> arriving) {
 }
 
 void Engine::Impl::step() {
+  device.look_after(Clock::now());
   drop_cancelled_and_expired();
+  has_run = false;
+  if (gives_up()) return;
   scheduler.admit(
       Clock::now(), [this](const Sequence& s) { return cache.is_hot(s.request, s.cache); },
       [this](Sequence& sequence) { return place(sequence); });
-  decode(select());
+  const std::vector<ForwardPart*> parts = select();
+  has_run = !parts.empty();
+  decode(parts);
   if (Clock::now() - saved_state > kSaveInterval) {
     cache.save_state();
     saved_state = Clock::now();
   }
   update_gauges();
-#ifndef NDEBUG
-  denoiser->check_integrity();
-  cache.check_integrity();
-#endif
+  if (!gives_up()) check_integrity();
+}
+
+/// Whether nothing that needs the device can be done any more.
+bool Engine::Impl::gives_up() {
+  if (device.is_lost() && !failed) {
+    give_up("the device can't be used any more: " + device.last_error());
+  }
+  update_gauges();
+  return failed;
+}
+
+void Engine::Impl::check_integrity() {
+  if (!settings.integrity_checks) return;
+  try {
+    device.check_integrity();
+    cache.check_integrity();
+    check_held("slabs", device.num_slabs(), scheduler.num_slabs() + cache.num_slabs());
+    check_held("entries", device.num_entries(), scheduler.num_entries() + cache.num_entries());
+  } catch (const std::exception& e) {
+    give_up(std::string("the accounts are wrong: ") + e.what());
+  }
 }
 
 /// What takes part in the next forward: entries that are made, then the requests.
@@ -233,15 +305,14 @@ std::vector<ForwardPart*> Engine::Impl::select() {
 /// One packed forward of these parts. When it fails it is tried once more without unused entries if
 /// memory ran out, else each part alone, so that only those pay that are at fault.
 void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
-  if (parts.empty() || failed) return;
+  if (parts.empty() || device.is_lost()) return;
   try {
     run(parts);
   } catch (const std::exception& e) {
     ++stats.failed_steps;
     log_error("a forward of " + std::to_string(parts.size()) + " parts failed: " + e.what());
-    if (code_of(e) == ErrorCode::kDeviceFailed) {
-      give_up(e.what());
-    } else if (code_of(e) == ErrorCode::kOutOfMemory && cache.drop_unused() > 0) {
+    if (device.is_lost()) return;
+    if (code_of(e) == ErrorCode::kOutOfMemory && cache.drop_unused() > 0) {
       decode(parts);
     } else if (parts.size() > 1) {
       for (ForwardPart* part : parts) decode({part});
@@ -262,7 +333,7 @@ void Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
   }
   const auto start = Clock::now();
   // Waking those who wait for updates takes a while: the device has its next work first.
-  const std::vector<RowResult> results = denoiser->run(forward, [this] { deliver(); });
+  const std::vector<RowResult> results = device.run(forward, [this] { deliver(); });
   count(forward, Clock::now() - start);
   std::span<const RowResult> rest(results);
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -287,13 +358,9 @@ void Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
 }
 
 void Engine::Impl::drop_cancelled_and_expired() {
-  if (failed) {
-    fail(scheduler.take_if([](const Sequence&) { return true; }), ErrorCode::kDeviceFailed,
-         "the device failed; the server ends");
-  }
+  if (failed) fail_all(ErrorCode::kDeviceFailed, "the device failed; the server ends");
   if (aborted) {
-    fail(scheduler.take_if([](const Sequence&) { return true; }), ErrorCode::kDraining,
-         "the server stopped before this request was finished");
+    fail_all(ErrorCode::kDraining, "the server stopped before this request was finished");
     return;
   }
   for (auto& sequence : scheduler.take_if([](const Sequence& s) { return s.is_cancelled(); })) {
@@ -339,10 +406,10 @@ Placement Engine::Impl::try_place(Sequence& sequence) {
 
 /// Requests go before probes.
 Lease Engine::Impl::open_slab(int num_tokens) {
-  Lease slab = lease_slab(*denoiser, num_tokens);
+  Lease slab = lease_slab(device, num_tokens);
   const auto drop_probe = [this](Sequence& s) { return cache.drop_probe(s.cache); };
   while (!slab && scheduler.any_running(drop_probe)) {
-    slab = lease_slab(*denoiser, num_tokens);
+    slab = lease_slab(device, num_tokens);
   }
   return slab;
 }
@@ -422,12 +489,15 @@ void Engine::Impl::fail(const Sequence& sequence, ErrorCode code, const std::str
   fail(scheduler.take_if([&](const Sequence& s) { return &s == &sequence; }), code, why);
 }
 
-/// Nothing that needs the device can be done any more.
+void Engine::Impl::fail_all(ErrorCode code, const std::string& why) {
+  fail(scheduler.take_if([](const Sequence&) { return true; }), code, why);
+}
+
+/// Nothing that needs the device is done any more.
 void Engine::Impl::give_up(const std::string& why) {
   failed = draining = true;
-  log_error("the device can't be used any more, the server ends: " + why);
-  fail(scheduler.take_if([](const Sequence&) { return true; }), ErrorCode::kDeviceFailed,
-       "the device failed: " + why);
+  log_error("the server ends: " + why);
+  fail_all(ErrorCode::kDeviceFailed, why);
   if (on_failure) on_failure();
 }
 
@@ -436,20 +506,25 @@ void Engine::Impl::refuse_when_draining() const {
   if (draining) throw Error(ErrorCode::kDraining, "the server is shutting down");
 }
 
-/// Accounts for a sequence that goes, with what it holds; the last of a job ends its stream.
+/// Accounts for a sequence that goes, with what it holds. Throws nothing: others go with it.
 void Engine::Impl::close(Sequence& sequence) {
-  deliver();
-  const auto& decoder = sequence.decoder;
-  cache.finish(sequence.cache, decoder ? decoder->stats() : GenerationStats{},
-               decoder && decoder->finished());
+  try {
+    deliver();
+    const auto& decoder = sequence.decoder;
+    cache.finish(sequence.cache, decoder ? decoder->stats() : GenerationStats{},
+                 decoder && decoder->finished());
+  } catch (const std::exception& e) {
+    log_error(std::string("what a request leaves could not be kept: ") + e.what());
+  }
   if (!sequence.slab) --stats.queued;
   sequence.release();
-  if (--sequence.stream->num_open == 0) sequence.stream->updates.close();
+  sequence.leave();
 }
 
 void Engine::Impl::update_gauges() {
   stats.running = scheduler.num_running();
-  stats.slab_tokens_used = capacity_tokens - denoiser->free_tokens();
+  stats.slab_tokens_used = capacity_tokens - device.free_tokens();
+  is_ready = device.is_ready();
 }
 
 // --- Any thread --------------------------------------------------------------------------------
@@ -505,6 +580,7 @@ void Engine::Impl::check_fits(const GenerateRequest& request, int num_tokens) co
 /// Runs a question on the engine's thread, after the forward that runs.
 template <class Result>
 Result Engine::Impl::ask(std::function<Result()> question) {
+  if (failed) refuse_when_draining();
   struct Answer {
     std::optional<Result> result;
     std::exception_ptr error;
@@ -601,6 +677,8 @@ void Engine::begin_drain() { impl_->draining = true; }
 bool Engine::is_draining() const { return impl_->draining; }
 
 bool Engine::has_failed() const { return impl_->failed; }
+
+bool Engine::is_ready() const { return impl_->is_ready && !impl_->failed; }
 
 void Engine::stop(std::chrono::milliseconds drain_timeout) {
   begin_drain();

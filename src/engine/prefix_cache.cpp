@@ -304,10 +304,14 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
   if (use.policy->reuses) {
     if (use.entry) use.held = hold(*use.entry);
     if (use.trial && !start_probe(request, use)) use.trial.reset();
+    if (use.reuse.depth > 0 && !load(use, slab)) {
+      use.held.reset();
+      use.entry = nullptr;
+      use.reuse.depth = 0;
+    }
     ++(use.reuse.depth > 0 ? stats_.hits : stats_.misses);
     if (use.reuse.depth > 0) {
       ++use.entry->hits;
-      denoiser_.load_entry(use.held.id(), slab, use.reuse.depth);
       stats_.cached_tokens += use.reuse.prefix_len;
     }
   }
@@ -315,6 +319,20 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
   if (use.reuse.own_states(request.longest_canvas(), info_.num_layers) > 0) {
     use.own = own_states(use.reuse, request.longest_canvas());
     if (!use.own) use.reuse.refresh_depth = 0;
+  }
+}
+
+/// False: it can't be, and nobody takes the entry up any more. What it would have spared is
+/// computed instead.
+bool PrefixCache::load(const CacheUse& use, SlabId slab) {
+  try {
+    denoiser_.load_entry(use.held.id(), slab, use.reuse.depth);
+    return true;
+  } catch (const std::exception& error) {
+    log_warn("prefix " + use.entry->key.hex().substr(0, 8) + " can't be taken up: " + error.what());
+    failed_.touch(use.entry->key);
+    store_.doom(*use.entry);
+    return false;
   }
 }
 
@@ -433,10 +451,21 @@ std::optional<EntryId> PrefixCache::create_entry(const EntrySpec& spec) {
   }
 }
 
-/// In place of a shallower one. Null: there is no room, it is being made, or its forward failed
-/// before.
+/// In place of a shallower one. Null: there is no room, it is being made, its forward failed
+/// before, or the device can't do it.
 StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const TokenId> ids,
                                         const Hash128& key, int depth, bool pinned) {
+  try {
+    return try_making(salt, ids, key, depth, pinned);
+  } catch (const std::exception& error) {
+    log_warn(std::string("an entry can't be begun: ") + error.what());
+    ++num_refused_;
+    return nullptr;
+  }
+}
+
+StoredPrefix* PrefixCache::try_making(const std::string& salt, std::span<const TokenId> ids,
+                                      const Hash128& key, int depth, bool pinned) {
   const StoredPrefix* old = store_.find(key, salt, ids);
   const bool key_is_taken = old ? !old->ready : store_.has_key(key);
   if (depths_.empty() || failed_.contains(key) || key_is_taken) return nullptr;
@@ -448,6 +477,10 @@ StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const
   std::erase_if(prefix.spec.boundaries,
                 [&](int boundary) { return boundary > depth || boundary == info_.num_layers; });
   prefix.bytes = denoiser_.entry_bytes(prefix.spec);
+  prefix.salt = salt;
+  prefix.ids.assign(ids.begin(), ids.end());
+  prefix.making_cost = static_cast<int64_t>(ids.size()) * depth;
+  prefix.pinned = pinned;
   Lease slab = lease_slab(denoiser_, prefix.spec.prefix_len);
   const std::optional<EntryId> entry = slab ? create_entry(prefix.spec) : std::nullopt;
   if (!entry) {
@@ -460,10 +493,6 @@ StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const
     if (shallower->num_users == 0) destroy(shallower->entry);
   }
   prefix.entry = *entry;
-  prefix.salt = salt;
-  prefix.ids.assign(ids.begin(), ids.end());
-  prefix.making_cost = static_cast<int64_t>(ids.size()) * depth;
-  prefix.pinned = pinned;
   prefix.made = prefix.used = StoredPrefix::Clock::now();
   StoredPrefix& stored = store_.insert(std::move(prefix));
   making_.emplace_back(
@@ -491,6 +520,11 @@ void PrefixCache::end_making(StoredPrefix& stored, const std::string& why) {
 void PrefixCache::destroy(EntryId entry) {
   store_.erase(entry);
   denoiser_.destroy_entry(entry);
+}
+
+int64_t PrefixCache::num_slabs() const {
+  return std::ranges::count_if(making_,
+                               [](const EntryMaking& making) { return !making.is_done(); });
 }
 
 std::vector<ForwardPart*> PrefixCache::making(int max_rows) {

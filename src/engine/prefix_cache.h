@@ -71,6 +71,9 @@ class PrefixCache {
   void save_state();
   bool has_unsaved() const;
   void check_integrity() const { store_.check_integrity(); }
+  /// Slabs of entries that are being made, and entries that are stored.
+  int64_t num_slabs() const;
+  int64_t num_entries() const { return static_cast<int64_t>(store_.entries().size()); }
 
  private:
   const DepthPolicy& find_policy(const std::string& name) const;
@@ -92,6 +95,9 @@ class PrefixCache {
   std::optional<EntryId> create_entry(const EntrySpec& spec);
   StoredPrefix* begin_making(const std::string& salt, std::span<const TokenId> ids,
                              const Hash128& key, int depth, bool pinned);
+  StoredPrefix* try_making(const std::string& salt, std::span<const TokenId> ids,
+                           const Hash128& key, int depth, bool pinned);
+  bool load(const CacheUse& use, SlabId slab);
   void end_making(StoredPrefix& stored, const std::string& why);
   bool store_pinned(std::span<const TokenId> ids);
   Lease hold(StoredPrefix& stored);

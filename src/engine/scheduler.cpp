@@ -63,6 +63,18 @@ std::vector<Sequence*> Scheduler::select(Sequence::Clock::time_point now, int ma
   return selected;
 }
 
+int64_t Scheduler::num_slabs() const {
+  int64_t held = 0;
+  for (const auto& sequence : running_) held += sequence->num_slabs();
+  return held;
+}
+
+int64_t Scheduler::num_entries() const {
+  int64_t held = 0;
+  for (const auto& sequence : running_) held += sequence->num_entries();
+  return held;
+}
+
 bool Scheduler::any_running(const std::function<bool(Sequence&)>& found) const {
   return std::ranges::any_of(running_, [&](const auto& sequence) { return found(*sequence); });
 }

@@ -49,6 +49,9 @@ class Scheduler {
   bool empty() const { return waiting_.empty() && running_.empty(); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
   int num_running() const { return static_cast<int>(running_.size()); }
+  /// What they hold of the device.
+  int64_t num_slabs() const;
+  int64_t num_entries() const;
 
  private:
   bool is_aged(Sequence::Clock::time_point since, Sequence::Clock::time_point now) const {

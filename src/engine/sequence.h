@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "bicached/engine.h"
@@ -28,6 +29,10 @@ struct ResponseStream::Shared {
 struct Sequence {
   using Clock = std::chrono::steady_clock;
 
+  Sequence() = default;
+  Sequence(const Sequence&) = delete;
+  ~Sequence() { leave(); }
+
   GenerateRequest request;  // the decoder refers to it: a Sequence never moves
   int index = 0;            // in its job
   std::shared_ptr<ResponseStream::Shared> stream;
@@ -43,13 +48,22 @@ struct Sequence {
   int64_t first_token_us = 0;
 
   int num_tokens() const { return request.longest_canvas(); }
+  /// Sends no more updates; the last of a job ends its stream. However a sequence goes, nobody
+  /// waits for it.
+  void leave() noexcept {
+    const auto left = std::exchange(stream, nullptr);
+    if (left && --left->num_open == 0) left->updates.close();
+  }
   /// Gives back what it holds.
-  void release() {
+  void release() noexcept {
     cache.own.reset();
     cache.held.reset();
     slab.reset();
     guide_slab.reset();
   }
+  /// What it holds of the device, apart from stored prefixes.
+  int num_slabs() const { return (slab ? 1 : 0) + (guide_slab ? 1 : 0) + (cache.shadow ? 1 : 0); }
+  int num_entries() const { return (cache.own ? 1 : 0) + (cache.shadow_own ? 1 : 0); }
   /// Rows of the next forward, with those of its probe.
   int num_rows() const {
     return decoder->next().num_rows + (cache.shadow ? cache.shadow->num_rows() : 0);

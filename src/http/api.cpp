@@ -229,7 +229,9 @@ HttpReply Api::health(const HttpRequest&) { return json_reply({{"status", "ok"}}
 
 HttpReply Api::ready(const HttpRequest&) {
   refuse_when_draining();
-  backend();
+  if (!backend().engine->is_ready()) {
+    throw Error(ErrorCode::kNotReady, "the device fails at the moment; it is tried again");
+  }
   return json_reply({{"status", "ready"}});
 }
 

@@ -35,7 +35,8 @@ class Server:
         # BICACHED_* are settings to the server, and these are ours.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BICACHED_")}
         self.process = subprocess.Popen(
-            [find_binary(), "serve", "--model", ROOT / "models" / "demo", "--port", "0", *flags],
+            [find_binary(), "serve", "--model", ROOT / "models" / "demo", "--port", "0",
+             "--integrity-checks", *flags],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         self.lines = []
         self._found = queue.Queue()

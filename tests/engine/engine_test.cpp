@@ -42,6 +42,7 @@ std::map<int, Answer> read_all(ResponseStream stream) {
 class EngineTest : public testing::Test {
  protected:
   void start(EngineSettings settings = {}, int64_t capacity_tokens = 1 << 20) {
+    settings.integrity_checks = true;
     engine = std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control, capacity_tokens),
                                       settings, CacheSettings{});
     engine->start();
@@ -285,6 +286,31 @@ TEST_F(EngineTest, AFailedDeviceEndsWhatWasAcceptedAndTakesNothingMore) {
   }
   engine->stop(10s);
   EXPECT_EQ(num_told, 1);
+}
+
+TEST_F(EngineTest, ADeviceThatFailsEverythingIsNotReadyUntilItWorksAgain) {
+  EngineSettings settings;
+  settings.device_check_ms = 100000;  // one check, and no second
+  start(settings);
+  control->fail_forwards = 4;  // three requests, and the check that they cause
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(engine->is_ready());
+    EXPECT_EQ(ask(request_of("failing")).last.finish, FinishReason::kError);
+  }
+  EXPECT_TRUE(eventually([&] { return !engine->is_ready(); }));
+  EXPECT_FALSE(engine->has_failed());
+  EXPECT_NE(ask(request_of("works")).last.finish, FinishReason::kError);
+  EXPECT_TRUE(eventually([&] { return engine->is_ready(); }));
+}
+
+TEST_F(EngineTest, RequestsThatFailAgainAndAgainDoNotMakeADeviceThatWorksUnready) {
+  start();
+  control->poison = '!';
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(ask(request_of("bad!")).last.finish, FinishReason::kError);
+    EXPECT_TRUE(engine->is_ready());
+  }
+  EXPECT_FALSE(engine->has_failed());
 }
 
 TEST_F(EngineTest, DeadlineEndsARequestWithAnError) {

@@ -39,6 +39,7 @@ class FakeDenoiser final : public Denoiser {
     std::atomic<int> max_canvases_seen{0};
     /// Not 0: blocks, groups of so many rows at most, go alone; forwards where others go with them.
     std::atomic<int> block_rows{0}, num_mixed{0};
+    int attention_block = 0;          // of the model; not to be changed later
     std::atomic<TokenId> poison{-1};  // a forward over a canvas with this token throws
     /// A canvas whose prefix was taken from an entry deeper than this decides other tokens.
     std::atomic<int> safe_depth{4};
@@ -63,6 +64,7 @@ class FakeDenoiser final : public Denoiser {
     info_.mask_token = kMask;
     info_.end_tokens = {kEnd};
     info_.blocks_go_alone = control_->block_rows > 0;
+    info_.attention_block = control_->attention_block;
   }
 
   const ModelInfo& info() const override { return info_; }
@@ -211,7 +213,7 @@ class FakeDenoiser final : public Denoiser {
   std::map<SlabId, std::vector<TokenId>> slabs_;
   std::map<SlabId, int> loaded_depth_;
   std::map<EntryId, Entry> entries_;
-  int32_t next_id_ = 0;
+  int64_t next_id_ = 0;
 };
 
 }  // namespace bicached
