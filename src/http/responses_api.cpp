@@ -114,17 +114,20 @@ void refuse_other_outputs(Fields& fields) {
 }
 
 /// Fields that come back as they were sent, or as they count.
-void fill_repeated(const json& body, Job& job) {
+OrderedJson repeated_fields(Fields& fields, const CommonFields& common) {
   const auto given = [&](const char* name, OrderedJson otherwise) -> OrderedJson {
-    const auto found = body.find(name);
-    return found == body.end() || found->is_null() ? otherwise : OrderedJson(*found);
+    const json* found = fields.find(name);
+    return found ? OrderedJson(*found) : otherwise;
   };
-  const SamplingParams& sampling = job.canvases[0].sampling;
-  OrderedJson& out = job.repeated;
+  const SamplingParams& sampling = common.request.sampling;
+  const json* metadata = fields.find("metadata");
+  if (metadata && !metadata->is_object()) throw_wrong_type("metadata", "an object", *metadata);
+  OrderedJson out;
   out["instructions"] = given("instructions", nullptr);
-  out["max_output_tokens"] = given("max_output_tokens", nullptr);
+  out["max_output_tokens"] = nullptr;
+  if (common.length.max_tokens) out["max_output_tokens"] = *common.length.max_tokens;
   out["metadata"] = given("metadata", OrderedJson::object());
-  out["parallel_tool_calls"] = given("parallel_tool_calls", true);
+  out["parallel_tool_calls"] = fields.boolean("parallel_tool_calls").value_or(true);
   out["reasoning"] = {{"effort", nullptr}, {"summary", nullptr}};
   out["store"] = false;
   out["temperature"] = sampling.temperature;
@@ -133,7 +136,9 @@ void fill_repeated(const json& body, Job& job) {
   out["tools"] = given("tools", OrderedJson::array());
   out["top_p"] = sampling.top_p;
   out["truncation"] = given("truncation", "disabled");
-  out["user"] = given("user", nullptr);
+  const json* user = fields.find("user");
+  if (user && user->is_string()) out["user"] = *user;
+  return out;
 }
 
 class ResponsesWriter final : public AnswerWriter {
@@ -243,6 +248,7 @@ class ResponsesWriter final : public AnswerWriter {
     OrderedJson& usage = body["usage"] = OrderedJson::object();
     usage["input_tokens"] = job_.prompt_tokens;
     usage["input_tokens_details"]["cached_tokens"] = total_cached_tokens(job_, *choices);
+    usage["input_tokens_details"]["cache_write_tokens"] = 0;
     usage["output_tokens"] = completion;
     usage["output_tokens_details"]["reasoning_tokens"] = 0;
     usage["total_tokens"] = job_.prompt_tokens + completion;
@@ -275,9 +281,9 @@ Job parse_responses_request(const std::string& body, const CodecContext& context
   read_length(fields, "max_output_tokens", kRules, common.length);
   job.stops = read_texts(fields, "stop", kMaxStops);
   const std::vector<ChatMessage> messages = read_input(fields);
+  job.repeated = repeated_fields(fields, common);
   finish_reading(fields, context);
   add_canvases(chat_prompt(messages, true, false, context), common, kRules, context, job);
-  fill_repeated(parsed, job);
   return job;
 }
 

@@ -39,6 +39,25 @@ TEST_F(DialectsTest, AResponseIsTheChatsText) {
   for (size_t i = 0; i < events.data.size(); ++i) EXPECT_EQ(events.data[i]["sequence_number"], i);
 }
 
+TEST_F(DialectsTest, AResponseRepeatsWhatItWasAskedInItsTypes) {
+  start();
+  const json plain = post("/v1/responses", {{"input", "x"},
+                                            {"max_output_tokens", 16.0},
+                                            {"metadata", {{"a", "b"}}},
+                                            {"parallel_tool_calls", false},
+                                            {"user", {{"id", 1}}}})
+                         .json();
+  EXPECT_TRUE(plain["max_output_tokens"].is_number_integer());
+  EXPECT_EQ(plain["metadata"]["a"], "b");
+  EXPECT_EQ(plain["parallel_tool_calls"], false);
+  EXPECT_FALSE(plain.contains("user")) << "some pages send an object, the answer has a string";
+  EXPECT_EQ(post("/v1/responses", {{"input", "x"}, {"user", "u"}}).json()["user"], "u");
+  EXPECT_EQ(plain["usage"]["input_tokens_details"]["cache_write_tokens"], 0);
+  for (const char* field : {"metadata", "parallel_tool_calls", "truncation"}) {
+    EXPECT_EQ(post("/v1/responses", {{"input", "x"}, {field, 5}}).error_param(), field);
+  }
+}
+
 TEST_F(DialectsTest, AResponseKeepsNothing) {
   start();
   for (const char* field : {"previous_response_id", "conversation", "prompt"}) {
@@ -127,7 +146,8 @@ TEST_F(DialectsTest, AClientThatLeavesEndsTheScoringOfItsPrompt) {
   // Who closes right behind the request may be one that still reads (nc -N).
   std::this_thread::sleep_for(std::chrono::milliseconds(30));
   client.close();
-  EXPECT_TRUE(eventually([&] { return engine->stats().cancelled > 0; }));
+  EXPECT_TRUE(eventually(
+      [&] { return get("/metrics").body.find("status=\"499\"} 1\n") != std::string::npos; }));
   EXPECT_TRUE(eventually([&] { return control->num_open_slabs == 0; }));
   EXPECT_LT(engine->stats().logit_rows, 500);
 }
