@@ -26,6 +26,14 @@ void read_stream_fields(Fields& fields, Job& job) {
   job.include_usage = inner.boolean("include_usage").value_or(false);
 }
 
+/// What a request gets that names no model: the name that the operator chose, if there is one.
+const std::string& own_name(const CodecContext& context) {
+  for (const std::string& alias : context.aliases) {
+    if (alias != "*") return alias;
+  }
+  return context.backend.model_id;
+}
+
 }  // namespace
 
 void check_model_name(const std::string& name, const CodecContext& context) {
@@ -40,7 +48,7 @@ void check_model_name(const std::string& name, const CodecContext& context) {
 }
 
 CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job& job) {
-  job.model = fields.text("model").value_or(context.backend.model_id);
+  job.model = fields.text("model").value_or(own_name(context));
   check_model_name(job.model, context);
   read_stream_fields(fields, job);
   refuse_unsupported_fields(fields, context.unknown_fields);

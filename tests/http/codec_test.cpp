@@ -72,7 +72,9 @@ TEST_F(CodecTest, FillsInTheDefaults) {
   EXPECT_EQ(request.sampling.num_top_logprobs, -1);
   EXPECT_EQ(request.cache.policy, "");  // the server's
   EXPECT_FALSE(job.stream);
-  EXPECT_EQ(job.model, "demo");
+  EXPECT_EQ(job.model, "other") << "the name that the operator gave it";
+  aliases = {"*"};
+  EXPECT_EQ(chat("").model, "demo");
 }
 
 TEST_F(CodecTest, IntraCacheIsTheCachePolicysUnlessNamed) {
