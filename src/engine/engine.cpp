@@ -6,6 +6,7 @@
 #include <functional>
 #include <new>
 
+#include "base/free_memory.h"
 #include "base/log.h"
 #include "bicached/error.h"
 #include "engine/prefix_cache.h"
@@ -34,6 +35,8 @@ struct Outgoing {
 constexpr size_t kCommandPlaces = 16;
 /// Requests that wait while nothing runs: for what a device in doubt has not taken back.
 constexpr std::chrono::milliseconds kStuckPause{10};
+/// After some work, freed memory goes back to the system once in so long.
+constexpr std::chrono::seconds kTrimInterval{10};
 /// Probe outcomes are written at least this often while there are new ones.
 constexpr std::chrono::seconds kSaveInterval{60};
 
@@ -179,6 +182,8 @@ struct Engine::Impl {
   std::vector<CanvasPart> canvas_parts;  // of the forward that runs
   std::vector<Outgoing> outbox;          // of the forward before
   bool has_run = false;                  // the last step had a forward
+  bool is_trimmed = true;                // nothing was done since freed memory went back
+  Clock::time_point trimmed = Clock::now();
   Clock::time_point saved_state = Clock::now();
   std::thread thread;
 };
@@ -224,12 +229,14 @@ bool Engine::Impl::take_new_requests() {
   const auto now = Clock::now();
   auto wake = Clock::time_point::max();
   if (cache.has_unsaved() && !failed) wake = saved_state + kSaveInterval;
+  if (!is_trimmed) wake = std::min(wake, trimmed + kTrimInterval);
   if (device.is_in_doubt() && !failed) wake = std::min(wake, device.next_check());
   if (has_work) wake = has_run ? now : std::min(wake, now + kStuckPause);
   std::optional<Job> job = wake <= now                       ? jobs.try_pop()
                            : wake < Clock::time_point::max() ? jobs.pop_until(wake)
                                                              : jobs.pop();
   if (!job && scheduler.empty() && jobs.is_done()) return false;
+  if (job) is_trimmed = false;
   for (; job; job = jobs.try_pop()) {
     if (job->command) job->command();
     for (auto& sequence : job->sequences) arrive(std::move(sequence));
@@ -250,6 +257,11 @@ void Engine::Impl::arrive(std::unique_ptr<Sequence> arriving) {
 
 void Engine::Impl::step() {
   device.look_after(Clock::now());
+  if (!is_trimmed && Clock::now() - trimmed >= kTrimInterval) {
+    give_free_memory_back();
+    trimmed = Clock::now();
+    is_trimmed = scheduler.empty();
+  }
   drop_cancelled_and_expired();
   has_run = false;
   if (gives_up()) return;

@@ -1,10 +1,9 @@
 #include "bicached/http_server.h"
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <atomic>
 
+#include "base/free_memory.h"
 #include "base/log.h"
 #include "bicached/error.h"
 #include "http/api.h"
@@ -23,7 +22,7 @@ using std::chrono::milliseconds;
 /// After a long body the allocator gives back what parsing it took.
 void trim_after(size_t body_bytes) {
   constexpr size_t kLong = 1 << 20;
-  if (body_bytes >= kLong) ::malloc_trim(0);
+  if (body_bytes >= kLong) give_free_memory_back();
 }
 
 /// A place among the requests that may take long; free on destruction.

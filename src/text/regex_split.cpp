@@ -4,6 +4,8 @@
 #include <pcre2.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "bicached/error.h"
 #include "text/utf8.h"
@@ -157,6 +159,76 @@ struct MatchState {
   }
 };
 
+/// Looks for matches in as little of the text as will do: a match that hits the end of its window
+/// is looked for in one of twice the length. What windows hold together is bounded, since a pattern
+/// that looks far ahead at every character takes time in the square of the text.
+class Matcher {
+ public:
+  Matcher(const pcre2_code* code, std::string_view text) : code_(code), text_(text) {
+    state_.data = pcre2_match_data_create(1, nullptr);
+    state_.context = pcre2_match_context_create(nullptr);
+    state_.stack = pcre2_jit_stack_create(64 << 10, kMaxJitStackBytes, nullptr);
+    if (!state_.data || !state_.context || !state_.stack) {
+      throw Error(ErrorCode::kOutOfMemory, "no memory for splitting a text");
+    }
+    pcre2_jit_stack_assign(state_.context, nullptr, state_.stack);
+    // Backtracking once over the text is normal (spaces before a newline); much more is not.
+    pcre2_set_match_limit(state_.context, static_cast<uint32_t>(std::min<size_t>(
+                                              text.size() * 8 + 100000, 1u << 31)));
+    pcre2_set_heap_limit(state_.context, 256 << 10);  // KiB
+  }
+
+  /// Begin and end of the first match from `start` on. Nothing: there is none.
+  std::optional<std::pair<size_t, size_t>> find(size_t start) {
+    for (size_t length = kFirstWindow;; length *= 2) {
+      const size_t end = window_end(start, length);
+      const bool is_whole = end == text_.size();
+      const int found = match(start, end, is_whole);
+      if (found > 0) {
+        const PCRE2_SIZE* span = pcre2_get_ovector_pointer(state_.data);
+        return std::pair<size_t, size_t>(span[0], span[1]);
+      }
+      if (is_whole) return std::nullopt;
+    }
+  }
+
+ private:
+  static constexpr size_t kFirstWindow = 256;
+  /// Legal texts stay below a few times their length; 256 MiB take some tenths of a second.
+  static constexpr size_t kLeastBudget = size_t{256} << 20, kBudgetPerByte = 16;
+
+  size_t window_end(size_t start, size_t length) const {
+    if (length >= text_.size() - start) return text_.size();
+    size_t end = start + length;
+    while (end < text_.size() && (static_cast<unsigned char>(text_[end]) & 0xC0) == 0x80) ++end;
+    return end;
+  }
+
+  /// Over 0: found; else there is none in this window, or one may go on behind it.
+  int match(size_t start, size_t end, bool is_whole) {
+    if (end - start > kFirstWindow) work_ += end - start;
+    if (work_ > kLeastBudget + kBudgetPerByte * text_.size()) refuse_text("it takes too long");
+    // The text was checked once; checking it again at every match would be quadratic.
+    const int found = pcre2_match(code_, reinterpret_cast<PCRE2_SPTR>(text_.data()), end, start,
+                                  PCRE2_NO_UTF_CHECK | (is_whole ? 0 : PCRE2_PARTIAL_HARD),
+                                  state_.data, state_.context);
+    if (found < 0 && found != PCRE2_ERROR_NOMATCH && found != PCRE2_ERROR_PARTIAL) {
+      refuse_text("PCRE2 error " + std::to_string(found));
+    }
+    return found;
+  }
+
+  [[noreturn]] static void refuse_text(const std::string& why) {
+    throw Error(ErrorCode::kInvalidRequest,
+                "the text can't be split by the model's regex within its limits (" + why + ")");
+  }
+
+  const pcre2_code* code_;
+  const std::string_view text_;
+  MatchState state_;
+  size_t work_ = 0;  // bytes of windows, but for the first ones
+};
+
 }  // namespace
 
 struct RegexSplit::Impl {
@@ -181,48 +253,29 @@ RegexSplit::RegexSplit(const std::string& pattern) : impl_(std::make_unique<Impl
     pcre2_get_error_message(error, message, sizeof message);
     refuse(pattern, reinterpret_cast<const char*>(message));
   }
-  pcre2_jit_compile(impl_->code, PCRE2_JIT_COMPLETE);  // without JIT it is only slower
+  // Without JIT it is only slower.
+  pcre2_jit_compile(impl_->code, PCRE2_JIT_COMPLETE | PCRE2_JIT_PARTIAL_HARD);
 }
 
 RegexSplit::~RegexSplit() = default;
 RegexSplit::RegexSplit(RegexSplit&&) noexcept = default;
 
 void RegexSplit::split(std::string_view text, std::vector<std::string_view>& pieces) const {
-  MatchState state;
-  state.data = pcre2_match_data_create(1, nullptr);
-  state.context = pcre2_match_context_create(nullptr);
-  state.stack = pcre2_jit_stack_create(64 << 10, kMaxJitStackBytes, nullptr);
-  if (!state.data || !state.context || !state.stack) {
-    throw Error(ErrorCode::kOutOfMemory, "no memory for splitting a text");
-  }
-  pcre2_jit_stack_assign(state.context, nullptr, state.stack);
-  // Backtracking once over the text is normal (spaces before a newline); much more is not.
-  pcre2_set_match_limit(
-      state.context, static_cast<uint32_t>(std::min<size_t>(text.size() * 8 + 100000, 1u << 31)));
-  pcre2_set_heap_limit(state.context, 256 << 10);  // KiB
-
+  Matcher matcher(impl_->code, text);
   size_t done = 0;   // end of the last piece
   size_t start = 0;  // where the next match is looked for
   while (start < text.size()) {
-    // The text was checked once; checking it again at every match would be quadratic.
-    const int found =
-        pcre2_match(impl_->code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), start,
-                    PCRE2_NO_UTF_CHECK, state.data, state.context);
-    if (found == PCRE2_ERROR_NOMATCH) break;
-    if (found < 0) {
-      throw Error(ErrorCode::kInvalidRequest,
-                  "the text can't be split by the model's regex within its limits (PCRE2 error " +
-                      std::to_string(found) + ")");
-    }
-    const PCRE2_SIZE* span = pcre2_get_ovector_pointer(state.data);
-    if (span[1] <= span[0]) {  // an empty match splits nothing; go on one character later
-      start = span[0];
+    const auto span = matcher.find(start);
+    if (!span) break;
+    const auto [begin, end] = *span;
+    if (end <= begin) {  // an empty match splits nothing; go on one character later
+      start = begin;
       if (start < text.size()) next_code_point(text, start);
       continue;
     }
-    if (span[0] > done) pieces.push_back(text.substr(done, span[0] - done));
-    pieces.push_back(text.substr(span[0], span[1] - span[0]));
-    start = done = span[1];
+    if (begin > done) pieces.push_back(text.substr(done, begin - done));
+    pieces.push_back(text.substr(begin, end - begin));
+    start = done = end;
   }
   if (done < text.size()) pieces.push_back(text.substr(done));
 }

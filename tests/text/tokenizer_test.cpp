@@ -8,6 +8,7 @@
 #include <random>
 
 #include "bicached/error.h"
+#include "text/regex_split.h"
 
 namespace bicached {
 namespace {
@@ -97,6 +98,38 @@ std::string repeated(const std::string& unit, size_t num_bytes) {
   std::string out;
   while (out.size() < num_bytes) out += unit;
   return out;
+}
+
+std::vector<size_t> piece_lengths(const std::string& pattern, const std::string& text) {
+  std::vector<std::string_view> pieces;
+  RegexSplit(pattern).split(text, pieces);
+  std::vector<size_t> lengths;
+  for (const std::string_view piece : pieces) lengths.push_back(piece.size());
+  return lengths;
+}
+
+TEST(RegexSplit, PiecesOfAnyLengthAreThoseOfTheWholeText) {
+  const std::string spaces(1000, ' '), letters(700, 'x');
+  const std::string text = spaces + letters + "\n" + spaces + "\n" + letters + spaces;
+  // All but the last of the spaces before a word, as the tokenizers of Qwen and Llama have it.
+  EXPECT_EQ(piece_lengths(R"(\s*[\r\n]+|\s+(?!\S)| ?\S+|\s+)", text),
+            (std::vector<size_t>{999, 701, 1002, 700, 1000}));
+  EXPECT_EQ(piece_lengths("x+$", letters + "\n" + letters), (std::vector<size_t>{700, 1, 700}));
+  EXPECT_EQ(piece_lengths("(?<=x)\\n", letters + "\n" + letters),
+            (std::vector<size_t>{700, 1, 700}));
+  std::string accents;  // two bytes each: no window ends inside one
+  for (int i = 0; i < 1001; ++i) accents += "\xC3\xA9";
+  EXPECT_EQ(piece_lengths("\\p{L}+", accents + " " + accents),
+            (std::vector<size_t>{2002, 1, 2002}));
+}
+
+TEST(RegexSplit, APatternThatLooksToTheEndAtEveryCharacterIsRefusedOnALongText) {
+  const std::string text(400'000, 'a');
+  for (const char* pattern : {"a*b|a", "(?=a*b)|a", "(?=a*$)a"}) {
+    EXPECT_EQ(code_of([&] { piece_lengths(pattern, text); }), ErrorCode::kInvalidRequest)
+        << pattern;
+  }
+  EXPECT_EQ(piece_lengths("a*b|a", "aaab"), std::vector<size_t>{4});
 }
 
 /// Quadratic work would take minutes here; the bound leaves room for a busy machine.
