@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "base/utf8.h"
 #include "bicached/error.h"
-#include "text/utf8.h"
 
 namespace bicached {
 namespace {

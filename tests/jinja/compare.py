@@ -10,6 +10,7 @@ PROGRAM is the build's jinja_render. Needs the Python package jinja2 (measured w
 
 import collections
 import datetime
+import functools
 import json
 import pathlib
 import subprocess
@@ -56,10 +57,15 @@ def environment():
     return env
 
 
+@functools.lru_cache(maxsize=1)
+def compiled(env, source):
+    return env.from_string(source)
+
+
 def answer(env, source, values):
     """{"text"} or {"error"}: what jinja2 makes of it."""
     try:
-        return {"text": env.from_string(source).render(**values)}
+        return {"text": compiled(env, source).render(**values)}
     except Raised as e:
         return {"error": str(e), "raised": True}
     except Exception as e:  # whatever a template can bring about
@@ -252,14 +258,13 @@ def features(folder):
 
 def record(path):
     env = environment()
-    rows = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    for row in rows:
-        for key in ("text", "error"):
-            row.pop(key, None)
-        result = answer(env, row["template"], row.get("globals", {}))
-        result.pop("raised", None)
-        row.update(result)
-    pathlib.Path(path).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    cases = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    for row in cases["rows"]:
+        source = row["template"]
+        row.clear()
+        row.update({"template": source, **answer(env, source, cases["globals"])})
+        row.pop("raised", None)
+    pathlib.Path(path).write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
 
 

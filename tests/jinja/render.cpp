@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "jinja/read_json.h"
 #include "text/jinja/template.h"
 
 namespace {
@@ -54,7 +55,7 @@ int main(int argc, char** argv) {
   std::ostringstream text;
   text << file.rdbuf();
   try {
-    const jinja::Value rows = jinja::parse_json(text.str());
+    const jinja::Value rows = read_json_value(text.str());
     for (const jinja::Value& row : rows.items())
       std::cout << result_of(row).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
                 << std::endl;
