@@ -60,8 +60,6 @@ std::string json_string(const std::string& s, bool ensure_ascii) {
 
 /// Python's repr of a float: the shortest digits that read back the same.
 std::string float_repr(double d) {
-  if (std::isnan(d)) return "nan";
-  if (std::isinf(d)) return d < 0 ? "-inf" : "inf";
   char buffer[40];
   const auto end =
       std::to_chars(buffer, buffer + sizeof buffer, d, std::chars_format::scientific).ptr;
@@ -130,11 +128,8 @@ class Writer {
       case Kind::kNone: return add("null");
       case Kind::kBool: return add(v.as_integer() ? "true" : "false");
       case Kind::kInt:
-      case Kind::kBigInt: return repr(v);
-      case Kind::kFloat:
-        if (std::isnan(v.as_number())) return add("NaN");
-        if (std::isinf(v.as_number())) return add(v.as_number() < 0 ? "-Infinity" : "Infinity");
-        return repr(v);
+      case Kind::kBigInt:
+      case Kind::kFloat: return repr(v);  // finite: it was read from JSON
       case Kind::kString: return add(json_string(v.text(), style.ensure_ascii));
       case Kind::kList:
       case Kind::kTuple:

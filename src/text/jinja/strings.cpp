@@ -13,7 +13,7 @@ void append_upper(std::string& out, char32_t c, bool as_title) {
   const auto i = static_cast<utf8proc_int32_t>(c);
   const auto big = as_title ? utf8proc_totitle(i) : utf8proc_toupper(i);
   const bool is_small = utf8proc_category(i) == UTF8PROC_CATEGORY_LL;
-  if ((is_small && big == i) || (c >= 0x1F80 && c <= 0x1FFC))
+  if ((is_small && big == i) || c == 0xDF || (c >= 0x1F80 && c <= 0x1FFC))
     fail_unsupported("the upper case of a character with several upper-case letters");
   append_utf8(out, static_cast<char32_t>(big));
 }
