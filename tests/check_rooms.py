@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/ usr / bin / env python3
 """Rooms include only leftwards; torch stays where it belongs; public headers need nothing of ours.
 
 check_rooms.py [ROOT]   prints one line for each include that breaks a rule, exits with 1 if any does.
@@ -8,9 +8,12 @@ import pathlib
 import re
 import sys
 
-# Two wings, what needs no torch and what does, meet in include/bicached/denoiser.h; programs see both.
+#Two wings, what needs no torch and what does, meet in include / bicached / denoiser.h; \
+    programs see both.
 ROOMS = ["base", "config", "text", "cache_index", "decode", "engine", "http", "model", "cache", "denoise", "app", "lab"]
 TORCH_ROOMS = {"model", "cache", "denoise", "app", "lab"}
+#A library inside a room : the rooms it may include, beside itself.
+LIBRARIES = {"text/jinja": {"base"}}
 TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 STANDARD = re.compile(r"^[a-z0-9_]+$")
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:<([^>]+)>|"([^"]+)")', re.MULTILINE)
@@ -33,6 +36,14 @@ def broken_room_rules(name, room, path):
             yield f"{name}: includes {included}: no torch here"
 
 
+def broken_library_rules(name, path):
+    for library, rooms in LIBRARIES.items():
+        if name.startswith(f"src/{library}/"):
+            for system, included in includes(path):
+                if not system and included.split("/")[0] not in rooms and not included.startswith(f"{library}/"):
+                    yield f"{name}: includes {included}: {library} takes only {', '.join(sorted(rooms))}"
+
+
 def broken_header_rules(name, path):
     for system, included in includes(path):
         if system and not STANDARD.match(included):
@@ -51,16 +62,15 @@ def broken_rules(root):
             yield f"{name}: {room} is not a room; known are {', '.join(ROOMS)}"
             continue
         yield from broken_room_rules(name, room, path)
+        yield from broken_library_rules(name, path)
     for path in sorted((root / "include").rglob("*.h")):
         yield from broken_header_rules(path.relative_to(root).as_posix(), path)
 
+        def main()
+            : root = pathlib.Path(sys.argv[1]) if len (sys.argv) >
+                     1 else pathlib.Path(__file__).parent.parent problems =
+                         list(broken_rules(root)) print("\n".join(problems)) return 1 if problems
+                         else 0
 
-def main():
-    root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent
-    problems = list(broken_rules(root))
-    print("\n".join(problems))
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+                         if __name__
+                         == "__main__" : sys.exit(main())

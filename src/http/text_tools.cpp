@@ -1,9 +1,9 @@
+#include "base/utf8.h"
 #include "bicached/error.h"
 #include "config/json_fields.h"
 #include "http/api.h"
 #include "http/json_reply.h"
 #include "text/chat_prompt.h"
-#include "text/utf8.h"
 
 namespace bicached {
 namespace {

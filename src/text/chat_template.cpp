@@ -7,11 +7,10 @@
 #include <random>
 #include <set>
 
+#include "base/utf8.h"
 #include "bicached/error.h"
 #include "text/chat_render.h"
-#include "text/jinja/runtime.h"
 #include "text/tokenizer_files.h"
-#include "text/utf8.h"
 
 namespace bicached {
 namespace {
@@ -388,7 +387,9 @@ std::vector<std::string> texts_to_disarm(const std::vector<AddedTokenText>& toke
                                          const std::string& template_source) {
   std::vector<std::string> out;
   for (const AddedTokenText& token : tokens) {
-    const bool blank = jinja::strip(token.text, Value::none(), true, true).empty();
+    bool blank = true;
+    for (size_t pos = 0; blank && pos < token.text.size();)
+      blank = is_white_space(next_code_point(token.text, pos));
     if (!blank && (token.special || template_source.find(token.text) != std::string::npos))
       out.push_back(token.text);
   }

@@ -7,8 +7,8 @@
 #include <optional>
 #include <utility>
 
+#include "base/utf8.h"
 #include "bicached/error.h"
-#include "text/utf8.h"
 
 namespace bicached {
 namespace {

@@ -4,13 +4,13 @@
 #include <memory>
 #include <unordered_map>
 
+#include "base/utf8.h"
 #include "bicached/error.h"
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/normalize.h"
 #include "text/regex_split.h"
 #include "text/tokenizer_files.h"
-#include "text/utf8.h"
 
 namespace bicached {
 namespace {

@@ -13,6 +13,7 @@
 #include "bicached/tokenizer.h"
 #include "golden_check/golden_case.h"
 #include "golden_check/report.h"
+#include "jinja/read_json.h"
 #include "text/chat_render.h"
 
 namespace {
@@ -345,7 +346,7 @@ void check_render_row(const jinja::Value& row, const std::string& source, Case& 
 void check_render(const fs::path& folder, Report& report) {
   const json templates = read_json(folder / "chat/templates.json");
   for (const std::string& line : lines_of(folder / "chat/render.jsonl")) {
-    const jinja::Value row = jinja::parse_json(line);
+    const jinja::Value row = read_json_value(line);
     const std::string source = templates.at(member_of(row, "template").text())["template"];
     Case result;
     guarded(result, [&] { check_render_row(row, source, result); });
@@ -368,7 +369,7 @@ void check_chat_ids(const fs::path& folder, Report& report) {
     const std::string source = templates.at(row["template"].get<std::string>())["template"];
     Case result;
     guarded(result, [&] {
-      jinja::Value values = jinja::parse_json(line);
+      jinja::Value values = read_json_value(line);
       bicached::ChatInput input = chat_input(values);
       input.add_generation_prompt = true;
       const jinja::Template compiled(source);

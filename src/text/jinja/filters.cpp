@@ -1,588 +1,249 @@
+// The table of filters.
 #include <algorithm>
 #include <cmath>
-#include <unordered_map>
 
+#include "base/utf8.h"
 #include "text/jinja/runtime.h"
-#include "text/utf8.h"
 
 namespace bicached::jinja {
 namespace {
 
-using Filter = Value (*)(const Value& input, const Arguments&, Meter&);
-
-std::string text_input(const Value& v) {
-  if (v.is_markup()) fail_unsupported("a filter after e or safe");
-  return to_text(v);
+std::string text_input(const Call& c) {
+  if (c.self.is_markup()) fail_unsupported("a filter of text behind safe");
+  return to_text(c.self, c.meter);
 }
 
-int64_t length_of(const Value& v) {
-  switch (v.kind()) {
-    case Kind::kUndefined: return 0;
-    case Kind::kString: return static_cast<int64_t>(count_code_points(v.text()));
-    case Kind::kDict: return static_cast<int64_t>(v.members().size());
+Value length_filter(const Call& c) {
+  switch (c.self.kind()) {
+    case Kind::kUndefined: return Value::integer(0);
+    case Kind::kString:
+      return Value::integer(static_cast<int64_t>(count_code_points(c.self.text())));
+    case Kind::kDict: return Value::integer(static_cast<int64_t>(c.self.members().size()));
     case Kind::kList:
     case Kind::kTuple:
-      if (v.origin() != ListOrigin::kGenerator) return static_cast<int64_t>(v.items().size());
+      if (c.self.origin() != Origin::kGenerator)
+        return Value::integer(static_cast<int64_t>(c.self.items().size()));
       [[fallthrough]];
-    default: fail_runtime("object of type '" + type_name(v) + "' has no len()");
+    default: fail_runtime("object of type '" + type_name(c.self) + "' has no len()");
   }
 }
 
-/// Follows `a.b.0` as Jinja's filters do for their `attribute`.
+/// Follows `a.b.0` as Jinja's filters do for their `attribute`; none: the item itself.
 Value attribute_of(const Value& item, const Value& path, Meter& meter) {
+  if (path.is(Kind::kUndefined) || path.is(Kind::kNone)) return item;
   if (path.is_integer()) return get_item(item, path, meter);
   if (!path.is(Kind::kString)) fail_runtime("attribute must be a string or an integer");
   Value value = item;
   for (size_t begin = 0; begin <= path.text().size();) {
     const size_t end = std::min(path.text().find('.', begin), path.text().size());
     const std::string part = path.text().substr(begin, end - begin);
-    const bool number =
-        !part.empty() && part.size() < 10 &&
-        std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; });
+    const bool number = !part.empty() && part.size() < 10 &&
+                        part.find_first_not_of("0123456789") == std::string::npos;
     value = get_item(value, number ? Value::integer(std::stoll(part)) : Value::string(part), meter);
     begin = end + 1;
   }
   return value;
 }
 
-Value folded(const Value& v, bool case_sensitive) {
-  return v.is(Kind::kString) && !case_sensitive ? Value::string(lower(v.text())) : v;
-}
-
-bool flag(const Arguments& a, size_t index, const char* name) {
-  return truthy(a.get(index, name, Value::boolean(false)));
-}
-
-Items sorted(Items items, const Value& attribute, bool case_sensitive, bool reverse, Meter& meter) {
+Value sorted(const Items& items, const Value& attribute, const Value& case_sensitive,
+             const Value& reverse, Meter& meter) {
   std::vector<std::pair<Value, Value>> keyed;
-  for (Value& item : items) {
-    Value key = attribute.is(Kind::kNone) ? item : attribute_of(item, attribute, meter);
-    keyed.emplace_back(folded(key, case_sensitive), std::move(item));
+  for (const Value& item : items) {
+    Value key = attribute_of(item, attribute, meter);
+    const bool folds = key.is(Kind::kString) && !truthy(case_sensitive);
+    keyed.emplace_back(folds ? Value::string(lower(key.text())) : key, item);
   }
   std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& x, const auto& y) {
-    meter.step();
-    return reverse ? less(y.first, x.first) : less(x.first, y.first);
+    return truthy(reverse) ? less(y.first, x.first, meter) : less(x.first, y.first, meter);
   });
   Items out;
   for (auto& [key, item] : keyed) out.push_back(std::move(item));
+  return Value::list(std::move(out));
+}
+
+Value sort_filter(const Call& c) {
+  return sorted(iterate(c.self, c.meter), c[2], c[1], c[0], c.meter);
+}
+
+Items pairs_of(const Value& dict) {
+  Items pairs;
+  for (const auto& [key, value] : dict.members()) pairs.push_back(Value::tuple({key, value}));
+  return pairs;
+}
+
+Value dictsort_filter(const Call& c) {
+  if (!c.self.is(Kind::kDict)) fail_runtime("dictsort needs a dict");
+  const bool by_value = c[1].is(Kind::kString) && c[1].text() == "value";
+  return sorted(pairs_of(c.self), Value::integer(by_value), c[0], c[2], c.meter);
+}
+
+Value items_filter(const Call& c) {
+  if (c.self.is(Kind::kUndefined)) return Value::list({}, Origin::kGenerator);
+  if (!c.self.is(Kind::kDict)) fail_runtime("Can only get item pairs from a mapping.");
+  return Value::list(pairs_of(c.self), Origin::kGenerator);
+}
+
+/// The filter or test whose name stands at `index` of a filter's arguments, with those behind it.
+struct Named {
+  const Builtin* builtin;
+  Arguments arguments;
+};
+
+Named named(const Arguments& given, size_t index, const Builtin* (*find)(std::string_view)) {
+  if (!given.positional[index].is(Kind::kString)) fail_runtime("a filter's or test's name is text");
+  const std::string& name = given.positional[index].text();
+  Named out{find(name), {}};
+  if (!out.builtin) fail_unsupported("the filter or test '" + name + "'");
+  out.arguments.positional.assign(given.positional.begin() + static_cast<std::ptrdiff_t>(index) + 1,
+                                  given.positional.end());
+  out.arguments.named = given.named;
   return out;
 }
 
-Value sort_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("sort", 3, {"reverse", "case_sensitive", "attribute"});
-  return Value::list(sorted(iterate(v), a.get(2, "attribute", Value::none()),
-                            flag(a, 1, "case_sensitive"), flag(a, 0, "reverse"), meter));
-}
-
-Value dictsort_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("dictsort", 3, {"case_sensitive", "by", "reverse"});
-  if (!v.is(Kind::kDict)) fail_runtime("dictsort needs a dict");
-  const Value by = a.get(1, "by", Value::string("key"));
-  Items pairs;
-  for (const auto& [key, value] : v.members()) pairs.push_back(Value::tuple({key, value}));
-  const bool by_value = by.is(Kind::kString) && by.text() == "value";
-  return Value::list(sorted(std::move(pairs), Value::integer(by_value ? 1 : 0),
-                            flag(a, 0, "case_sensitive"), flag(a, 2, "reverse"), meter));
-}
-
-Value groupby_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("groupby", 1, {"attribute"});
-  const Value attribute = a.get(0, "attribute", Value());
-  Items groups;
-  Items members;
-  Value key, shown;
-  const auto close = [&] {
-    if (!members.empty())
-      groups.push_back(Value::tuple({shown, Value::list(std::move(members))}, ListOrigin::kGroup));
-    members.clear();
-  };
-  for (const Value& item : sorted(iterate(v), attribute, false, false, meter)) {
-    const Value next = attribute_of(item, attribute, meter);
-    if (members.empty() || !equal(folded(next, false), key)) {
-      close();
-      key = folded(next, false), shown = next;
-    }
-    members.push_back(item);
-  }
-  close();
-  return Value::list(std::move(groups));
-}
-
-Value unique_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("unique", 2, {"case_sensitive", "attribute"});
-  const Value attribute = a.get(1, "attribute", Value::none());
-  Items out, keys;
-  for (const Value& item : iterate(v)) {
-    const Value key =
-        folded(attribute.is(Kind::kNone) ? item : attribute_of(item, attribute, meter),
-               flag(a, 0, "case_sensitive"));
-    const bool seen = std::any_of(keys.begin(), keys.end(), [&](const Value& k) {
-      meter.step();
-      return equal(k, key);
-    });
-    if (seen) continue;
-    keys.push_back(key);
-    out.push_back(item);
-  }
-  return Value::list(std::move(out), ListOrigin::kGenerator);
-}
-
-Arguments rest_of(const Arguments& a, size_t from) {
-  Arguments rest;
-  for (size_t i = from; i < a.positional.size(); ++i) rest.positional.push_back(a.positional[i]);
-  rest.named = a.named;
-  return rest;
-}
-
-const std::string& name_argument(const Arguments& a, size_t index, const char* function) {
-  if (index >= a.positional.size() || !a.positional[index].is(Kind::kString)) {
-    fail_runtime(std::string(function) + " needs the name of a filter, test or attribute");
-  }
-  return a.positional[index].text();
-}
-
-Value map_filter(const Value& v, const Arguments& a, Meter& meter) {
+Value map_filter(const Call& c) {
   Items out;
-  const Items items = iterate(v);
-  if (a.positional.empty()) {
-    a.check("map", 0, {"attribute", "default"});
-    const Value* attribute = a.find(0, "attribute");
-    const Value* otherwise = a.find(1, "default");
-    if (!attribute) fail_runtime("map requires a filter argument");
-    for (const Value& item : items) {
-      Value value = attribute_of(item, *attribute, meter);
-      if (value.is(Kind::kUndefined) && otherwise) value = *otherwise;
-      out.push_back(std::move(value));
-    }
+  if (!truthy(c.self)) return Value::list(std::move(out), Origin::kGenerator);
+  if (c.given.positional.empty()) {
+    const auto& names = c.given.named;
+    if (names.size() != 1 || names[0].first != "attribute")
+      fail_unsupported("the filter 'map' with other arguments than attribute or a filter");
+    for (const Value& item : iterate(c.self, c.meter))
+      out.push_back(attribute_of(item, names[0].second, c.meter));
   } else {
-    const std::string& name = name_argument(a, 0, "map");
-    if (!is_known_filter(name)) fail_runtime("No filter named '" + name + "'.");
-    for (const Value& item : items) out.push_back(call_filter(name, item, rest_of(a, 1), meter));
+    const Named filter = named(c.given, 0, find_filter);
+    for (const Value& item : iterate(c.self, c.meter))
+      out.push_back(run(*filter.builtin, item, filter.arguments, c.meter));
   }
-  return Value::list(std::move(out), ListOrigin::kGenerator);
+  return Value::list(std::move(out), Origin::kGenerator);
 }
 
 template <bool kWanted, bool kByAttribute>
-Value select_filter(const Value& v, const Arguments& a, Meter& meter) {
+Value select_filter(const Call& c) {
   const size_t first = kByAttribute ? 1 : 0;
-  if (kByAttribute && a.positional.empty()) fail_runtime("selectattr needs an attribute");
+  if (c.given.positional.size() < first) fail_runtime("Missing parameter for attribute name");
   Items out;
-  for (const Value& item : iterate(v)) {
-    meter.step();
-    const Value value = kByAttribute ? attribute_of(item, a.positional[0], meter) : item;
-    bool holds = truthy(value);
-    if (a.positional.size() > first) {
-      const std::string& name = name_argument(a, first, "select");
-      if (!is_known_test(name)) fail_runtime("No test named '" + name + "'.");
-      holds = call_test(name, value, rest_of(a, first + 1));
-    }
+  if (!truthy(c.self)) return Value::list(std::move(out), Origin::kGenerator);
+  Named test{nullptr, {}};
+  if (c.given.positional.size() > first) test = named(c.given, first, find_test);
+  for (const Value& item : iterate(c.self, c.meter)) {
+    c.meter.step();
+    const Value value = kByAttribute ? attribute_of(item, c.given.positional[0], c.meter) : item;
+    const bool holds =
+        truthy(test.builtin ? run(*test.builtin, value, test.arguments, c.meter) : value);
     if (holds == kWanted) out.push_back(item);
   }
-  return Value::list(std::move(out), ListOrigin::kGenerator);
+  return Value::list(std::move(out), Origin::kGenerator);
 }
 
-Value join_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("join", 2, {"d", "attribute"});
-  const std::string separator = to_text(a.get(0, "d", Value::string("")));
-  const Value attribute = a.get(1, "attribute", Value::none());
+Value join_filter(const Call& c) {
+  const std::string separator = to_text(c[0], c.meter);
   std::string out;
   bool first = true;
-  for (const Value& item : iterate(v)) {
-    const Value value = attribute.is(Kind::kNone) ? item : attribute_of(item, attribute, meter);
-    if (!first) out += separator;
-    first = false;
-    out += text_input(value);
-    meter.charge(separator.size() + rough_bytes(value) + 1);
+  for (const Value& item : iterate(c.self, c.meter)) {
+    c.meter.charge(separator.size() + 1);
+    if (!std::exchange(first, false)) out += separator;
+    out += to_text(attribute_of(item, c[1], c.meter), c.meter);
   }
   return Value::string(std::move(out));
 }
 
-Value batch_filter(const Value& v, const Arguments& a, Meter&) {
-  a.check("batch", 2, {"linecount", "fill_with"});
-  const Value count = a.get(0, "linecount", Value());
-  if (!count.is_integer() || count.as_integer() < 1) fail_runtime("batch needs a positive number");
-  const Value fill = a.get(1, "fill_with", Value::none());
-  if (!fill.is(Kind::kNone)) fail_unsupported("batch with fill_with");
-  Items out, line;
-  for (Value& item : iterate(v)) {
-    line.push_back(std::move(item));
-    if (static_cast<int64_t>(line.size()) == count.as_integer())
-      out.push_back(Value::list(std::exchange(line, {})));
-  }
-  if (!line.empty()) out.push_back(Value::list(std::move(line)));
-  return Value::list(std::move(out), ListOrigin::kGenerator);
-}
-
-Value indent_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("indent", 3, {"width", "first", "blank"});
-  const Value width = a.get(0, "width", Value::integer(4));
-  if (!width.is(Kind::kString) && !width.is_integer()) fail_runtime("indent needs a width");
-  if (width.is_integer() && (width.as_integer() < 0 || width.as_integer() > 1000))
-    fail_unsupported("such an indent");
-  const std::string margin = width.is(Kind::kString)
-                                 ? width.text()
-                                 : std::string(static_cast<size_t>(width.as_integer()), ' ');
-  const bool blank = flag(a, 2, "blank");
-  std::string out = flag(a, 1, "first") ? margin : "";
-  bool first = true;
-  for (const std::string& line : split_lines(text_input(v) + "\n")) {
-    meter.charge(margin.size() + line.size());
-    if (!first) out += '\n' + (line.empty() && !blank ? "" : margin);
-    first = false;
-    out += line;
-  }
-  return Value::string(std::move(out));
-}
-
-Value title_filter(const Value& v, const Arguments& a, Meter&) {
-  a.check("title", 0);
-  std::string out;
-  std::string word;
-  const auto flush = [&] { out += capitalize(word), word.clear(); };
-  const std::string text = text_input(v);
-  for (size_t pos = 0; pos < text.size();) {
-    const size_t begin = pos;
-    const char32_t c = next_code_point(text, pos);
-    const std::string one = text.substr(begin, pos - begin);
-    if (is_white_space(c) || (c >= 0x1C && c <= 0x1F) || c == '-' || c == '(' || c == '{' ||
-        c == '[' || c == '<') {
-      flush();
-      out += one;
-    } else {
-      if (word.empty() && upper(one) != capitalize(one))
-        fail_unsupported("the title case of such a letter");
-      word += one;
-    }
-  }
-  flush();
-  return Value::string(std::move(out));
-}
-
-Value wordcount_filter(const Value& v, const Arguments& a, Meter&) {
-  a.check("wordcount", 0);
-  int64_t count = 0;
-  bool inside = false;
-  const std::string text = text_input(v);
-  for (size_t pos = 0; pos < text.size();) {
-    const char32_t c = next_code_point(text, pos);
-    if (c >= 0x300 && c <= 0x36F) {  // marks are no word characters of Python's re
-      inside = false;
-      continue;
-    }
-    const bool word = is_word_character(c) && c != 0x200C && c != 0x200D;
-    count += word && !inside;
-    inside = word;
-  }
-  return Value::integer(count);
-}
-
-Value escape_filter(const Value& v, const Arguments& a, Meter&) {
-  a.check("escape", 0);
-  if (v.is_markup()) return v;
-  std::string out;
-  for (const char c : to_text(v)) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&#34;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
-    }
-  }
-  return Value::markup(std::move(out));
-}
-
-Value tojson_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("tojson", 4, {"ensure_ascii", "indent", "separators", "sort_keys"});
+Value tojson_filter(const Call& c) {
   JsonStyle style;
-  style.ensure_ascii = flag(a, 0, "ensure_ascii");
-  const Value indent = a.get(1, "indent", Value::none());
-  if (!indent.is(Kind::kNone)) {
+  style.ensure_ascii = truthy(c[0]);
+  const Value &indent = c[1], &separators = c[2];
+  if (!indent.is(Kind::kNone) && !indent.is(Kind::kUndefined)) {
     if (!indent.is_integer() || indent.as_integer() < 0 || indent.as_integer() > 100)
       fail_unsupported("tojson with such an indent");
     style.indent = static_cast<int>(indent.as_integer());
     style.item_separator = ",";
   }
-  const Value separators = a.get(2, "separators", Value::none());
-  if (!separators.is(Kind::kNone)) {
-    if (!separators.is_sequence() || separators.items().size() != 2 ||
-        !separators.items()[0].is(Kind::kString) || !separators.items()[1].is(Kind::kString)) {
-      fail_runtime("tojson: separators must be two strings");
-    }
-    style.item_separator = separators.items()[0].text();
-    style.key_separator = separators.items()[1].text();
+  if (separators.is_sequence()) {
+    const Items& both = separators.items();
+    if (both.size() != 2) fail_runtime("tojson: separators must be two strings");
+    style.item_separator = to_text(both[0], c.meter);
+    style.key_separator = to_text(both[1], c.meter);
   }
-  style.sort_keys = flag(a, 3, "sort_keys");
-  std::string out = to_json(v, style);
-  meter.charge(out.size());
-  return Value::string(std::move(out));
+  style.sort_keys = truthy(c[3]);
+  return Value::string(to_json(c.self, style, c.meter));
 }
 
-Value end_filter(const Value& v, bool last) {
-  if (v.is(Kind::kString) && !v.text().empty()) {
-    const Value none = Value::none();
-    return last ? slice(v, Value::integer(-1), none, none)
-                : slice(v, Value::integer(0), Value::integer(1), none);
-  }
-  if (last && v.is(Kind::kList) && v.origin() == ListOrigin::kGenerator)
-    fail_runtime("a generator is not reversible");
-  const Items items = iterate(v);
-  if (items.empty())
-    return Value::undefined(last ? "No last item, sequence was empty."
-                                 : "No first item, sequence was empty.");
-  return last ? items.back() : items.front();
+template <bool kLast>
+Value end_filter(const Call& c) {
+  if (c.self.is(Kind::kString)) return get_item(c.self, Value::integer(kLast ? -1 : 0), c.meter);
+  if (kLast && c.self.is(Kind::kList) && c.self.origin() == Origin::kGenerator)
+    fail_runtime("'generator' object is not reversible");
+  const Items items = iterate(c.self, c.meter);
+  if (items.empty()) return Value::undefined("No first or last item, sequence was empty.");
+  return kLast ? items.back() : items.front();
 }
 
-Value number_filter(const Value& v, bool integer) {
-  if (v.is(Kind::kString)) fail_unsupported("reading a number from text");
-  if (!v.is_number()) fail_unsupported("the number of a " + type_name(v));
-  if (!integer) return Value::number(v.as_number());
-  if (v.is(Kind::kFloat) && !(std::abs(v.as_number()) < 9e15)) fail_unsupported("such an integer");
-  return v.is(Kind::kFloat) ? Value::integer(static_cast<int64_t>(v.as_number()))
-                            : Value::integer(v.as_integer());
+Value int_filter(const Call& c) {
+  if (c.self.is_integer()) return Value::integer(c.self.as_integer());
+  if (c.self.is(Kind::kFloat) && std::abs(c.self.as_number()) < 9e15)
+    return Value::integer(static_cast<int64_t>(c.self.as_number()));
+  fail_unsupported("the filter 'int' of a " + type_name(c.self));
 }
 
-Value sum_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("sum", 2, {"attribute", "start"});
-  const Value attribute = a.get(0, "attribute", Value::none());
-  Value total = a.get(1, "start", Value::integer(0));
-  for (const Value& item : iterate(v)) {
-    total = binary("+", total,
-                   attribute.is(Kind::kNone) ? item : attribute_of(item, attribute, meter), meter);
-  }
-  return total;
+Value default_filter(const Call& c) {
+  const bool missing = c.self.is(Kind::kUndefined) || (truthy(c[1]) && !truthy(c.self));
+  if (!missing) return c.self;
+  return c.given.positional.empty() && c[0].is(Kind::kUndefined) ? Value::string("") : c[0];
 }
 
-Value reverse_filter(const Value& v, const Arguments& a, Meter&) {
-  a.check("reverse", 0);
-  if (v.is(Kind::kString)) return slice(v, Value::none(), Value::none(), Value::integer(-1));
-  Items items = iterate(v);
-  std::reverse(items.begin(), items.end());
-  return Value::list(std::move(items), ListOrigin::kGenerator);
+Value replace_filter(const Call& c) {
+  if (!c[2].is(Kind::kUndefined)) fail_unsupported("the filter 'replace' with a count");
+  return Value::string(
+      replace(text_input(c), to_text(c[0], c.meter), to_text(c[1], c.meter), -1, c.meter));
 }
 
-Value default_filter(const Value& v, const Arguments& a, Meter&) {
-  a.check("default", 2, {"default_value", "boolean"});
-  const bool missing = v.is(Kind::kUndefined) || (flag(a, 1, "boolean") && !truthy(v));
-  return missing ? a.get(0, "default_value", Value::string("")) : v;
-}
-
-Value replace_filter(const Value& v, const Arguments& a, Meter& meter) {
-  a.check("replace", 3, {"old", "new", "count"});
-  const Value count = a.get(2, "count", Value::none());
-  if (!count.is(Kind::kNone) && !count.is_integer())
-    fail_runtime("replace: count must be an integer");
-  return Value::string(replace(text_input(v), to_text(a.get(0, "old", Value())),
-                               to_text(a.get(1, "new", Value())),
-                               count.is(Kind::kNone) ? -1 : count.as_integer(), meter));
-}
-
-Value items_filter(const Value& v, const Arguments& a, Meter&) {
-  a.check("items", 0);
-  if (v.is(Kind::kUndefined)) return Value::list({}, ListOrigin::kGenerator);
-  if (!v.is(Kind::kDict)) fail_runtime("Can only get item pairs from a mapping.");
-  Items items;
-  for (const auto& [key, value] : v.members()) items.push_back(Value::tuple({key, value}));
-  return Value::list(std::move(items), ListOrigin::kGenerator);
-}
-
-const std::unordered_map<std::string_view, Filter>& filters() {
-  static const std::unordered_map<std::string_view, Filter> table = {
-      {"trim",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("trim", 1, {"chars"});
-         return Value::string(strip(text_input(v), a.get(0, "chars", Value::none()), true, true));
-       }},
-      {"upper",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("upper", 0);
-         return Value::string(upper(text_input(v)));
-       }},
-      {"lower",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("lower", 0);
-         return Value::string(lower(text_input(v)));
-       }},
-      {"capitalize",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("capitalize", 0);
-         return Value::string(capitalize(text_input(v)));
-       }},
-      {"title", title_filter},
-      {"length",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("length", 0);
-         return Value::integer(length_of(v));
-       }},
-      {"count",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("count", 0);
-         return Value::integer(length_of(v));
-       }},
-      {"replace", replace_filter},
-      {"first",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("first", 0);
-         return end_filter(v, false);
-       }},
-      {"last",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("last", 0);
-         return end_filter(v, true);
-       }},
-      {"string",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("string", 0);
-         return v.is(Kind::kString) ? v : Value::string(to_text(v));
-       }},
-      {"indent", indent_filter},
-      {"wordcount", wordcount_filter},
-      {"format",
-       [](const Value& v, const Arguments& a, Meter&) {
-         if (!a.named.empty()) fail_unsupported("format with names");
-         return Value::string(percent_format(text_input(v), a.positional));
-       }},
-      {"join", join_filter},
-      {"map", map_filter},
-      {"select", select_filter<true, false>},
-      {"reject", select_filter<false, false>},
-      {"selectattr", select_filter<true, true>},
-      {"rejectattr", select_filter<false, true>},
-      {"list",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("list", 0);
-         return Value::list(iterate(v));
-       }},
-      {"sort", sort_filter},
-      {"unique", unique_filter},
-      {"sum", sum_filter},
-      {"dictsort", dictsort_filter},
-      {"groupby", groupby_filter},
-      {"items", items_filter},
-      {"default", default_filter},
-      {"d", default_filter},
-      {"reverse", reverse_filter},
-      {"batch", batch_filter},
-      {"tojson", tojson_filter},
-      {"e", escape_filter},
-      {"escape", escape_filter},
-      {"safe",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("safe", 0);
-         return Value::markup(to_text(v));
-       }},
-      {"int",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("int", 0);
-         return number_filter(v, true);
-       }},
-      {"float",
-       [](const Value& v, const Arguments& a, Meter&) {
-         a.check("float", 0);
-         return number_filter(v, false);
-       }},
-      {"abs",
-       [](const Value& v, const Arguments& a, Meter& m) {
-         a.check("abs", 0);
-         return v.as_number() < 0 ? binary("*", v, Value::integer(-1), m) : v;
-       }},
-      {"attr", [](const Value& v, const Arguments& a,
-                  Meter& m) { return get_attribute(v, name_argument(a, 0, "attr"), m); }},
+Value title_filter(const Call& c) {
+  const auto ends_word = [](char32_t x) {
+    return is_space(x) || x == '-' || x == '(' || x == '{' || x == '[' || x == '<';
   };
-  return table;
+  return Value::string(title(text_input(c), ends_word, false));
 }
 
-// Jinja's filters and tests beyond these: named in the refusal instead of "no such filter".
-constexpr std::string_view kOtherFilters[] = {
-    "center", "filesizeformat", "forceescape", "max",       "min",    "pprint",   "random", "round",
-    "slice",  "striptags",      "truncate",    "urlencode", "urlize", "wordwrap", "xmlattr"};
-constexpr std::string_view kTests[] = {
-    "defined",     "undefined", "none",     "string", "number",      "integer",  "float", "boolean",
-    "mapping",     "sequence",  "iterable", "true",   "false",       "callable", "odd",   "even",
-    "divisibleby", "lower",     "upper",    "eq",     "equalto",     "==",       "ne",    "!=",
-    "lt",          "lessthan",  "<",        "gt",     "greaterthan", ">",        "ge",    ">=",
-    "le",          "<=",        "in",       "filter", "test"};
-constexpr std::string_view kOtherTests[] = {"escaped", "sameas"};
+Value trim_filter(const Call& c) { return Value::string(strip(text_input(c), c[0], true, true)); }
 
-template <size_t N>
-bool is_one_of(const std::string_view (&names)[N], std::string_view name) {
-  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+Value string_filter(const Call& c) {
+  return c.self.is_markup() ? c.self : Value::string(to_text(c.self, c.meter));
 }
 
-bool type_test(const std::string& name, const Value& v) {
-  if (name == "defined") return !v.is(Kind::kUndefined);
-  if (name == "undefined") return v.is(Kind::kUndefined);
-  if (name == "none") return v.is(Kind::kNone);
-  if (name == "string") return v.is(Kind::kString);
-  if (name == "number") return v.is_number() || v.is(Kind::kBigInt);
-  if (name == "integer") return v.is(Kind::kInt) || v.is(Kind::kBigInt);
-  if (name == "float") return v.is(Kind::kFloat);
-  if (name == "boolean") return v.is(Kind::kBool);
-  if (name == "mapping") return v.is(Kind::kDict);
-  if (name == "true") return v.is(Kind::kBool) && v.as_integer();
-  if (name == "false") return v.is(Kind::kBool) && !v.as_integer();
-  if (name == "callable") return v.is(Kind::kCallable) || v.is(Kind::kLoop);
-  if (v.is_sequence() && v.origin() != ListOrigin::kList && v.origin() != ListOrigin::kGroup &&
-      name == "sequence") {
-    fail_unsupported("'is sequence' of a generator, view or range");
-  }
-  return v.is_sequence() || v.is(Kind::kString) || v.is(Kind::kDict) ||
-         v.is(Kind::kUndefined);  // sequence, iterable
-}
-
-bool compare_test(const std::string& name, const Value& v, const Arguments& a) {
-  a.check(name, 1);
-  if (a.positional.empty()) fail_runtime("the test " + name + " needs a value");
-  const Value& other = a.positional[0];
-  if (name == "eq" || name == "equalto" || name == "==") return equal(v, other);
-  if (name == "ne" || name == "!=") return !equal(v, other);
-  if (name == "lt" || name == "lessthan" || name == "<") return less(v, other);
-  if (name == "gt" || name == "greaterthan" || name == ">") return less(other, v);
-  if (name == "ge" || name == ">=") return !less(v, other);
-  if (name == "le" || name == "<=") return !less(other, v);
-  if (name == "in") return contains(other, v);
-  if (!v.is_integer() || !other.is_integer() || other.as_integer() == 0)
-    fail_runtime("divisibleby needs integers, and not 0");
-  return other.as_integer() == -1 || v.as_integer() % other.as_integer() == 0;
-}
-
+constexpr Builtin kFilters[] = {
+    {"capitalize", [](const Call& c) { return Value::string(capitalize(text_input(c))); }},
+    {"count", length_filter},
+    {"d", default_filter, 0, 2, {"default_value", "boolean"}},
+    {"default", default_filter, 0, 2, {"default_value", "boolean"}},
+    {"dictsort", dictsort_filter, 0, 3, {"case_sensitive", "by", "reverse"}},
+    {"first", end_filter<false>},
+    {"int", int_filter},
+    {"items", items_filter},
+    {"join", join_filter, 0, 2, {"d", "attribute"}},
+    {"last", end_filter<true>},
+    {"length", length_filter},
+    {"list", [](const Call& c) { return Value::list(iterate(c.self, c.meter)); }},
+    {"lower", [](const Call& c) { return Value::string(lower(text_input(c))); }},
+    {"map", map_filter, 0, -1},
+    {"reject", select_filter<false, false>, 0, -1},
+    {"rejectattr", select_filter<false, true>, 0, -1},
+    {"replace", replace_filter, 2, 3, {"old", "new", "count"}},
+    {"safe", [](const Call& c) { return Value::markup(to_text(c.self, c.meter)); }},
+    {"select", select_filter<true, false>, 0, -1},
+    {"selectattr", select_filter<true, true>, 0, -1},
+    {"sort", sort_filter, 0, 3, {"reverse", "case_sensitive", "attribute"}},
+    {"string", string_filter},
+    {"title", title_filter},
+    {"tojson", tojson_filter, 0, 4, {"ensure_ascii", "indent", "separators", "sort_keys"}},
+    {"trim", trim_filter, 0, 1, {"chars"}},
+    {"upper", [](const Call& c) { return Value::string(upper(text_input(c))); }},
+};
 }  // namespace
 
-bool is_known_filter(std::string_view name) {
-  if (is_one_of(kOtherFilters, name)) fail_unsupported("the filter " + std::string(name));
-  return filters().count(name) > 0;
-}
-
-bool is_known_test(std::string_view name) {
-  if (is_one_of(kOtherTests, name)) fail_unsupported("the test " + std::string(name));
-  return is_one_of(kTests, name);
-}
-
-Value call_filter(const std::string& name, const Value& input, const Arguments& arguments,
-                  Meter& meter) {
-  meter.step();
-  meter.charge(rough_bytes(input));
-  return filters().at(name)(input, arguments, meter);
-}
-
-bool call_test(const std::string& name, const Value& v, const Arguments& a) {
-  if (name == "odd" || name == "even") {
-    if (!v.is_integer()) fail_unsupported("odd and even of a " + type_name(v));
-    return (v.as_integer() % 2 != 0) == (name == "odd");
+const Builtin* find_filter(std::string_view name) {
+  for (const Builtin& filter : kFilters) {
+    if (filter.name == name) return &filter;
   }
-  if (name == "lower" || name == "upper") {
-    const std::string text = to_text(v);
-    const std::string same = name == "lower" ? lower(text) : upper(text);
-    return same == text && lower(text) != upper(text);  // there must be a letter with case
-  }
-  if (name == "filter" || name == "test") fail_unsupported("the test " + name);
-  constexpr std::string_view kCompare[] = {
-      "eq",          "equalto", "==", "ne", "!=", "lt", "lessthan", "<",          "gt",
-      "greaterthan", ">",       "ge", ">=", "le", "<=", "in",       "divisibleby"};
-  if (is_one_of(kCompare, name)) return compare_test(name, v, a);
-  a.check(name, 0);
-  return type_test(name, v);
+  return nullptr;
 }
 
 }  // namespace bicached::jinja

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cctype>
 
-#include "text/jinja/value.h"
-#include "text/utf8.h"
+#include "base/utf8.h"
+#include "text/jinja/runtime.h"
 
 namespace bicached::jinja {
 namespace {
@@ -22,8 +22,6 @@ std::string normalize_newlines(std::string_view source) {
   if (!out.empty() && out.back() == '\n') out.pop_back();  // keep_trailing_newline is off
   return out;
 }
-
-bool is_space(char32_t c) { return is_white_space(c) || (c >= 0x1C && c <= 0x1F); }
 
 class Lexer {
  public:
@@ -51,6 +49,7 @@ class Lexer {
                    in_.begin(),
                    in_.begin() + static_cast<std::ptrdiff_t>(std::min(pos_, in_.size())), '\n'));
   }
+  static bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
   void add(TokenKind kind, std::string text) {
     if (kind == TokenKind::kText && text.empty()) return;
     tokens_.push_back({kind, std::move(text), 0});
@@ -101,8 +100,6 @@ class Lexer {
     }
     if (type == '#') {
       comment();
-    } else if (type == '%' && raw_begin()) {
-      raw();
     } else {
       add(type == '%' ? TokenKind::kTagBegin : TokenKind::kPrintBegin, "");
       expression(type == '%' ? "%}" : "}}", type == '%');
@@ -133,49 +130,6 @@ class Lexer {
     close(sign, true);
   }
 
-  /// At the inside of a tag: its name when the tag holds nothing else, and the place behind it.
-  bool bare_tag(size_t from, std::string_view name, char& sign, size_t& behind) const {
-    size_t p = from;
-    const auto skip = [&] {
-      while (p < in_.size() && std::isspace(static_cast<unsigned char>(in_[p]))) ++p;
-    };
-    skip();
-    if (in_.substr(p, name.size()) != name) return false;
-    p += name.size();
-    skip();
-    sign = p < in_.size() && (in_[p] == '-' || in_[p] == '+') ? in_[p] : ' ';
-    if (sign != ' ') ++p;
-    if (in_.substr(p, 2) != "%}") return false;
-    behind = p + 2;
-    return true;
-  }
-
-  bool raw_begin() {
-    char sign;
-    size_t behind;
-    if (!bare_tag(pos_, "raw", sign, behind)) return false;
-    pos_ = behind;
-    close(sign, true);
-    return true;
-  }
-
-  void raw() {
-    for (size_t open = in_.find("{%", pos_); open != std::string_view::npos;
-         open = in_.find("{%", open + 1)) {
-      const char before = open + 2 < in_.size() && (in_[open + 2] == '-' || in_[open + 2] == '+')
-                              ? in_[open + 2]
-                              : ' ';
-      char after;
-      size_t behind;
-      if (!bare_tag(open + 2 + (before != ' '), "endraw", after, behind)) continue;
-      add(TokenKind::kText, text_before(open, before, false));
-      pos_ = behind;
-      close(after, true);
-      return;
-    }
-    syntax("Missing end of raw directive");
-  }
-
   void expression(std::string_view end, bool is_tag) {
     std::string open_brackets;
     for (;;) {
@@ -199,11 +153,9 @@ class Lexer {
     const char c = in_[pos_];
     if (std::isdigit(static_cast<unsigned char>(c))) return number();
     if (c == '\'' || c == '"') return string(c);
-    if (std::isalpha(static_cast<unsigned char>(c)) || c == '_') {
+    if (is_word(c)) {
       const size_t begin = pos_;
-      while (pos_ < in_.size() &&
-             (std::isalnum(static_cast<unsigned char>(in_[pos_])) || in_[pos_] == '_'))
-        ++pos_;
+      while (pos_ < in_.size() && is_word(in_[pos_])) ++pos_;
       return add(TokenKind::kName, std::string(in_.substr(begin, pos_ - begin)));
     }
     for (const std::string_view op : {"//", "**", "==", "!=", ">=", "<="}) {
@@ -228,36 +180,14 @@ class Lexer {
 
   void number() {
     const size_t begin = pos_;
-    const auto digits = [&] {
-      while (pos_ < in_.size() &&
-             (std::isdigit(static_cast<unsigned char>(in_[pos_])) || in_[pos_] == '_'))
-        ++pos_;
-    };
-    digits();
-    bool is_float = false;
-    if (pos_ + 1 < in_.size() && in_[pos_] == '.' &&
-        std::isdigit(static_cast<unsigned char>(in_[pos_ + 1]))) {
-      is_float = true;
-      ++pos_;
-      digits();
-    }
-    if (pos_ < in_.size() && (in_[pos_] == 'e' || in_[pos_] == 'E')) {
-      size_t p = pos_ + 1;
-      if (p < in_.size() && (in_[p] == '+' || in_[p] == '-')) ++p;
-      if (p < in_.size() && std::isdigit(static_cast<unsigned char>(in_[p]))) {
-        is_float = true;
-        pos_ = p;
-        digits();
-      }
-    }
-    if (pos_ < in_.size() &&
-        (std::isalpha(static_cast<unsigned char>(in_[pos_])) || in_[pos_] == '_')) {
-      fail_unsupported("the number at line " + std::to_string(line()));
-    }
+    while (pos_ < in_.size() && is_word(in_[pos_])) ++pos_;
     std::string text(in_.substr(begin, pos_ - begin));
-    std::erase(text, '_');
-    if (!is_float && text.size() > 1 && text[0] == '0') syntax("an integer must not begin with 0");
-    add(is_float ? TokenKind::kFloat : TokenKind::kInteger, std::move(text));
+    const bool is_float =
+        pos_ + 1 < in_.size() && in_[pos_] == '.' && in_[pos_ + 1] >= '0' && in_[pos_ + 1] <= '9';
+    if (is_float || text.find_first_not_of("0123456789") != std::string::npos)
+      fail_unsupported("the number '" + text + "...' of line " + std::to_string(line()));
+    if (text.size() > 1 && text[0] == '0') syntax("an integer must not begin with 0");
+    add(TokenKind::kInteger, std::move(text));
   }
 
   void string(char quote) {

@@ -17,20 +17,17 @@ enum class ExprKind {
   kName,
   kList,
   kTuple,
-  kDict,       // children: items; kDict: key, value, key, value...
+  kDict,       // children: key, value, key, value...
   kAttribute,  // child 0 . name
   kItem,       // child 0 [child 1]
   kSlice,      // child 0 [child 1 : child 2 : child 3], each may be null
   kCall,       // child 0 (arguments)
-  kFilter,     // child 0 | name(arguments)
+  kFilter,     // child 0 | name(arguments); child 0 null: the text of a block
   kTest,       // child 0 is name(arguments)
-  kUnary,      // op child 0
-  kBinary,     // child 0 op child 1
-  kCompare,    // child 0 ops[0] child 1 ops[1] child 2 ...
-  kConcat,     // children joined as text
-  kAnd,
-  kOr,
+  kNegative,
   kNot,
+  kBinary,      // child 0 name child 1: or, and, +, -, ~, *, %
+  kCompare,     // child 0 ops[0] child 1 ops[1] child 2 ...
   kConditional  // child 0 if child 1 else child 2 (null: undefined)
 };
 
@@ -45,7 +42,7 @@ struct Expr {
 };
 
 struct Stmt;
-using Body = std::vector<std::unique_ptr<Stmt>>;
+using Body = std::vector<Stmt>;
 
 enum class StmtKind {
   kText,
@@ -56,7 +53,6 @@ enum class StmtKind {
   kSetBlock,
   kMacro,
   kFilterBlock,
-  kWith,
   kScope,
   kBreak,
   kContinue
@@ -64,22 +60,16 @@ enum class StmtKind {
 
 struct Stmt {
   StmtKind kind = StmtKind::kText;
-  std::string text;  // kText; kMacro: its name
-  ExprPtr target;    // kFor, kSet, kSetBlock: name, tuple of names, or namespace attribute
-  ExprPtr value;  // kPrint, kSet, kFor (iterable), kFilterBlock/kSetBlock (filter on a null child)
-  ExprPtr condition;  // kFor: the loop filter
-  bool recursive = false;
-  std::vector<std::pair<ExprPtr, Body>> branches;  // kIf: condition (null: else) and body
-  Body body, otherwise;
-  std::vector<std::pair<std::string, ExprPtr>> bindings;  // kWith; kMacro: parameters and defaults
+  std::string text;      // kText; kMacro: its name
+  ExprPtr target;        // kFor, kSet, kSetBlock: name, tuple of names, or namespace attribute
+  ExprPtr value;         // kPrint, kIf, kSet, kFor (what it goes over), kFilterBlock (its filters)
+  ExprPtr condition;     // kFor: the loop filter
+  Body body, otherwise;  // kIf and kFor: `otherwise` is else; elif is an if in it
+  std::vector<std::pair<std::string, ExprPtr>> parameters;  // kMacro: names and defaults
 };
 
 /// Parses a template as Jinja with trim_blocks and lstrip_blocks, loop controls and the generation
 /// tag. Throws TemplateError (kSyntax, kUnsupported, kLimit).
 Body parse(std::string_view source);
-
-/// Filters and tests that `parse` accepts.
-bool is_known_filter(std::string_view name);
-bool is_known_test(std::string_view name);
 
 }  // namespace bicached::jinja

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ctime>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,9 +12,9 @@ namespace bicached::jinja {
 
 /// What a rendering may cost. A template can loop and double strings as it likes; these stop it.
 struct Limits {
-  int64_t max_steps = 20'000'000;        // evaluated nodes
-  int64_t max_text_bytes = 512LL << 20;  // all text and lists made, kept or not
-  int max_call_depth = 40;               // macros and recursive loops
+  int64_t max_steps = 20'000'000;        // evaluated nodes, compared or printed values
+  int64_t max_text_bytes = 512LL << 20;  // all text and lists made or looked through, kept or not
+  int max_call_depth = 40;               // macros
 };
 
 struct RenderOptions {
@@ -24,8 +23,9 @@ struct RenderOptions {
 };
 
 /// A Jinja template, as Hugging Face's apply_chat_template runs it: immutable sandbox, trim_blocks,
-/// lstrip_blocks, loop controls. What it renders is what Jinja renders; what it can't do, it
-/// refuses with TemplateError, when parsed where that can be seen, else when it comes to it.
+/// lstrip_blocks, loop controls. What it renders is what Jinja renders. It has what templates of
+/// published chat models use (FEATURES.md) and refuses the rest by name with TemplateError: when
+/// parsed where that can be seen, else when it comes to it.
 ///
 /// Why not a library: the one that fits (minja) gives other text than Jinja without a word in many
 /// places, and a template or a message can make it crash or fill memory.

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace bicached::jinja {
@@ -32,9 +33,7 @@ class TemplateError : public std::runtime_error {
 
 [[noreturn]] void fail(Failure failure, const std::string& message);
 [[noreturn]] inline void fail_runtime(const std::string& m) { fail(Failure::kRuntime, m); }
-[[noreturn]] inline void fail_unsupported(const std::string& what) {
-  fail(Failure::kUnsupported, what + " is not supported by this server's template engine");
-}
+[[noreturn]] void fail_unsupported(const std::string& what);
 
 enum class Kind {
   kUndefined,
@@ -53,172 +52,94 @@ enum class Kind {
 };
 
 /// Where a list came from, where that shows: Python prints and indexes these differently.
-enum class ListOrigin { kList, kGenerator, kView, kRange, kGroup };
+enum class Origin : uint8_t { kList, kGenerator, kView, kRange };
 
 class Value;
+struct Arguments;
 struct LoopState;
-
-/// Arguments of a call, filter or test.
-struct Arguments {
-  std::vector<Value> positional;
-  std::vector<std::pair<std::string, Value>> named;
-
-  /// The argument at `index` or called `name`; null when absent.
-  const Value* find(size_t index, std::string_view name) const;
-  Value get(size_t index, std::string_view name, Value otherwise) const;
-  /// Throws when there are more than `max_positional`, or a name that is not in `names`.
-  void check(const std::string& function, size_t max_positional,
-             std::initializer_list<std::string_view> names = {}) const;
-};
-
 using Function = std::function<Value(const Arguments&)>;
 using Items = std::vector<Value>;
 using Members = std::vector<std::pair<Value, Value>>;  // in order of insertion
 
 /// A Python value as templates see it. Containers are shared by copies, as in Python, and are never
-/// changed after they are made (the sandbox forbids it), except namespaces.
+/// changed after they are made (the sandbox forbids it), except namespaces. No container holds a
+/// namespace and none is nested deeper than kMaxDepth, so that values form no cycles and every
+/// recursion over one ends.
 class Value {
  public:
+  static constexpr int kMaxDepth = 100;
+
   Value() = default;  // undefined
-  static Value undefined(std::string message) {
-    Value v;
-    v.text_ = std::make_shared<std::string>(std::move(message));
-    return v;
-  }
-  static Value none() { return Value(Kind::kNone); }
-  static Value boolean(bool b) {
-    Value v(Kind::kBool);
-    v.integer_ = b;
-    return v;
-  }
-  static Value integer(int64_t i) {
-    Value v(Kind::kInt);
-    v.integer_ = i;
-    return v;
-  }
-  static Value big_integer(std::string digits) {
-    Value v(Kind::kBigInt);
-    v.text_ = std::make_shared<std::string>(std::move(digits));
-    return v;
-  }
-  static Value number(double d) {
-    Value v(Kind::kFloat);
-    v.number_ = d;
-    return v;
-  }
-  static Value string(std::string s) {
-    Value v(Kind::kString);
-    v.text_ = std::make_shared<std::string>(std::move(s));
-    return v;
-  }
-  /// Text that counts as HTML already (filters e and safe): only printing it is supported.
-  static Value markup(std::string s) {
-    Value v = string(std::move(s));
-    v.markup_ = true;
-    return v;
-  }
-  static Value list(Items items, ListOrigin origin = ListOrigin::kList) {
-    Value v(Kind::kList);
-    v.items_ = std::make_shared<Items>(std::move(items));
-    v.origin_ = origin;
-    return v;
-  }
-  static Value tuple(Items items, ListOrigin origin = ListOrigin::kList) {
-    Value v(Kind::kTuple);
-    v.items_ = std::make_shared<Items>(std::move(items));
-    v.origin_ = origin;
-    return v;
-  }
-  static Value dict(Members members) {
-    Value v(Kind::kDict);
-    v.members_ = std::make_shared<Members>(std::move(members));
-    return v;
-  }
-  static Value namespace_of(Members members) {
-    Value v(Kind::kNamespace);
-    v.members_ = std::make_shared<Members>(std::move(members));
-    return v;
-  }
-  static Value callable(Function f) {
-    Value v(Kind::kCallable);
-    v.function_ = std::make_shared<Function>(std::move(f));
-    return v;
-  }
-  static Value loop(std::shared_ptr<LoopState> state) {
-    Value v(Kind::kLoop);
-    v.loop_ = std::move(state);
-    return v;
-  }
+  static Value undefined(std::string why) { return {Kind::kUndefined, share(std::move(why))}; }
+  static Value none() { return {Kind::kNone, int64_t{0}}; }
+  static Value boolean(bool b) { return {Kind::kBool, int64_t{b}}; }
+  static Value integer(int64_t i) { return {Kind::kInt, i}; }
+  static Value big_integer(std::string digits) { return {Kind::kBigInt, share(std::move(digits))}; }
+  static Value number(double d) { return {Kind::kFloat, d}; }
+  static Value string(std::string s) { return {Kind::kString, share(std::move(s))}; }
+  /// Text that counts as HTML already (the filter safe).
+  static Value markup(std::string s);
+  static Value list(Items items, Origin origin = Origin::kList);
+  static Value tuple(Items items);
+  static Value dict(Members members);
+  static Value namespace_of(Members members);
+  static Value callable(Function f) { return {Kind::kCallable, share(std::move(f))}; }
+  static Value loop(std::shared_ptr<LoopState> state) { return {Kind::kLoop, std::move(state)}; }
 
   Kind kind() const { return kind_; }
   bool is(Kind k) const { return kind_ == k; }
-  bool is_number() const { return is(Kind::kInt) || is(Kind::kFloat) || is(Kind::kBool); }
   bool is_integer() const { return is(Kind::kInt) || is(Kind::kBool); }
+  bool is_number() const { return is_integer() || is(Kind::kFloat); }
   bool is_sequence() const { return is(Kind::kList) || is(Kind::kTuple); }
   bool is_markup() const { return markup_; }
-  ListOrigin origin() const { return origin_; }
+  Origin origin() const { return origin_; }
 
-  int64_t as_integer() const { return integer_; }  // bool and int
-  double as_number() const { return is(Kind::kFloat) ? number_ : static_cast<double>(integer_); }
-  const std::string& text() const { return *text_; }
-  const Items& items() const { return *items_; }
-  Items take_generated() const { return std::move(*items_); }  // a generator gives its items once
-  const Members& members() const { return *members_; }
+  int64_t as_integer() const { return std::get<int64_t>(data_); }  // bool and int
+  double as_number() const;
+  const std::string& text() const { return *std::get<std::shared_ptr<std::string>>(data_); }
+  const Items& items() const { return *std::get<std::shared_ptr<Items>>(data_); }
+  /// What iterating a list gives: a generator gives its items once.
+  Items take_items() const;
+  const Members& members() const { return *std::get<std::shared_ptr<Members>>(data_); }
   const Value* member(std::string_view key) const;
-  const Value* member(const Value& key) const;
   void set_member(const std::string& key, Value value) const;  // namespaces only
-  const Function& function() const { return *function_; }
-  const std::shared_ptr<LoopState>& loop_state() const { return loop_; }
+  const Function& function() const { return *std::get<std::shared_ptr<Function>>(data_); }
+  const LoopState& loop_state() const { return *std::get<std::shared_ptr<LoopState>>(data_); }
   /// Why it is undefined ("'x' is undefined").
-  std::string undefined_message() const { return text_ ? *text_ : "value is undefined"; }
+  std::string undefined_message() const;
 
  private:
-  explicit Value(Kind kind) : kind_(kind) {}
+  using Data = std::variant<std::monostate, int64_t, double, std::shared_ptr<std::string>,
+                            std::shared_ptr<Items>, std::shared_ptr<Members>,
+                            std::shared_ptr<Function>, std::shared_ptr<LoopState>>;
+  Value(Kind kind, Data data) : data_(std::move(data)), kind_(kind) {}
+  template <class T>
+  static std::shared_ptr<T> share(T whole) {
+    return std::make_shared<T>(std::move(whole));
+  }
+  void hold(const Value& child);
 
+  Data data_;
   Kind kind_ = Kind::kUndefined;
+  Origin origin_ = Origin::kList;
   bool markup_ = false;
-  ListOrigin origin_ = ListOrigin::kList;
-  int64_t integer_ = 0;
-  double number_ = 0;
-  std::shared_ptr<std::string> text_;
-  std::shared_ptr<Items> items_;
-  std::shared_ptr<Members> members_;
-  std::shared_ptr<Function> function_;
-  std::shared_ptr<LoopState> loop_;
+  uint8_t depth_ = 0;  // of containers in it
 };
 
+/// Arguments of a call, filter or test.
+struct Arguments {
+  Items positional;
+  std::vector<std::pair<std::string, Value>> named;
+};
+
+/// The variable `loop`.
 struct LoopState {
   Items items;
   size_t index = 0;
-  int depth = 1;
-  Function recurse;  // empty: the loop is not recursive
-  Items last_changed;
 };
 
 bool truthy(const Value& v);
-bool equal(const Value& a, const Value& b);
-/// a < b; throws for kinds that have no order.
-bool less(const Value& a, const Value& b);
-bool contains(const Value& container, const Value& item);
 /// Python's type name, for messages.
 std::string type_name(const Value& v);
-/// Python's str() and repr().
-std::string to_text(const Value& v);
-std::string to_repr(const Value& v, int depth = 0);
-std::string float_repr(double d);
-/// What iterating gives: items, keys, characters. Throws when it can't be iterated.
-Items iterate(const Value& v);
-
-struct JsonStyle {
-  bool ensure_ascii = false;
-  int indent = -1;  // -1: one line
-  std::string item_separator = ", ";
-  std::string key_separator = ": ";
-  bool sort_keys = false;
-};
-/// Python's json.dumps.
-std::string to_json(const Value& v, const JsonStyle& style, int depth = 0);
-/// Reads JSON, integers of any size included. Throws TemplateError when it isn't JSON.
-Value parse_json(std::string_view text);
 
 }  // namespace bicached::jinja

@@ -1,0 +1,123 @@
+// Templates that would hang, fill memory or overflow the stack if nothing stopped them.
+#include <gtest/gtest.h>
+
+#include "text/jinja/template.h"
+
+namespace bicached::jinja {
+namespace {
+
+std::string times(int n, const std::string& text) {
+  std::string out;
+  for (int i = 0; i < n; ++i) out += text;
+  return out;
+}
+
+/// Small limits: what is bounded at all is bounded here in moments on any machine.
+std::string failure_of(const std::string& source) {
+  RenderOptions options;
+  options.limits.max_steps = 200'000;
+  options.limits.max_text_bytes = 8 << 20;
+  try {
+    Template(source).render(Value::dict({}), options);
+  } catch (const TemplateError& e) {
+    return e.failure() == Failure::kLimit ? "limit" : e.what();
+  }
+  return "none";
+}
+
+TEST(Limits, EndlessWorkEnds) {
+  const std::string nested =
+      "{% set ns = namespace(x='a', y='a') %}{% for i in range(60) %}"
+      "{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}";
+  const std::string long_text =
+      "{% set a = 'a' * 1000000 %}{% set b = a ~ '' %}"
+      "{% for i in range(100000) %}";
+  for (const std::string& source : {
+           std::string(
+               "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"),
+           std::string("{% set ns = namespace(s='ab') %}{% for i in range(99) %}{% set ns.s = ns.s "
+                       "~ ns.s %}{% endfor %}"),
+           std::string("{{ 'a' * 100000000000 }}"),
+           std::string("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+           nested + "{{ ns.x }}",
+           nested + "{{ ns.x | tojson }}",
+           nested + "{{ ns.x == ns.y }}",
+           nested + "{{ [ns.x, ns.y] | sort | length }}",
+           nested + "{{ [ns.x] | join }}",
+           "{% set x = [" + times(4000, "range(100000),") + "] %}",
+           long_text + "{% if a is eq b %}{% endif %}{% endfor %}",
+           long_text + "{% if 'aaaaaaaab' is in a %}{% endif %}{% endfor %}",
+           long_text + "{% if a.endswith(b) %}{% endif %}{% endfor %}",
+           long_text + "{{ a[1:2] }}{% endfor %}",
+           long_text + "{{ a[0] }}{% endfor %}",
+           long_text + "{{ a | length }}{% endfor %}",
+           long_text + "{{ a | upper | first }}{% endfor %}",
+           long_text + "{{ a.split('a') | length }}{% endfor %}",
+           long_text + "{% for c in a %}{% endfor %}{% endfor %}",
+           "{% for i in range(1000) %}{% set d = {" +
+               [] {
+                 std::string keys;
+                 for (int i = 0; i < 2000; ++i) keys += "'" + std::to_string(i) + "':1,";
+                 return keys;
+               }() +
+               "} %}{% endfor %}",
+       }) {
+    EXPECT_EQ(failure_of(source), "limit") << source.substr(0, 200);
+  }
+}
+
+TEST(Limits, DeepValuesAreRefusedWhenMade) {
+  const std::string loop = "{% for i in range(100000) %}";
+  for (const std::string& source : {
+           "{% set ns = namespace(x=[]) %}" + loop + "{% set ns.x = [ns.x] %}{% endfor %}",
+           "{% set ns = namespace(x=[]) %}" + loop + "{% set ns.x = {'a': ns.x} %}{% endfor %}",
+           "{% set ns = namespace(x=[]) %}" + loop + "{% set ns.x = (ns.x,) %}{% endfor %}",
+       }) {
+    EXPECT_EQ(failure_of(source), "limit") << source;
+  }
+}
+
+TEST(Limits, DeepSourcesAreRefused) {
+  for (const std::string& source : {
+           "{{ " + times(30000, "(") + "1" + times(30000, ")") + " }}",
+           "{{ " + times(30000, "[") + times(30000, "]") + " }}",
+           "{{ " + times(15000, "not ") + "1 }}",
+           "{{ " + times(60000, "-") + "1 }}",
+           times(3000, "{% if 1 %}") + times(3000, "{% endif %}"),
+           times(1500, "{% for a in [1] %}") + times(1500, "{% endfor %}"),
+           "{% if 0 %}" + times(5000, "{% elif 0 %}") + "{% endif %}",
+           "{{ 'a'" + times(9000, "|upper") + " }}",
+           "{{ messages" + times(20000, "[0]") + " }}",
+           "{{ 'a'" + times(16000, "~'a'") + " }}",
+           "{{ 1" + times(30000, "+1") + " }}",
+           "{{ 1" + times(10000, " and 1") + " }}",
+           "{{ " + times(5000, "1 if 0 else ") + "2 }}",
+           times(70000, "x"),
+       }) {
+    EXPECT_EQ(failure_of(source), "limit") << source.substr(0, 60);
+  }
+}
+
+TEST(Limits, WhatOutlivesItsLoopStaysValid) {
+  EXPECT_EQ(
+      Template("{% set ns = namespace(l=0) %}{% for x in [1, 2] %}{% set ns.l = loop %}{% endfor %}"
+               "{{ ns.l.previtem }}{{ ns.l.nextitem }}")
+          .render(Value::dict({})),
+      "2");
+  EXPECT_EQ(
+      failure_of(
+          "{% set ns = namespace(l=0) %}{% for x in [1] %}{% macro m() %}{{ x }}{% endmacro %}"
+          "{% set ns.l = m %}{% endfor %}{{ ns.l() }}{{ ns.l() }}"),
+      "none");
+}
+
+TEST(Limits, ExtremeIntegersDoNotTrap) {
+  EXPECT_EQ(Template("{{ (0 - 9223372036854775807 - 1) % -1 }}").render(Value::dict({})), "0");
+  EXPECT_EQ(Template("{{ range(0 - 9223372036854775807, 9223372036854775807, 9223372036854775807) "
+                     "| list | length }}")
+                .render(Value::dict({})),
+            "2");
+}
+
+}  // namespace
+}  // namespace bicached::jinja
