@@ -1,4 +1,4 @@
-#!/ usr / bin / env python3
+#!/usr/bin/env python3
 """Rooms include only leftwards; torch stays where it belongs; public headers need nothing of ours.
 
 check_rooms.py [ROOT]   prints one line for each include that breaks a rule, exits with 1 if any does.
@@ -8,11 +8,10 @@ import pathlib
 import re
 import sys
 
-#Two wings, what needs no torch and what does, meet in include / bicached / denoiser.h; \
-    programs see both.
+# Two wings, what needs no torch and what does, meet in include/bicached/denoiser.h; programs see both.
 ROOMS = ["base", "config", "text", "cache_index", "decode", "engine", "http", "model", "cache", "denoise", "app", "lab"]
 TORCH_ROOMS = {"model", "cache", "denoise", "app", "lab"}
-#A library inside a room : the rooms it may include, beside itself.
+# A library inside a room: the rooms it may include, beside itself.
 LIBRARIES = {"text/jinja": {"base"}}
 TORCH = re.compile(r"^(torch|ATen|c10|caffe2)/")
 STANDARD = re.compile(r"^[a-z0-9_]+$")
@@ -66,11 +65,13 @@ def broken_rules(root):
     for path in sorted((root / "include").rglob("*.h")):
         yield from broken_header_rules(path.relative_to(root).as_posix(), path)
 
-        def main()
-            : root = pathlib.Path(sys.argv[1]) if len (sys.argv) >
-                     1 else pathlib.Path(__file__).parent.parent problems =
-                         list(broken_rules(root)) print("\n".join(problems)) return 1 if problems
-                         else 0
 
-                         if __name__
-                         == "__main__" : sys.exit(main())
+def main():
+    root = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent
+    problems = list(broken_rules(root))
+    print("\n".join(problems))
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

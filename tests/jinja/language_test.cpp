@@ -16,15 +16,16 @@ Value member(const Value& dict, std::string_view name) {
 
 RenderOptions at_noon() {
   RenderOptions options;
-  options.now = std::tm{.tm_sec = 56,
-                        .tm_min = 34,
-                        .tm_hour = 12,
-                        .tm_mday = 5,
-                        .tm_mon = 2,
-                        .tm_year = 126,
-                        .tm_wday = 4,
-                        .tm_yday = 63,
-                        .tm_isdst = 0};
+  std::tm noon{};
+  noon.tm_sec = 56;
+  noon.tm_min = 34;
+  noon.tm_hour = 12;
+  noon.tm_mday = 5;
+  noon.tm_mon = 2;
+  noon.tm_year = 126;
+  noon.tm_wday = 4;
+  noon.tm_yday = 63;
+  options.now = noon;
   return options;
 }
 
