@@ -16,7 +16,8 @@ constexpr double kAllowanceRequests = 1024;
 /// Requests that tell what one of the kind costs now, and over which the claim of a prefix fades
 /// that is not seen again.
 constexpr double kRecentRequests = 128;
-/// A model's start counts as so many probes of it that agreed: bicached-lab profile makes some hundred.
+/// A model's start counts as so many probes of it that agreed: bicached-lab profile makes some
+/// hundred.
 constexpr double kStartProbes = 100;
 /// Of what a plan in use brings into the allowance, so much goes into probing it again: most of it
 /// as long as it is hardly proven, since a question in ten that goes wrong passes sixteen probes

@@ -126,10 +126,11 @@ void PrefixCache::load_state() {
     state_file_.set_aside(broken.what());
     return;
   }
-  throw Error(ErrorCode::kInvalidSettings,
-              "state_dir: there is no " + state_file_.path() +
-                  "; a server with this state_dir writes it, or bicached-lab profile --by decisions",
-              "state_dir");
+  throw Error(
+      ErrorCode::kInvalidSettings,
+      "state_dir: there is no " + state_file_.path() +
+          "; a server with this state_dir writes it, or bicached-lab profile --by decisions",
+      "state_dir");
 }
 
 bool PrefixCache::has_unsaved() const {

@@ -4,9 +4,9 @@
 #include <filesystem>
 #include <fstream>
 
+#include "app/flag_values.h"
 #include "lab/eval_data.h"
 #include "lab/eval_policy.h"
-#include "app/flag_values.h"
 
 namespace bicached {
 namespace {
