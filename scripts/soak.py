@@ -98,7 +98,7 @@ class Traffic:
         return self.expect(self.post("/v1/completions", '{"prompt": ' + "[" * rng.randint(0, 2000)), 400)
 
     def bad_field(self, rng):
-        return self.expect(self.post("/v1/chat/completions", json.dumps(self.body(rng, temperature="warm"))), 400)
+        return self.expect(self.post("/v1/chat/completions", json.dumps({**self.body(rng), "temperature": "warm"})), 400)
 
     def no_route(self, rng):
         return self.expect(self.post(f"/v1/nothing/{rng.random()}", "{}"), 404)
