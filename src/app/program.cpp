@@ -48,7 +48,7 @@ void restart_with_libraries_set(const Program& program, int argc, char** argv) {
 /// the system at once and gets them anew a page at a time: a third of the time of a small model
 /// with a large vocabulary. Each arena keeps its own, and by default there are eight for each core:
 /// two are enough where one thread computes. What they keep goes back now and then
-/// (engine/engine.cpp).
+/// (engine/engine_loop.cpp).
 void keep_freed_memory() {
 #ifdef __GLIBC__
   mallopt(M_ARENA_MAX, 2);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <climits>
-#include <cstdio>
 
 #include "base/log.h"
 #include "bicached/error.h"
@@ -37,12 +36,6 @@ int64_t saved_row_layers(const Reuse& reuse, int num_refreshes) {
   if (num_refreshes == 0) return 0;
   const int in_refresh = std::max(0, reuse.depth - reuse.refresh_depth);
   return reuse.prefix_len * (reuse.depth + int64_t{num_refreshes - 1} * in_refresh);
-}
-
-std::string megabytes(int64_t bytes) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.1f MB", static_cast<double>(bytes) * 1e-6);
-  return text;
 }
 
 std::optional<DepthTable> load_table(const CacheSettings& settings, int num_layers) {
@@ -431,130 +424,6 @@ Lease PrefixCache::own_states(const Reuse& reuse, int length) {
             denoiser_.destroy_entry(*entry);
             store_.reserve(-bytes);
           }};
-}
-
-/// Within the budget; others may go for it. Nothing: there is no room, or it can't be made.
-std::optional<EntryId> PrefixCache::create_entry(const EntrySpec& spec) {
-  const auto victims = store_.room_for(denoiser_.entry_bytes(spec));
-  if (!victims) return std::nullopt;
-  for (const EntryId victim : *victims) {
-    destroy(victim);
-    ++stats_.evictions;
-  }
-  try {
-    return denoiser_.create_entry(spec);
-  } catch (const std::exception& error) {
-    // What an entry would have spared is computed instead.
-    log_warn(std::string("an entry can't be made: ") + error.what());
-    drop_unused();
-    return std::nullopt;
-  }
-}
-
-/// In place of a shallower one. Null: there is no room, it is being made, its forward failed
-/// before, or the device can't do it.
-StoredPrefix* PrefixCache::begin_making(const std::string& salt, std::span<const TokenId> ids,
-                                        const Hash128& key, int depth, bool pinned) {
-  try {
-    return try_making(salt, ids, key, depth, pinned);
-  } catch (const std::exception& error) {
-    log_warn(std::string("an entry can't be begun: ") + error.what());
-    ++num_refused_;
-    return nullptr;
-  }
-}
-
-StoredPrefix* PrefixCache::try_making(const std::string& salt, std::span<const TokenId> ids,
-                                      const Hash128& key, int depth, bool pinned) {
-  const StoredPrefix* old = store_.find(key, salt, ids);
-  const bool key_is_taken = old ? !old->ready : store_.has_key(key);
-  if (depths_.empty() || failed_.contains(key) || key_is_taken) return nullptr;
-  StoredPrefix prefix;
-  prefix.key = key;
-  prefix.spec.prefix_len = static_cast<int>(ids.size());
-  prefix.spec.max_depth = depth;
-  prefix.spec.boundaries = depths_;
-  std::erase_if(prefix.spec.boundaries,
-                [&](int boundary) { return boundary > depth || boundary == info_.num_layers; });
-  prefix.bytes = denoiser_.entry_bytes(prefix.spec);
-  prefix.salt = salt;
-  prefix.ids.assign(ids.begin(), ids.end());
-  prefix.making_cost = static_cast<int64_t>(ids.size()) * depth;
-  prefix.pinned = pinned;
-  Lease slab = lease_slab(denoiser_, prefix.spec.prefix_len);
-  const std::optional<EntryId> entry = slab ? create_entry(prefix.spec) : std::nullopt;
-  if (!entry) {
-    ++num_refused_;
-    return nullptr;
-  }
-  // Looked up again: it may have gone to make room.
-  if (StoredPrefix* shallower = store_.find(key, salt, ids)) {
-    store_.doom(*shallower);
-    if (shallower->num_users == 0) destroy(shallower->entry);
-  }
-  prefix.entry = *entry;
-  prefix.made = prefix.used = StoredPrefix::Clock::now();
-  StoredPrefix& stored = store_.insert(std::move(prefix));
-  making_.emplace_back(
-      denoiser_, stored, std::move(slab),
-      [this](StoredPrefix& ended, const std::string& why) { end_making(ended, why); });
-  return &stored;
-}
-
-void PrefixCache::end_making(StoredPrefix& stored, const std::string& why) {
-  const std::string name = "prefix " + stored.key.hex().substr(0, 8);
-  if (why.empty()) {
-    stored.ready = true;
-    ++stats_.made;
-    log_info(name + " stored: " + std::to_string(stored.spec.prefix_len) + " tokens, " +
-             megabytes(stored.bytes) + "; the cache holds " +
-             std::to_string(store_.entries().size()) + " prefixes, " + megabytes(store_.bytes()) +
-             " of " + megabytes(store_.budget_bytes()));
-    return;
-  }
-  log_warn(name + " can't be stored: " + why);
-  failed_.touch(stored.key);
-  destroy(stored.entry);
-}
-
-void PrefixCache::destroy(EntryId entry) {
-  store_.erase(entry);
-  denoiser_.destroy_entry(entry);
-}
-
-int64_t PrefixCache::num_slabs() const {
-  return std::ranges::count_if(making_,
-                               [](const EntryMaking& making) { return !making.is_done(); });
-}
-
-std::vector<ForwardPart*> PrefixCache::making(int max_rows) {
-  std::erase_if(making_, [](const EntryMaking& making) { return making.is_done(); });
-  // Some may be gone: the cache was cleared, or a forward failed.
-  for (const std::vector<TokenId>& ids : pinned_) store_pinned(ids);
-  std::vector<ForwardPart*> parts;
-  for (EntryMaking& making : making_) {
-    max_rows -= making.num_rows();
-    if (max_rows < 0 && !parts.empty()) break;
-    parts.push_back(&making);
-  }
-  update_gauges();
-  return parts;
-}
-
-/// Whether it is stored now, or is being made.
-bool PrefixCache::store_pinned(std::span<const TokenId> ids) {
-  const Hash128 key = store_.key_of("", ids);
-  StoredPrefix* stored = store_.find(key, "", ids);
-  if (!stored) return begin_making("", ids, key, depths_.empty() ? 0 : depths_.back(), true);
-  stored->pinned = true;
-  return true;
-}
-
-int PrefixCache::drop_unused() {
-  const std::vector<EntryId> entries = store_.droppable(false);
-  for (const EntryId entry : entries) destroy(entry);
-  stats_.evictions += static_cast<int64_t>(entries.size());
-  return static_cast<int>(entries.size());
 }
 
 }  // namespace bicached
