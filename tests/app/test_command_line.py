@@ -9,7 +9,7 @@ import time
 import urllib.request
 
 import pytest
-from programs import DEMO, PRICES, fails, run, start_server
+from programs import DEMO, PRICES, fails, run, run_server
 
 
 def test_help_groups_the_settings():
@@ -149,7 +149,7 @@ def free_port():
 
 
 def test_serve_prints_a_command_that_works_and_ends_on_sigterm():
-    server, (url_line, curl) = start_server("--port", "0")
+    server, (url_line, curl) = run_server("--port", "0")
     try:
         assert "http://127.0.0.1:" in url_line
         done = subprocess.run(["sh", "-c", curl], capture_output=True, text=True, timeout=600)
@@ -164,7 +164,7 @@ def test_serve_prints_a_command_that_works_and_ends_on_sigterm():
 
 def test_two_servers_on_one_port_are_refused():
     port = str(free_port())
-    server, _ = start_server("--port", port)
+    server, _ = run_server("--port", port)
     try:
         assert port in fails("serve", "--model", DEMO, "--port", port)
     finally:
@@ -175,7 +175,7 @@ def test_two_servers_on_one_port_are_refused():
 
 def test_sigterm_while_nothing_is_sent_on_an_open_connection():
     port = free_port()
-    server, _ = start_server("--port", str(port))
+    server, _ = run_server("--port", str(port))
     try:
         with socket.create_connection(("127.0.0.1", port)):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=300).read()

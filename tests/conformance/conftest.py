@@ -1,20 +1,11 @@
-"""The real server with the demo model, as clients of other projects meet it. Fixtures: those of tests/e2e."""
+"""The real server with the demo model, as clients of other projects meet it."""
 
 import contextlib
-import importlib.util
 import json
-import pathlib
 import socket
 
 import httpx
 import pytest
-
-_path = pathlib.Path(__file__).resolve().parents[1] / "e2e" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("e2e_fixtures", _path)
-_e2e = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_e2e)
-
-server, start_server = _e2e.server, _e2e.start_server
 
 SHOP = """You are the assistant of the shop Cedar. Answer briefly. Price list:
 - red mug: 5 coins, aisle 2, stock 11

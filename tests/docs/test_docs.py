@@ -6,7 +6,6 @@ Blocks ```sh and ```python of README run, unless `<!-- not run: WHY -->` stands 
 """
 
 import functools
-import importlib.util
 import os
 import pathlib
 import re
@@ -14,31 +13,14 @@ import subprocess
 import sys
 
 import pytest
+from programs import ENVIRONMENT, PROGRAM, ROOT, Server
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 MAX_README_LINES = 180
 MAX_WORDS = 30
 LIMIT_S = 120  # of a block: far more than it takes
 FENCE = re.compile(r"^```.*?^```[^\n]*$", re.MULTILINE | re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 IGNORED = {"build", "node_modules"}
-
-
-def _load_e2e():
-    """tests/e2e/conftest.py, which starts servers."""
-    path = ROOT / "tests" / "e2e" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("bicached_e2e", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-e2e = _load_e2e()
-
-
-def environment():
-    """Without BICACHED_*, which are settings to the program."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("BICACHED_")}
 
 
 def markdown_files():
@@ -161,8 +143,8 @@ def test_readme_is_short():
 
 
 def test_settings_page_is_generated():
-    command = [e2e.find_binary(), "settings", "--markdown"]
-    made = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout
+    command = [PROGRAM, "settings", "--markdown"]
+    made = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     begin = "<!-- settings: made by `bicached settings --markdown` -->\n"
     assert page.split(begin)[1].split("<!-- end of settings -->")[0] == made
@@ -210,18 +192,18 @@ def blocks():
 
 @pytest.fixture(scope="module")
 def url():
-    server = e2e.Server()
+    server = Server()
     yield server.url
     assert server.stop() == 0, "".join(server.lines[-50:])
 
 
 @pytest.mark.parametrize("language, code, prints", blocks())
 def test_examples_of_the_readme_run(language, code, prints, url):
-    code = code.replace("http://127.0.0.1:8080", url).replace("build/release/bicached", str(e2e.find_binary()))
+    code = code.replace("http://127.0.0.1:8080", url).replace("build/release/bicached", PROGRAM)
     if language == "sh":
         code = 'set -euo pipefail\ncurl() { command curl -sS --fail-with-body "$@"; }\n' + code
     command = ["bash", "-c", code] if language == "sh" else [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
+    run = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=LIMIT_S)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.strip()
     assert prints in run.stdout

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import ROOT
+from programs import ROOT
 
 BENCH = ROOT / "scripts" / "bench.py"
 EVAL = ROOT / "models" / "demo" / "eval" / "eval.jsonl"

@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 
-from conftest import ROOT, Server
+from programs import ROOT, Server
 
 
 def questions():

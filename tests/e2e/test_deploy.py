@@ -12,7 +12,7 @@ import time
 import httpx
 import pytest
 
-from conftest import ROOT
+from programs import ROOT
 
 DEPLOY = ROOT / "deploy"
 METRIC = re.compile(r"\b(?:bicached|process)_[a-z_]+")

@@ -8,7 +8,7 @@ import time
 
 import httpx
 
-from conftest import ROOT
+from programs import ROOT
 
 LONG = [{"role": "user", "content": "Count in steps of 6 from 14, 15 numbers."}]
 NUM_QUESTIONS = int(os.environ.get("BICACHED_E2E_QUESTIONS", "60"))

@@ -17,7 +17,7 @@ import time
 import httpx
 import pytest
 
-from conftest import ROOT, find_binary
+from programs import PROGRAM, ROOT
 
 MODEL = ROOT / "models" / "demo"
 LONG = {"messages": [{"role": "user", "content": "Count in steps of 6 from 14, 15 numbers."}], "max_tokens": 512,
@@ -47,7 +47,7 @@ class Process:
         popen.setdefault("stdout", open(self.out, "wb"))
         popen.setdefault("stderr", open(self.log, "wb"))
         self.process = subprocess.Popen(
-            [*before, find_binary(), "serve", "--model", model, "--port", "0", *flags],
+            [*before, PROGRAM, "serve", "--model", model, "--port", "0", *flags],
             stdin=subprocess.DEVNULL, env=environment(**(env or {})), **popen)
 
     def wait(self):
@@ -123,7 +123,7 @@ def json_of(name):
 
 
 def generate(model):
-    done = subprocess.run([find_binary(), "generate", model, "--chat", "hi"], capture_output=True, text=True,
+    done = subprocess.run([PROGRAM, "generate", model, "--chat", "hi"], capture_output=True, text=True,
                           timeout=120, env=environment())
     return done.returncode, done.stdout + done.stderr
 
@@ -311,7 +311,7 @@ def test_few_tasks(serve):
 
 
 def test_omp_num_threads_and_the_machine_are_told(serve):
-    done = subprocess.run([find_binary(), "info", MODEL, "--json"], capture_output=True, text=True, timeout=120,
+    done = subprocess.run([PROGRAM, "info", MODEL, "--json"], capture_output=True, text=True, timeout=120,
                           env=environment(OMP_NUM_THREADS="1"))
     about = json.loads(done.stdout)
     assert about["threads"] == 1

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from conftest import Server
+from programs import Server
 
 COMMANDS = {"sglang-router": ["launch"], "vllm-router": []}
 PREFIXES = {name: f"{name} is a shop. Answer briefly. Price list:\n"

@@ -8,7 +8,7 @@ import subprocess
 
 import httpx
 
-from conftest import ROOT, find_binary
+from programs import PROGRAM, ROOT
 
 MODEL = ROOT / "models" / "demo"
 
@@ -16,7 +16,7 @@ MODEL = ROOT / "models" / "demo"
 def start(folder, **more):
     own = {k: v for k, v in os.environ.items() if not k.startswith("BICACHED_")}
     return subprocess.Popen(
-        [find_binary(), "serve", "--model", MODEL, "--port", "0"],
+        [PROGRAM, "serve", "--model", MODEL, "--port", "0"],
         stdout=open(folder / "out", "wb"), stderr=open(folder / "log", "wb"),
         stdin=subprocess.DEVNULL, env={**own, **more})
 

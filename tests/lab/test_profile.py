@@ -6,7 +6,7 @@ import subprocess
 import urllib.request
 
 import pytest
-from programs import DEMO, ENVIRONMENT, LAB, PRICES, fails, run, start_server
+from programs import DEMO, ENVIRONMENT, LAB, PRICES, fails, run, run_server
 
 EVAL = DEMO / "eval" / "eval.jsonl"
 
@@ -130,7 +130,7 @@ def test_a_pinned_system_prompt_is_there_before_the_first_request(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"pinned_prefixes": [PRICES[0]["content"]], "cache_policy": "fixed",
                                   "cache_depth": 4}))
-    server, (url_line, _) = start_server("--port", "0", "--config", str(config))
+    server, (url_line, _) = run_server("--port", "0", "--config", str(config))
     try:
         url = url_line.split(" at ")[1].strip()
 
