@@ -304,8 +304,10 @@ void Engine::Impl::publish(Sequence& sequence) {
   update.finish = decoder.finish_reason();
   const Canvas& canvas = decoder.canvas();
   if (sequence.request.wants_canvas) {
-    const int end = canvas.generation_begin() + sequence.request.text_limit();
-    for (int i = canvas.generation_begin(); i < end; ++i) {
+    const int begin = canvas.generation_begin();
+    // A canvas that grows is not as long as it may become.
+    const int end = std::min(canvas.generation_end(), begin + sequence.request.text_limit());
+    for (int i = begin; i < end; ++i) {
       update.canvas.push_back(canvas.is_masked(i) ? -1 : canvas.token(i));
     }
   } else if (update.tokens.empty() && !decoder.finished()) {
