@@ -114,7 +114,8 @@ def test_pip_install_and_serve(tmp_path, torch):
     """In an empty environment. The program is built for the torch of .venv, which is of the version that the
     environment gets: the compiler's cache then has all objects, where pip's own copy has new paths every time."""
     run(sys.executable, "-m", "venv", tmp_path / "venv")
-    cache = {"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1"}
+    # Python names g++, the other builds c++: to the cache two compilers.
+    cache = {"CCACHE_BASEDIR": str(ROOT), "CCACHE_NOHASHDIR": "1", "CXX": "c++"}
     beside = sorted((ROOT / ".venv").glob("lib/python3*/site-packages/torch"))
     run(tmp_path / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
         f"-Ccmake.define.LIBTORCH_ROOT={beside[0]}", "-Ccmake.define.BICACHED_OFFLINE=ON", ".",
