@@ -1,7 +1,7 @@
 // A tokenizer's pattern, and behind the first line break a text that it splits.
+#include "base/utf8.h"
 #include "fuzz/fuzz_target.h"
 #include "text/regex_split.h"
-#include "text/utf8.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace bicached;
