@@ -36,7 +36,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   refuse_or([&] {
     const Job job = route(body, context);
     for (const GenerateRequest& canvas : job.canvases) {
-      require(canvas.gen_length > 0 && canvas.decode.block_length > 0, "lengths are lengths");
+      require(canvas.gen_length > 0 || job.is_empty(), "only max_tokens 0 generates nothing");
+      require(canvas.decode.block_length > 0, "lengths are lengths");
       for (const TokenId id : canvas.prompt_ids) require(id >= 0 && id < 258, "ids are ids");
     }
   });
