@@ -17,17 +17,15 @@ import time
 import httpx
 import pytest
 
-from programs import PROGRAM, ROOT
+from programs import DEMO, ENVIRONMENT, PROGRAM, ROOT
 
-MODEL = ROOT / "models" / "demo"
 LONG = {"messages": [{"role": "user", "content": "Count in steps of 6 from 14, 15 numbers."}], "max_tokens": 512,
         "algorithm": "low_confidence", "steps": 512, "eos_early_stop": False, "intra_cache": "none"}
 SHORT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 
 
 def environment(**more):
-    own = {k: v for k, v in os.environ.items() if not k.startswith("BICACHED_")}
-    return {**own, "OMP_WAIT_POLICY": "passive", **more}
+    return {**ENVIRONMENT, "OMP_WAIT_POLICY": "passive", **more}
 
 
 def eventually(condition, limit_s=60):
@@ -42,7 +40,7 @@ def eventually(condition, limit_s=60):
 class Process:
     """A server whose streams and limits the test chooses; its log is in a file unless told otherwise."""
 
-    def __init__(self, folder, *flags, model=MODEL, before=(), env=None, **popen):
+    def __init__(self, folder, *flags, model=DEMO, before=(), env=None, **popen):
         self.log, self.out = folder / "log", folder / "out"
         popen.setdefault("stdout", open(self.out, "wb"))
         popen.setdefault("stderr", open(self.log, "wb"))
@@ -103,7 +101,7 @@ def variant(tmp_path):
     def make(**changed):
         folder = tmp_path / "model"
         folder.mkdir()
-        for path in MODEL.iterdir():
+        for path in DEMO.iterdir():
             if path.is_file():
                 (folder / path.name).symlink_to(path)
         for name, value in changed.items():
@@ -119,7 +117,7 @@ def variant(tmp_path):
 
 
 def json_of(name):
-    return json.loads((MODEL / name).read_text())
+    return json.loads((DEMO / name).read_text())
 
 
 def generate(model):
@@ -311,7 +309,7 @@ def test_few_tasks(serve):
 
 
 def test_omp_num_threads_and_the_machine_are_told(serve):
-    done = subprocess.run([PROGRAM, "info", MODEL, "--json"], capture_output=True, text=True, timeout=120,
+    done = subprocess.run([PROGRAM, "info", DEMO, "--json"], capture_output=True, text=True, timeout=120,
                           env=environment(OMP_NUM_THREADS="1"))
     about = json.loads(done.stdout)
     assert about["threads"] == 1
@@ -348,7 +346,7 @@ def test_a_pipe_as_a_file_is_refused_by_its_kind(variant, name):
 
 def with_names(rename, extra=()):
     """The weights under other names."""
-    data = (MODEL / "model.safetensors").read_bytes()
+    data = (DEMO / "model.safetensors").read_bytes()
     size = struct.unpack("<Q", data[:8])[0]
     header, rest = json.loads(data[8:8 + size]), data[8 + size:]
     renamed = {(name if name == "__metadata__" else rename(name)): about for name, about in header.items()}
@@ -395,5 +393,5 @@ def test_a_template_of_parts(serve, variant):
 def test_a_snapshot_is_called_by_its_repository(serve, tmp_path):
     folder = tmp_path / "models--org--demo-8b" / "snapshots" / ("0123456789abcdef" * 2)
     folder.parent.mkdir(parents=True)
-    shutil.copytree(MODEL, folder, ignore=lambda _, names: [n for n in names if not pathlib.Path(n).suffix])
+    shutil.copytree(DEMO, folder, ignore=lambda _, names: [n for n in names if not pathlib.Path(n).suffix])
     assert serve(model=folder).get("/v1/models").json()["data"][0]["id"] == "org/demo-8b"

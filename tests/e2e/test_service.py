@@ -8,17 +8,14 @@ import subprocess
 
 import httpx
 
-from programs import PROGRAM, ROOT
-
-MODEL = ROOT / "models" / "demo"
+from programs import DEMO, ENVIRONMENT, PROGRAM, ROOT
 
 
 def start(folder, **more):
-    own = {k: v for k, v in os.environ.items() if not k.startswith("BICACHED_")}
     return subprocess.Popen(
-        [PROGRAM, "serve", "--model", MODEL, "--port", "0"],
+        [PROGRAM, "serve", "--model", DEMO, "--port", "0"],
         stdout=open(folder / "out", "wb"), stderr=open(folder / "log", "wb"),
-        stdin=subprocess.DEVNULL, env={**own, **more})
+        stdin=subprocess.DEVNULL, env={**ENVIRONMENT, **more})
 
 
 def test_systemd_is_told_when_it_is_ready_and_when_it_drains(tmp_path):

@@ -12,8 +12,7 @@ import torch
 
 from decoding import MultiBlock, Quota, Threshold
 from golden_files import Golden, matters, random_ids, same_under_other_rule
-from make_sdar import put_attention
-from transformer import Maker, Model
+from make_sdar import dense_model, mask_of
 
 MODELS = {
     # heads * head_dim is not the width, as in Qwen3-0.6B.
@@ -22,10 +21,6 @@ MODELS = {
     "a2d-untied": dict(seed=41, layers=4, width=32, heads=4, kv_heads=4, head_dim=12, mlp=80, vocab=90, tied=False,
                        head_scale=3.0, mask_in_config=False),
 }
-
-
-def mask_of(about):
-    return about["vocab"] - 3
 
 
 def config_of(about):
@@ -39,15 +34,6 @@ def config_of(about):
     if about["mask_in_config"]:
         config["mask_token_id"] = mask_of(about)
     return config
-
-
-def model_of(about):
-    make = Maker(about["seed"])
-    make.ends("embed_tokens", about["vocab"], about["width"], about["tied"], mask_of(about), about["head_scale"])
-    for i in range(about["layers"]):
-        put_attention(make, f"model.layers.{i}.", about)
-        make.swiglu(f"model.layers.{i}.mlp.", about["width"], about["mlp"])
-    return Model(config_of(about), make.tensors)
 
 
 def tokenizer_config(about):
@@ -73,7 +59,7 @@ CASES = {
 def main():
     golden = Golden(sys.argv[1], "a2d-qwen3")
     for name, about in MODELS.items():
-        model = model_of(about)
+        model = dense_model(about, config_of(about))
         files = {} if about["mask_in_config"] else {"tokenizer_config": tokenizer_config(about)}
         golden.checkpoint(name, model, **files)
         ids = random_ids(about["vocab"], 9, 7) + [mask_of(about)] * 6

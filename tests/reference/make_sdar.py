@@ -60,13 +60,13 @@ def put_attention(make, prefix, about):
     make.norm(prefix + "self_attn.k_norm", head, 0.8)
 
 
-def model_of(about):
+def dense_model(about, config):
     make = Maker(about["seed"])
     make.ends("embed_tokens", about["vocab"], about["width"], about["tied"], mask_of(about), about["head_scale"])
     for i in range(about["layers"]):
         put_attention(make, f"model.layers.{i}.", about)
         make.swiglu(f"model.layers.{i}.mlp.", about["width"], about["mlp"])
-    return Model(config_of(about), make.tensors)
+    return Model(config, make.tensors)
 
 
 def generation_config(about):
@@ -129,7 +129,7 @@ CASES = {
 def main():
     golden = Golden(sys.argv[1], "sdar")
     for name, about in MODELS.items():
-        model = model_of(about)
+        model = dense_model(about, config_of(about))
         files = {"generation_config": generation_config(about)}
         if not about["complete"]:
             files["tokenizer_config"] = tokenizer_config(about)
