@@ -22,9 +22,10 @@ std::string loaded_torch() {
 }  // namespace
 
 std::string describe_build(const std::string& program) {
+  const std::string torch = loaded_torch();
   std::string text = program + " " + version() + "\ncommit " BICACHED_COMMIT "\ncompiler " +
-                     compiler() + "\ntorch " + loaded_torch();
-  if (loaded_torch() != TORCH_VERSION) text += " (built with " TORCH_VERSION ")";
+                     compiler() + "\ntorch " + torch;
+  if (torch != TORCH_VERSION) text += " (built with " TORCH_VERSION ")";
   return text;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "app/build_info.h"
+#include "app/flag_values.h"
 #include "base/text_distance.h"
 #include "bicached/error.h"
 
@@ -14,10 +15,6 @@ namespace {
 
 /// The flags of one subcommand that stand for settings.
 using SettingFlags = std::map<std::string, CLI::Option*>;
-
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::ranges::find(names, name) != names.end();
-}
 
 /// Adds the settings that a subcommand takes as flags, grouped in --help as declared.
 SettingFlags add_settings(CLI::App& command, const Command& about, std::string& config_file,
@@ -96,7 +93,7 @@ CommandLine parse_command_line(const Program& program, int argc, const char* con
   CommandLine line;
   std::string model;
   CLI::App app(program.about, program.name);
-  app.set_version_flag("--version", describe_build(program.name));
+  app.set_version_flag("--version", [&] { return describe_build(program.name); });
   app.require_subcommand(1);
   app.footer(
       "Settings also come from the environment (BICACHED_PORT) and from a JSON file "

@@ -27,6 +27,8 @@ int parse_count(const std::string& flag, const std::string& text, int min = 1, i
 /// "a,b" -> a, b; nothing for an empty text. Spaces around a name and empty names are dropped.
 std::vector<std::string> split_names(const std::string& text);
 
+bool contains(const std::vector<std::string>& names, const std::string& name);
+
 /// "a, b".
 std::string join_names(const std::vector<std::string>& names);
 

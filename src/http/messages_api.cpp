@@ -19,12 +19,8 @@ constexpr LengthRules kRules{.grows = true, .prompt = "messages"};
 json call_of(Fields& block) {
   block.require("name");
   const json* input = block.find("input");
-  json call;
-  call["id"] = block.text("id").value_or("");
-  call["type"] = "function";
-  call["function"]["name"] = *block.text("name");
-  call["function"]["arguments"] = input ? input->dump() : "{}";
-  return call;
+  return tool_call(block.text("id").value_or(""), *block.text("name"),
+                   input ? input->dump() : "{}");
 }
 
 /// A message of blocks: text, calls of tools, their results. A result is a message of its own.

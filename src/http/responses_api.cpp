@@ -23,11 +23,8 @@ ChatMessage read_message(Fields& item, const std::string& field) {
 
 ChatMessage read_call(Fields& item) {
   item.require("name");
-  json call;
-  call["id"] = item.text("call_id").value_or("");
-  call["type"] = "function";
-  call["function"]["name"] = *item.text("name");
-  call["function"]["arguments"] = item.text("arguments").value_or("");
+  const json call = tool_call(item.text("call_id").value_or(""), *item.text("name"),
+                              item.text("arguments").value_or(""));
   ChatMessage message{"assistant", ""};
   message.tool_calls = json::array({call}).dump();
   return message;

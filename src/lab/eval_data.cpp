@@ -55,10 +55,6 @@ void check_families(const std::vector<std::string>& wanted, const std::set<std::
   }
 }
 
-bool contains(const std::vector<std::string>& names, const std::string& name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 }  // namespace
 
 std::vector<EvalQuestion> read_eval_data(const std::string& path, EvalAnswers answers) {

@@ -23,12 +23,8 @@ json read_call(const json& value, const std::string& field) {
   }
   Fields function(call.require("function"), field + ".function");
   function.require("name");
-  json out;
-  out["id"] = call.text("id").value_or("");
-  out["type"] = "function";
-  out["function"]["name"] = *function.text("name");
-  out["function"]["arguments"] = function.text("arguments").value_or("");
-  return out;
+  return tool_call(call.text("id").value_or(""), *function.text("name"),
+                   function.text("arguments").value_or(""));
 }
 
 json read_calls(Fields& message) {
@@ -143,6 +139,15 @@ std::vector<ChatMessage> prepared(std::vector<ChatMessage> messages,
 }
 
 }  // namespace
+
+json tool_call(const std::string& id, const std::string& name, const std::string& arguments) {
+  json call;
+  call["id"] = id;
+  call["type"] = "function";
+  call["function"]["name"] = name;
+  call["function"]["arguments"] = arguments;
+  return call;
+}
 
 std::string read_text_part(const json& part, const std::string& field,
                            const std::vector<std::string>& types) {

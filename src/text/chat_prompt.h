@@ -20,6 +20,10 @@ std::string read_text_part(const nlohmann::json& part, const std::string& field,
 std::string read_text_parts(const nlohmann::json& content, const std::string& field,
                             const std::vector<std::string>& types);
 
+/// A call of a tool as `ChatMessage::tool_calls` lists it: OpenAI's object.
+nlohmann::json tool_call(const std::string& id, const std::string& name,
+                         const std::string& arguments);
+
 /// What the prompt ends with.
 struct ChatEnd {
   bool add_generation_prompt = true;
