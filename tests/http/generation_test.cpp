@@ -55,7 +55,7 @@ TEST_F(GenerationTest, AStreamGivesThePlainText) {
     const Events events = stream(kChat, body);
     ASSERT_GE(events.data.size(), 3u);
     EXPECT_TRUE(events.done);
-    EXPECT_EQ(events.text(), plain["choices"][0]["message"]["content"]);
+    EXPECT_EQ(plain["choices"][0]["message"]["content"], events.text());
     EXPECT_EQ(events.finish_reason(), plain["choices"][0]["finish_reason"]);
     EXPECT_EQ(events.data.front()["choices"][0]["delta"]["role"], "assistant");
     EXPECT_EQ(events.data.front()["object"], "chat.completion.chunk");
