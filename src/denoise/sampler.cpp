@@ -24,6 +24,8 @@
 namespace bicached {
 namespace {
 
+/// Token, probability, confidence, margin, entropy and divergence.
+constexpr int64_t kColumns = 6;
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
 /// Logits of rows with guidance, from theirs and those of the rows behind them.
@@ -161,23 +163,39 @@ at::Tensor divergences(const at::Tensor& logits, std::span<const LogitRow> rows,
   return at::full({logits.size(0), 1}, std::numeric_limits<float>::infinity(), logits.options());
 }
 
-}  // namespace
-
-bool is_plain(const LogitRow& row, const TokenRules& rules) {
-  const SamplingParams& sampling = *row.sampling;
-  return sampling.temperature == 0 && sampling.num_top_logprobs < 0 && !has_logit_rules(row) &&
-         sampling.forced == kNoToken && row.discounted.empty() && row.guidance == 0 &&
-         row.history == kNoId && !(rules.filters_confidence && has_filter(sampling));
+/// What kernels make of all rows, and of those that do not suit them nothing that counts.
+at::Tensor by_kernels(const at::Tensor& logits, std::span<const LogitRow> rows,
+                      const TokenRules& rules, const ModelKernels& kernels) {
+  at::Tensor statistics = at::empty({logits.size(0), 8}, logits.options().dtype(at::kFloat));
+  kernels.row_statistics(logits, statistics);
+  std::vector<DrawnRow> drawn;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const SamplingParams& sampling = *rows[i].sampling;
+    const bool draws = sampling.temperature > 0;
+    if (!suits_kernels(rows[i]) ||
+        (!draws && !(rules.filters_confidence && has_filter(sampling)))) {
+      continue;
+    }
+    drawn.push_back({static_cast<int32_t>(i), sampling.top_k, draws,
+                     draws ? 1 / sampling.temperature : 1.0f, sampling.top_p,
+                     std::log(sampling.min_p), static_cast<float>(rows[i].uniform),
+                     rules.filters_confidence});
+  }
+  kernels.draw(logits, drawn, statistics);
+  return statistics;
 }
 
-at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
-                       DistributionHistory* history, const ModelKernels* kernels) {
-  if (kernels &&
-      std::ranges::all_of(rows, [&](const LogitRow& row) { return is_plain(row, rules); })) {
-    at::Tensor statistics = at::empty({logits.size(0), 4}, logits.options().dtype(at::kFloat));
-    kernels->row_statistics(logits, statistics);
-    return statistics;
-  }
+/// Statistics of kernels as `sample_rows` has its columns: float64 [n, 6].
+at::Tensor as_columns(const at::Tensor& statistics) {
+  const at::Tensor tokens = statistics.narrow(1, 0, 1).contiguous().view(at::kInt);
+  const at::Tensor none = at::full({statistics.size(0), 1}, std::numeric_limits<double>::infinity(),
+                                   statistics.options().dtype(at::kDouble));
+  return at::cat({tokens.to(at::kDouble), statistics.narrow(1, 1, 4).to(at::kDouble), none}, 1);
+}
+
+/// The form in ATen: what `sample_rows` returns where no kernels are.
+at::Tensor by_aten(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
+                   DistributionHistory* history) {
   logits = logits.to(at::kFloat);
   guide(logits, rows);
   apply_logit_rules(logits, rows, rules);
@@ -238,6 +256,34 @@ at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const 
   return at::cat(columns, 1);
 }
 
+}  // namespace
+
+bool suits_kernels(const LogitRow& row) {
+  const SamplingParams& sampling = *row.sampling;
+  return sampling.num_top_logprobs < 0 && !has_logit_rules(row) && sampling.forced == kNoToken &&
+         row.discounted.empty() && row.guidance == 0 && row.history == kNoId;
+}
+
+at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const TokenRules& rules,
+                       DistributionHistory* history, const ModelKernels* kernels) {
+  if (!kernels) return by_aten(std::move(logits), rows, rules, history);
+  const at::Tensor statistics = by_kernels(logits, rows, rules, *kernels);
+  std::vector<int64_t> which;
+  std::vector<LogitRow> others;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const bool is_guide = i > 0 && rows[i - 1].guidance != 0;
+    if (suits_kernels(rows[i]) && !is_guide) continue;
+    which.push_back(static_cast<int64_t>(i));
+    others.push_back(rows[i]);
+  }
+  if (others.empty()) return statistics;
+  const at::Tensor index = upload(which, logits);
+  const at::Tensor rest = by_aten(logits.index_select(0, index), others, rules, history);
+  at::Tensor all = at::empty({logits.size(0), rest.size(1)}, rest.options());
+  all.narrow(1, 0, kColumns).copy_(as_columns(statistics));
+  return all.index_copy_(0, index, rest);
+}
+
 std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
                                  std::span<const LogitRow> rows) {
   std::vector<RowResult> results;
@@ -245,14 +291,14 @@ std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
   for (const at::Tensor& chunk : chunks) {
     const at::Tensor host = chunk.cpu().contiguous();
     const bool is_statistics = host.scalar_type() == at::kFloat;
-    const int64_t width = host.size(1), count = is_statistics ? 0 : (width - 6) / 2;
+    const int64_t width = host.size(1), count = is_statistics ? 0 : (width - kColumns) / 2;
     for (int64_t i = 0; i < host.size(0); ++i) {
       RowResult result;
       const double* row = nullptr;
       if (is_statistics) {
-        const float* four = host.const_data_ptr<float>() + i * width;
+        const float* of = host.const_data_ptr<float>() + i * width;
         constexpr float kNone = std::numeric_limits<float>::infinity();
-        result = {std::bit_cast<TokenId>(four[0]), four[1], four[1], four[2], four[3], kNone, {}};
+        result = {std::bit_cast<TokenId>(of[0]), of[1], of[2], of[3], of[4], kNone, {}};
       } else {
         row = host.const_data_ptr<double>() + i * width;
         result = {static_cast<TokenId>(row[0]),
@@ -269,8 +315,9 @@ std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
       }
       const int64_t asked = rows[results.size()].sampling->num_top_logprobs;
       for (int64_t k = 0; k < std::min(asked, count); ++k) {
-        const auto logprob = static_cast<float>(row[6 + count + k]);
-        result.top.push_back({static_cast<TokenId>(row[6 + k]), std::max(logprob, -9999.0f)});
+        const auto logprob = static_cast<float>(row[kColumns + count + k]);
+        result.top.push_back(
+            {static_cast<TokenId>(row[kColumns + k]), std::max(logprob, -9999.0f)});
       }
       results.push_back(std::move(result));
     }

@@ -19,12 +19,13 @@ struct TokenRules {
   bool filters_confidence = false;  // see ReferenceDecoder
 };
 
-/// Whether the most probable token and its numbers are all that a row asks for.
-bool is_plain(const LogitRow& row, const TokenRules& rules);
+/// Whether `ModelKernels` know all that a row asks for: its logits as they are, and no
+/// log-probabilities.
+bool suits_kernels(const LogitRow& row);
 
 /// Chooses a token for each row and computes the numbers that decoding needs, on the device.
-/// Returns float64 [n, 6 + 2 top], or what `ModelKernels::row_statistics` does where no row asks
-/// for more, still on the device: `read_rows` fetches all chunks of a forward.
+/// Returns float64 [n, 6 + 2 top], or the statistics of `ModelKernels` where no row asks for more,
+/// still on the device: `read_rows` fetches all chunks of a forward.
 ///
 /// The distribution is softmax(logits), after guidance and `apply_logit_rules`. Greedy at
 /// temperature 0 (ties: lowest id); else logits / temperature, then min_p (a token goes when it has

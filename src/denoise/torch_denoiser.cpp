@@ -73,9 +73,7 @@ std::vector<RowResult> TorchDenoiser::run(const Forward& forward,
   return in_inference("forward", [&] {
     const at::Tensor hidden = forward_.run(forward, entries_);
     const std::span<const LogitRow> rows(forward.logit_rows);
-    const bool plain = forward_.kernels() && std::ranges::all_of(rows, [&](const LogitRow& row) {
-                         return is_plain(row, rules_);
-                       });
+    const bool plain = forward_.kernels() && std::ranges::all_of(rows, suits_kernels);
     const int64_t logits = plain ? kPlainLogitsPerChunk : kLogitsPerChunk;
     const int64_t chunk_rows = std::max<int64_t>(1, logits / info_.num_logits);
     std::vector<at::Tensor> chunks;  // read only at the end: the device never waits for the host

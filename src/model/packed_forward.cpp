@@ -268,7 +268,7 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
   add_product(w.attention_out, attended, x);
 }
 
-void PackedForward::mlp_layer(int layer, at::Tensor& x) {
+void PackedForward::mlp_layer(int layer, at::Tensor& x, const at::Tensor& slots) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const Linear plain;
   const Activation normed = norm(x, w.mlp_norm, w.mlp ? w.mlp->gate_up : plain);
@@ -279,7 +279,11 @@ void PackedForward::mlp_layer(int layer, at::Tensor& x) {
           at::zeros({x.size(0), config_.experts.num_experts}, routing.weights.options());
       observe("router_weights", layer, all.scatter_(1, routing.experts, routing.weights));
     }
-    add_experts(normed.values, *w.experts, config_.experts, x);
+    if (kernels_ && x.size(0) <= kernels_->max_expert_rows()) {
+      kernels_->add_experts(normed.values, *w.experts, slots, x);
+    } else {
+      add_experts(normed.values, *w.experts, config_.experts, x);
+    }
   }
   if (w.mlp) add_mlp(*w.mlp, normed, config_.dense_size(layer), x);
   observe("hidden", layer, x);
@@ -290,7 +294,7 @@ void PackedForward::add_mlp(const Mlp& mlp, const Activation& input, int64_t siz
   at::Tensor gate_up = piece(scratch_.gate_up, rows, 2 * size);
   multiply(mlp.gate_up, input, gate_up);
   Activation activated = room(piece(scratch_.activated, rows, size), rows, mlp.down);
-  if (kernels_ && size == config_.mlp_size) {
+  if (kernels_) {
     kernels_->silu_times_up(gate_up, activated.values, activated.scales);
   } else {
     silu_times_up(gate_up, activated.values);
@@ -301,8 +305,12 @@ void PackedForward::add_mlp(const Mlp& mlp, const Activation& input, int64_t siz
 /// Whether nothing but its rows and their places tells it from other forwards of its size.
 bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& plan) const {
   const LayerSegment& segment = plan.segments.front();
-  return kernels_ && !observer_ && config_.sparse_layers.empty() && plan.segments.size() == 1 &&
-         segment.num_rows > 0 && segment.num_rows <= kMaxGraphRows &&
+  if (!kernels_ || observer_ || plan.segments.size() != 1) return false;
+  // libtorch's way through experts allocates memory, which a graph may not.
+  const int64_t most_rows = config_.sparse_layers.empty()
+                                ? kMaxGraphRows
+                                : std::min(kMaxGraphRows, kernels_->max_expert_rows());
+  return segment.num_rows > 0 && segment.num_rows <= most_rows &&
          kernels_->suits(segment.sequences) &&
          std::ranges::all_of(forward.groups,
                              [](const RowGroup& g) { return g.capture_to == kNoId; });
@@ -340,7 +348,7 @@ at::Tensor PackedForward::run_padded(const ForwardIndex& index, const Padding& s
     at::Tensor x = embed(index.tokens);
     for (int layer = 0; layer < config_.num_layers; ++layer) {
       attend_layer(layer, x, index.segments.front(), index, false);
-      mlp_layer(layer, x);
+      mlp_layer(layer, x, index.segments.front().rows.slots);
     }
     settle(x);
   };
@@ -368,7 +376,7 @@ at::Tensor PackedForward::run_segments(const ForwardPlan& plan, const ForwardInd
       capture(x, layer, segment, forward, states);
       attend_layer(layer, x, index.segments[s], index,
                    only_wanted && layer == config_.num_layers - 1);
-      if (x.size(0) > 0) mlp_layer(layer, x);
+      if (x.size(0) > 0) mlp_layer(layer, x, {});
     }
     settle(x);
     capture(x, segment.end_layer, segment, forward, states);

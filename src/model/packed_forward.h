@@ -98,7 +98,8 @@ class PackedForward {
   /// K, V and attention of a layer; `only_wanted`: the rows whose logits nobody wants end there.
   void attend_layer(int layer, at::Tensor& x, const SegmentIndex& segment,
                     const ForwardIndex& index, bool only_wanted);
-  void mlp_layer(int layer, at::Tensor& x);
+  /// slots: of the rows of x; undefined where none is padding.
+  void mlp_layer(int layer, at::Tensor& x, const at::Tensor& slots);
   void add_mlp(const Mlp& mlp, const Activation& input, int64_t size, at::Tensor& x);
   void observe(const char* name, int layer, const at::Tensor& value) const;
 

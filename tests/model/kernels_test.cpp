@@ -1,4 +1,4 @@
-// Every kernel of kernels.cu against the same step in ATen, float32 where that is exacter. Skipped
+// Every kernel of model/cuda against the same step in ATen, float32 where that is exacter. Skipped
 // without a CUDA card.
 #include <ATen/Context.h>
 #include <ATen/ops/allclose.h>
@@ -22,6 +22,7 @@
 #include "model/attention.h"
 #include "model/cuda/forward_graphs.h"
 #include "model/cuda/model_kernels.h"
+#include "model/experts.h"
 #include "model/head_norm.h"
 #include "model/row_ops.h"
 #include "model/weights.h"
@@ -233,6 +234,61 @@ TEST_P(Kernels, StatisticsAreThoseOfTheSampler) {
   EXPECT_EQ(results[1].token, 0);
 }
 
+/// Each row with parameters of its own, some with what kernels leave to ATen.
+TEST_P(Kernels, DrawsAreThoseOfTheSampler) {
+  std::vector<SamplingParams> asked;
+  for (const float temperature : {0.0f, 0.3f, 1.0f, 2.0f}) {
+    for (const float top_p : {1.0f, 0.9f, 0.3f, 0.0f}) {
+      for (const int top_k : {0, 1, 7}) {
+        for (const float min_p : {0.0f, 0.2f}) {
+          SamplingParams sampling;
+          sampling.temperature = temperature;
+          sampling.top_p = top_p;
+          sampling.top_k = top_k;
+          sampling.min_p = min_p;
+          asked.push_back(sampling);
+        }
+      }
+    }
+  }
+  asked[5].num_top_logprobs = 2;
+  asked[77].logit_bias = {{3, 4.0f}};
+  const auto count = static_cast<int64_t>(asked.size());
+  const at::Tensor logits = random({count, model.num_logits}).mul(2);
+  logits.select(0, 30).fill_(1);                                 // only ties
+  logits.select(0, 60).select(0, model.mask_token).fill_(60.0);  // the mask token has it all
+  logits.select(0, 70).narrow(0, 0, model.num_logits - 40).fill_(-INFINITY);
+  for (const bool filters_confidence : {false, true}) {
+    const TokenRules rules{model.vocab_size, model.mask_token, filters_confidence};
+    const auto sampled = [&](double shift, const ModelKernels* by) {
+      std::vector<LogitRow> rows(asked.size());
+      for (size_t i = 0; i < rows.size(); ++i) {
+        rows[i].sampling = &asked[i];
+        rows[i].uniform =
+            std::clamp(static_cast<double>(i * 37 % 101) / 101 + shift, 0.0, 0.9999999);
+      }
+      return read_rows({sample_rows(logits, rows, rules, nullptr, by)}, rows);
+    };
+    const auto results = sampled(0, kernels.get()), expected = sampled(0, nullptr);
+    const auto below = sampled(-1e-5, nullptr), above = sampled(1e-5, nullptr);  // of rounding
+    int same = 0;
+    for (size_t i = 0; i < asked.size(); ++i) {
+      SCOPED_TRACE(std::to_string(i) + (filters_confidence ? " filters confidence" : ""));
+      EXPECT_TRUE(results[i].token == expected[i].token || results[i].token == below[i].token ||
+                  results[i].token == above[i].token)
+          << results[i].token << ", not " << expected[i].token;
+      EXPECT_EQ(results[i].top.size(), expected[i].top.size());
+      if (results[i].token != expected[i].token) continue;
+      ++same;
+      EXPECT_NEAR(results[i].probability, expected[i].probability, 1e-4);
+      EXPECT_NEAR(results[i].confidence, expected[i].confidence, 1e-4);
+      EXPECT_NEAR(results[i].margin, expected[i].margin, 1e-4);
+      EXPECT_NEAR(results[i].entropy, expected[i].entropy, 1e-3);
+    }
+    EXPECT_GE(same, 90) << "of 96";
+  }
+}
+
 TEST_P(Kernels, AGraphRunsTheSame) {
   const at::Tensor gate_up = random({32, 2 * model.mlp_size});
   at::Tensor out = at::empty({32, model.mlp_size}, options);
@@ -259,6 +315,93 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Kernels,
                                            Shape{32, 32, 128, 128, 4096},
                                            Shape{7, 1, 128, 128, 264}, Shape{16, 4, 128, 64, 264},
                                            Shape{3, 3, 64, 16, 264}));
+
+/// Experts by our kernels against experts.h in float32.
+class ExpertKernels : public ::testing::TestWithParam<ExpertsConfig> {
+ protected:
+  void SetUp() override {
+    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+  }
+};
+
+TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
+  const c10::InferenceMode mode;
+  ModelConfig model;
+  model.num_layers = 1;
+  model.hidden_size = 288;
+  model.num_heads = model.num_kv_heads = 2;
+  model.head_size = model.rotary_size = 32;
+  model.vocab_size = model.num_logits = 264;
+  model.experts = GetParam();
+  const int64_t count = model.experts.num_experts, width = model.experts.size;
+  const auto options = at::TensorOptions().device(at::kCUDA).dtype(at::kBFloat16);
+  at::manual_seed(1);
+  const auto kernels = ModelKernels::make(model, at::zeros({1}, options));
+  ASSERT_TRUE(kernels);
+  ASSERT_GE(kernels->max_expert_rows(), 100);
+  const CudaStream stream;
+  kernels->use_stream(stream.handle());
+  const CudaStream::Use use(&stream);
+
+  const auto random = [&](at::IntArrayRef sizes, double size) {
+    return at::randn(sizes, options).mul(size);
+  };
+  const auto matrices = [&](int64_t outputs, int64_t depth) {  // that keep values about as large
+    return random({count, outputs, depth}, 1 / std::sqrt(static_cast<double>(depth)));
+  };
+  Experts experts{random({count, model.hidden_size}, 0.2).to(at::kFloat),
+                  {},
+                  matrices(2 * width, model.hidden_size),
+                  matrices(model.hidden_size, width)};
+  if (model.experts.router_bias != RouterBias::kNone) {
+    experts.router_bias = random({count}, 0.3).to(at::kFloat);
+  }
+  const Experts wide{experts.router, experts.router_bias, experts.gate_up.to(at::kFloat),
+                     experts.down.to(at::kFloat)};
+
+  const at::Tensor x = random({100, model.hidden_size}, 1), before = random(x.sizes(), 1);
+  at::Tensor expected = before.to(at::kFloat);
+  add_experts(x.to(at::kFloat), wide, model.experts, expected);
+  at::Tensor all = before.clone();
+  kernels->add_experts(x, experts, {}, all);
+  EXPECT_TRUE(at::allclose(all.to(at::kFloat), expected, 0.03, 0.03))
+      << "greatest difference " << all.sub(expected).abs().max().item<float>();
+
+  for (const int64_t rows : {1, 9, 40}) {
+    at::Tensor some = before.narrow(0, 3, rows).clone();
+    kernels->add_experts(x.narrow(0, 3, rows), experts, {}, some);
+    EXPECT_TRUE(some.equal(all.narrow(0, 3, rows))) << "a row's result is its own";
+  }
+  std::vector<int64_t> slots(100, 5);
+  slots[0] = slots[50] = -1;
+  at::Tensor with_padding = before.clone();
+  kernels->add_experts(x, experts, at::tensor(slots, at::dtype(at::kLong)).to(at::kCUDA),
+                       with_padding);
+  for (int64_t row = 0; row < 100; ++row) {
+    const at::Tensor& same = row == 0 || row == 50 ? before : all;
+    EXPECT_TRUE(with_padding.select(0, row).equal(same.select(0, row))) << row;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, ExpertKernels,
+    ::testing::Values(ExpertsConfig{.num_experts = 64, .num_chosen = 8, .size = 96},
+                      ExpertsConfig{
+                          .num_experts = 128, .num_chosen = 8, .size = 64, .normalized = true},
+                      ExpertsConfig{.num_experts = 256,
+                                    .num_chosen = 8,
+                                    .size = 32,
+                                    .sigmoid = true,
+                                    .router_bias = RouterBias::kChoice,
+                                    .normalized = true,
+                                    .weight_scale = 2.5,
+                                    .num_groups = 8,
+                                    .num_chosen_groups = 4},
+                      ExpertsConfig{.num_experts = 5,
+                                    .num_chosen = 1,
+                                    .size = 160,
+                                    .sigmoid = true,
+                                    .router_bias = RouterBias::kChoiceAndWeight}));
 
 TEST(PaddedSize, IsNearAndSeldomAnother) {
   int64_t last = 0, different = 0;

@@ -131,8 +131,7 @@ void* CudaRuntime::compile(const std::string& source,
   for (const std::string& option : all) arguments.push_back(option.c_str());
 
   void* program = nullptr;
-  int result =
-      functions_->create_program(&program, source.c_str(), "kernels.cu", 0, nullptr, nullptr);
+  int result = functions_->create_program(&program, source.c_str(), "kernels", 0, nullptr, nullptr);
   std::string text, binary;
   if (result == 0) {
     result =

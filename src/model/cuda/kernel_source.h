@@ -2,7 +2,7 @@
 
 namespace bicached {
 
-/// The text of kernels.cu.
+/// The text of all *.cu files, which are one program.
 extern const char* const kKernelSource;
 
 }  // namespace bicached

@@ -1,9 +1,11 @@
 #include "model/cuda/model_kernels.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
 
 #include "base/log.h"
@@ -22,6 +24,11 @@ constexpr int64_t kMaxSplits = 8;
 /// is little work in all: so many products of numbers, some microseconds.
 constexpr int64_t kMaxTiledRows = 64, kLittleAttention = int64_t{1} << 30;
 
+/// With more rows for each expert than this libtorch's grouped products are faster.
+constexpr int64_t kMaxRowsPerExpert = 64;
+/// Scores that a warp can hold.
+constexpr int kMaxExperts = 512;
+
 bool fits(const ModelConfig& model) {
   const int size = model.head_size;
   // A bias is added where keys are rotated, which is after the norm of heads.
@@ -30,12 +37,22 @@ bool fits(const ModelConfig& model) {
          !(model.qkv_bias && model.qk_norm);
 }
 
+/// Whether its experts, if it has any, are a matter of `ModelKernels::add_experts`.
+bool has_expert_kernels(const ModelConfig& model) {
+  const ExpertsConfig& experts = model.experts;
+  return experts.num_experts > 0 && experts.num_experts <= kMaxExperts && experts.size % 32 == 0 &&
+         model.hidden_size % 32 == 0;
+}
+
 std::vector<std::string> options_of(const ModelConfig& model) {
   const auto define = [](const char* name, const std::string& value) {
     return std::string("-D") + name + "=" + value;
   };
   char eps[40];
   std::snprintf(eps, sizeof eps, "%.9ef", model.norm_eps);
+  const ExpertsConfig& experts = model.experts;
+  char weight_scale[40];
+  std::snprintf(weight_scale, sizeof weight_scale, "%.9ef", experts.weight_scale);
   return {define("HIDDEN", std::to_string(model.hidden_size)),
           define("MLP", std::to_string(model.mlp_size)),
           define("HEADS", std::to_string(model.num_heads)),
@@ -45,7 +62,15 @@ std::vector<std::string> options_of(const ModelConfig& model) {
           define("EPS", eps),
           define("LOGITS", std::to_string(model.num_logits)),
           define("VOCAB", std::to_string(model.vocab_size)),
-          define("MASK_TOKEN", std::to_string(model.mask_token))};
+          define("MASK_TOKEN", std::to_string(model.mask_token)),
+          define("EXPERTS", std::to_string(has_expert_kernels(model) ? experts.num_experts : 0)),
+          define("CHOSEN", std::to_string(experts.num_chosen)),
+          define("GROUPS", std::to_string(experts.num_groups)),
+          define("CHOSEN_GROUPS", std::to_string(experts.num_chosen_groups)),
+          define("SIGMOID", experts.sigmoid ? "1" : "0"),
+          define("ROUTER_BIAS", std::to_string(static_cast<int>(experts.router_bias))),
+          define("NORMALIZED", experts.normalized ? "1" : "0"),
+          define("WEIGHT_SCALE", weight_scale)};
 }
 
 /// Null where it is undefined.
@@ -96,9 +121,18 @@ ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding
   quantised_silu_times_up_ = cuda.kernel(module_, "quantised_silu_times_up");
   attend_ = cuda.kernel(module_, "attend");
   row_statistics_ = cuda.kernel(module_, "row_statistics");
+  draw_ = cuda.kernel(module_, "draw");
+  if (has_expert_kernels(model)) {
+    router_logits_ = cuda.kernel(module_, "router_logits");
+    choose_experts_ = cuda.kernel(module_, "choose_experts");
+    sort_pairs_ = cuda.kernel(module_, "sort_pairs");
+    multiply_by_expert_ = cuda.kernel(module_, "multiply_by_expert");
+    add_weighted_ = cuda.kernel(module_, "add_weighted");
+    make_expert_buffers(embedding.options());
+  }
   max_blocks_ = int64_t{kAttentionBlocks} * cuda.num_multiprocessors();
   const auto options = embedding.options();
-  const int64_t state = (4 * int64_t{model.head_size} / 8 + 4) * 64;  // kState in kernels.cu
+  const int64_t state = (4 * int64_t{model.head_size} / 8 + 4) * 64;  // kState in attention.cu
   partial_ = at::empty({max_blocks_, state}, options.dtype(at::kFloat));
   arrived_ = at::zeros({max_blocks_}, options.dtype(at::kInt));
 }
@@ -152,7 +186,8 @@ void ModelKernels::silu_times_up(const at::Tensor& gate_up, at::Tensor& out,
   if (scales.defined()) {
     launch(quantised_silu_times_up_, {out.size(0)}, 512, data(gate_up), data(out), data(scales));
   } else {
-    launch(silu_times_up_, {out.size(0), (model_.mlp_size / 8 + 255) / 256}, 256, data(gate_up),
+    const int width = static_cast<int>(out.size(1));
+    launch(silu_times_up_, {out.size(0), (width / 8 + 255) / 256}, 256, data(gate_up), width,
            data(out));
   }
 }
@@ -178,8 +213,65 @@ void ModelKernels::attend(const at::Tensor& queries, const at::Tensor& keys,
          data(tiles), data(out), data(partial_), data(arrived_));
 }
 
+void ModelKernels::make_expert_buffers(const at::TensorOptions& options) {
+  const ExpertsConfig& experts = model_.experts;
+  const int64_t count = experts.num_experts, chosen = experts.num_chosen;
+  max_expert_rows_ = static_cast<int64_t>(
+      std::bit_floor(static_cast<uint64_t>(kMaxRowsPerExpert * count / chosen)));
+  const int64_t rows = max_expert_rows_, pairs = rows * chosen;
+  const auto make = [&](at::IntArrayRef sizes, at::ScalarType dtype) {
+    return at::empty(sizes, options.dtype(dtype));
+  };
+  buffers_ = {make({rows, count}, at::kFloat),
+              make({rows, chosen}, at::kInt),
+              make({rows, chosen}, at::kFloat),
+              make({pairs}, at::kInt),
+              make({pairs}, at::kInt),
+              make({num_tiles(pairs), 4}, at::kInt),
+              make({pairs, experts.size}, options.dtype().toScalarType()),
+              make({pairs, model_.hidden_size}, options.dtype().toScalarType())};
+}
+
+/// Of up to 32 places each, whatever the experts of so many pairs.
+int64_t ModelKernels::num_tiles(int64_t pairs) const {
+  return std::min<int64_t>(model_.experts.num_experts, pairs) + pairs / kTileRows;
+}
+
+void ModelKernels::add_experts(const at::Tensor& x, const Experts& experts, const at::Tensor& slots,
+                               at::Tensor& out) const {
+  const ExpertsConfig& config = model_.experts;
+  const ExpertBuffers& b = buffers_;
+  const int rows = static_cast<int>(x.size(0)), pairs = rows * config.num_chosen;
+  const int d = model_.hidden_size, width = config.size;
+  const auto tiles = static_cast<int>(num_tiles(pairs));
+  const void* none = nullptr;
+  launch(router_logits_, {(config.num_experts + 7) / 8, (rows + 7) / 8}, 256, data(x),
+         data(experts.router), rows, data(b.logits));
+  launch(choose_experts_, {(rows + 7) / 8}, 256, data(b.logits), data(experts.router_bias),
+         data(slots), rows, data(b.experts), data(b.weights));
+  launch(sort_pairs_, {1}, 1024, data(b.experts), pairs, tiles, data(b.rows), data(b.places),
+         data(b.tiles));
+  launch(multiply_by_expert_, {(width + 63) / 64, tiles}, 128, data(experts.gate_up), width, d, 1,
+         data(x), data(b.rows), data(b.tiles), data(b.activated));
+  launch(multiply_by_expert_, {(d + 127) / 128, tiles}, 128, data(experts.down), d, width, 0,
+         data(b.activated), none, data(b.tiles), data(b.results));
+  launch(add_weighted_, {rows}, 256, data(b.results), data(b.experts), data(b.places),
+         data(b.weights), data(out));
+}
+
 void ModelKernels::row_statistics(const at::Tensor& logits, at::Tensor& out) const {
   launch(row_statistics_, {logits.size(0)}, 512, data(logits), data(out));
+}
+
+void ModelKernels::draw(const at::Tensor& logits, const std::vector<DrawnRow>& rows,
+                        at::Tensor& statistics) const {
+  static_assert(sizeof(DrawnRow) == 32);
+  if (rows.empty()) return;
+  const auto count = static_cast<int64_t>(rows.size());
+  const at::Tensor asked =
+      at::from_blob(const_cast<DrawnRow*>(rows.data()), {count, 8}, at::dtype(at::kInt))
+          .to(logits.device());
+  launch(draw_, {count}, 512, data(logits), data(asked), data(statistics));
 }
 
 }  // namespace bicached

@@ -8,13 +8,27 @@
 #include "model/forward_plan.h"
 #include "model/model_config.h"
 #include "model/row_ops.h"
+#include "model/weights.h"
 
 namespace bicached {
 
-/// The steps of a forward between its matrix products as kernels of our own (kernels.cu), for
+/// What a row asks of `ModelKernels::draw`; as in logits.cu.
+struct DrawnRow {
+  int32_t row = 0;  // of the logits
+  int32_t top_k = 0;
+  int32_t draws = 1;  // 0: the most probable token stays
+  float inverse_temperature = 1;
+  float top_p = 1;
+  float log_min_p = 0;  // -infinity: off
+  float uniform = 0;
+  int32_t filters_confidence = 0;  // see ReferenceDecoder
+};
+
+/// The steps of a forward between its matrix products as kernels of our own (the *.cu files), for
 /// bfloat16 on a CUDA card: one for what takes ATen up to ten. Nothing here allocates or waits, and
 /// all sizes but the number of rows are fixed, so that a stream that captures can run it. The same
-/// steps in ATen, which tests compare with, are in row_ops.h, attention.h and decode/sampler.h.
+/// steps in ATen, which tests compare with, are in row_ops.h, attention.h, experts.h
+/// and denoise/sampler.h.
 /// Engine thread only.
 class ModelKernels {
  public:
@@ -45,7 +59,7 @@ class ModelKernels {
   void rotate_and_store(at::Tensor& qkv, const at::Tensor& bias, const RopeTable& rope,
                         const RowIndex& index, const at::Tensor& keys,
                         const at::Tensor& values) const;
-  /// With scales [N, 1] out is float8 e4m3.
+  /// With scales [N, 1] out is float8 e4m3, and as wide as the model's MLP.
   void silu_times_up(const at::Tensor& gate_up, at::Tensor& out, const at::Tensor& scales) const;
   /// Whether `attend` is the faster way for these: short sequences, or little work in all.
   bool suits(const std::vector<AttentionSequence>& sequences) const;
@@ -53,13 +67,33 @@ class ModelKernels {
   /// `attention_tiles` makes them.
   void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
               const at::Tensor& tiles, at::Tensor& out) const;
-  /// Of each row of logits [W, V], float32 [W, 4]: token (its bits), probability, margin, entropy.
+  /// Up to so many rows `add_experts` is the faster way: while few rows want an expert. A power of
+  /// two; 0 where it is none.
+  int64_t max_expert_rows() const { return max_expert_rows_; }
+  /// out [N, d] += the chosen experts' outputs for x [N, d], weighted. slots: as in RowIndex, where
+  /// a row that is padding has none; undefined: no row is padding.
+  void add_experts(const at::Tensor& x, const Experts& experts, const at::Tensor& slots,
+                   at::Tensor& out) const;
+  /// Of each row of logits [W, V], float32 [W, 8]: most probable token (its bits), probability,
+  /// confidence, margin, entropy, and three that `draw` reads.
   void row_statistics(const at::Tensor& logits, at::Tensor& out) const;
+  /// Draws tokens for some rows, as `sample_rows` does, and changes their statistics [W, 8].
+  void draw(const at::Tensor& logits, const std::vector<DrawnRow>& rows,
+            at::Tensor& statistics) const;
 
  private:
   explicit ModelKernels(const ModelConfig& model, const at::Tensor& embedding);
   template <class... Arguments>
   void launch(void* kernel, CudaGrid grid, int block, Arguments... arguments) const;
+
+  /// What `add_experts` knows of its rows. Letters: as in experts.cu.
+  struct ExpertBuffers {
+    at::Tensor logits, experts, weights;  // [N, E] float32, [N, k] int32, [N, k] float32
+    at::Tensor rows, places, tiles;       // [P], [P], [tiles, 4] int32
+    at::Tensor activated, results;        // [P, w], [P, d]
+  };
+  void make_expert_buffers(const at::TensorOptions& options);
+  int64_t num_tiles(int64_t pairs) const;
 
   const ModelConfig& model_;
   void* module_;
@@ -72,10 +106,18 @@ class ModelKernels {
   void* quantised_silu_times_up_;
   void* attend_;
   void* row_statistics_;
+  void* draw_;
+  void* router_logits_ = nullptr;  // these of a model with experts only
+  void* choose_experts_ = nullptr;
+  void* sort_pairs_ = nullptr;
+  void* multiply_by_expert_ = nullptr;
+  void* add_weighted_ = nullptr;
   void* stream_ = nullptr;
   int64_t max_blocks_ = 0;  // of `attend` that split keys
   at::Tensor partial_;      // what its blocks leave for the one that ends last
   at::Tensor arrived_;
+  int64_t max_expert_rows_ = 0;
+  ExpertBuffers buffers_;
 };
 
 /// Sequences in pieces of up to 32 rows: {first row, rows, first key, keys} each.
