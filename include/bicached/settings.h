@@ -22,6 +22,8 @@ namespace bicached {
 ///     void field(name, bool&, about);
 ///     template <class Number> void field(name, Number&, Range, unit, about);  // both ends allowed
 ///     void choice(name, std::string&, std::initializer_list<const char*> names, about);
+///
+/// A choice that ends in ":N" takes a number there.
 struct Range {
   double min;
   double max;
@@ -31,7 +33,7 @@ struct ModelSettings {
   std::string path;  // required: there is no model that everybody wants
   /// auto: bfloat16 where the device multiplies it natively, else float32.
   std::string dtype = "auto";
-  std::string device = "auto";   // auto: CUDA if there is one
+  std::string device = "auto";   // auto: the first CUDA card if there is one
   int num_threads = 0;           // 0: all CPUs; more only spins
   int64_t kv_cache_bytes = 0;    // 0: on a card what nothing else needs (see info)
   std::string weights = "auto";  // auto: the compute type; float8 rounds what was measured in it
@@ -41,7 +43,9 @@ struct ModelSettings {
   void visit(V& v) {
     v.field("model", path, "Model folder in the Hugging Face layout.");
     v.choice("dtype", dtype, {"auto", "float32", "bfloat16"}, "Compute type of the forward.");
-    v.choice("device", device, {"auto", "cpu", "cuda"}, "Where the model runs.");
+    v.choice("device", device, {"auto", "cpu", "cuda", "cuda:N"},
+             "Where the model runs; cuda:0 is the first CUDA card that the process sees, and what "
+             "cuda means.");
     v.field("num_threads", num_threads, Range{0, 1024}, "threads",
             "CPU threads; 0 = OMP_NUM_THREADS, else the CPUs that the process may use.");
     v.field("kv_cache_bytes", kv_cache_bytes, Range{0, 1e15}, "bytes",

@@ -46,6 +46,17 @@ std::string to_text(const std::vector<std::string>& value) {
   return text;
 }
 
+/// Whether `text` is the choice `known`, in which a final ":N" stands for a number.
+bool is_choice(std::string_view text, std::string_view known) {
+  if (!known.ends_with(":N")) return text == known;
+  known.remove_suffix(1);
+  if (!text.starts_with(known)) return false;
+  unsigned char number = 0;  // no machine has more cards
+  const auto [end, error] =
+      std::from_chars(text.data() + known.size(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
 std::string join(const std::vector<std::string>& items) {
   std::string text;
   for (const std::string& item : items) text += (text.empty() ? "" : ", ") + item;
@@ -173,8 +184,10 @@ class Setter {
   void choice(const char* name, std::string& value, std::initializer_list<const char*> names,
               const char*) {
     if (!is_mine(name)) return;
-    const auto matches = [this](const char* known) { return value_ == known; };
-    if (std::none_of(names.begin(), names.end(), matches)) {
+    const auto matches = [this](const char* known) {
+      return is_choice(value_.get_ref<const std::string&>(), known);
+    };
+    if (!value_.is_string() || std::none_of(names.begin(), names.end(), matches)) {
       fail("one of " + join({names.begin(), names.end()}));
     }
     value = value_.get<std::string>();

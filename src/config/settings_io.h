@@ -29,7 +29,7 @@ std::vector<SettingInfo> setting_table();
 /// "kv_cache_bytes" -> "--kv-cache-bytes" and "BICACHED_KV_CACHE_BYTES".
 std::string flag_name(const std::string& setting);
 std::string environment_name(const std::string& setting);
-/// "0 to 65535 port", "auto, cpu, cuda", "on or off"; empty for free text.
+/// "0 to 65535 port", "auto, cpu, cuda, cuda:N", "true or false"; empty for free text.
 std::string describe_values(const SettingInfo& info);
 
 /// Where settings may come from besides their defaults.

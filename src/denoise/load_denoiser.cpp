@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <bit>
@@ -27,13 +28,23 @@ namespace fs = std::filesystem;
 constexpr int64_t kContextBytes = int64_t{512} << 20, kLibraryBytes = int64_t{512} << 20;
 constexpr int64_t kMaxCpuPoolBytes = 2LL << 30;  // room for long canvases of a batch, not a hog
 
+/// Throws kInvalidSettings where the card that is asked for is not there.
 at::Device choose_device(const ModelSettings& settings) {
-  const bool has_cuda = at::hasCUDA();
-  if (settings.device == "cuda" && !has_cuda) {
-    throw Error(ErrorCode::kInvalidSettings,
-                "device: this build of libtorch sees no CUDA device; use cpu or auto", "device");
+  const int count = at::hasCUDA() ? c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount() : 0;
+  if (settings.device == "cpu" || (settings.device == "auto" && count == 0)) return at::kCPU;
+  const size_t colon = settings.device.find(':');
+  const int card = colon == std::string::npos ? 0 : std::stoi(settings.device.substr(colon + 1));
+  if (card < count) return {at::kCUDA, static_cast<c10::DeviceIndex>(card)};
+  std::string there;
+  for (int i = 0; i < count; ++i) {
+    there +=
+        (i > 0 ? ", cuda:" : "cuda:") + std::to_string(i) + " (" + CudaRuntime::get().name(i) + ")";
   }
-  return settings.device != "cpu" && has_cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  throw Error(ErrorCode::kInvalidSettings,
+              "device is " + settings.device + "; " +
+                  (count == 0 ? "this build of libtorch sees no CUDA device; use cpu or auto"
+                              : "the CUDA devices are " + there),
+              "device");
 }
 
 /// auto: bfloat16 where the device multiplies it natively (CUDA; CPUs with AVX512-BF16 or AMX),
@@ -52,7 +63,7 @@ std::string missing_for_fp8(const ModelConfig& model, at::Device device, at::Sca
   if (!model.sparse_layers.empty()) {
     return "a model without experts; this one is a mixture of them";
   }
-  const int capability = CudaRuntime::get().compute_capability();
+  const int capability = CudaRuntime::get().compute_capability(device.index());
   if (capability >= 89) return "";
   return "compute capability 8.9 or more; this card has " + std::to_string(capability / 10) + "." +
          std::to_string(capability % 10);

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/StreamGuard.h>
 
 #include <algorithm>
 #include <utility>
@@ -21,11 +22,15 @@ constexpr int64_t kLogitsPerChunk = int64_t{16} << 20, kPlainLogitsPerChunk = in
 template <class Work>
 auto TorchDenoiser::in_inference(const char* what, Work&& work) const {
   const c10::InferenceMode mode;
-  const CudaStream::Use stream(forward_.stream());
+  const CudaStream* stream = forward_.stream();
   try {
-    return with_torch_errors(what, std::forward<Work>(work));
+    return with_torch_errors(what, [&] {
+      c10::OptionalStreamGuard guard;
+      if (stream) guard.reset_stream(stream->for_libtorch());
+      return work();
+    });
   } catch (const Error& error) {
-    if (!forward_.stream() || !CudaRuntime::get().is_broken()) throw;
+    if (!stream || !stream->is_broken()) throw;
     throw Error(ErrorCode::kDeviceFailed, error.what());
   }
 }

@@ -62,9 +62,9 @@ PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weig
                 "weights");
   }
   if (!kernels_) return;
-  stream_ = std::make_unique<CudaStream>();
+  stream_ = std::make_unique<CudaStream>(weights.embedding.device());
   kernels_->use_stream(stream_->handle());
-  if (cuda_graphs) graphs_ = std::make_unique<ForwardGraphs>(stream_->handle());
+  if (cuda_graphs) graphs_ = std::make_unique<ForwardGraphs>(*stream_);
 }
 
 at::Tensor PackedForward::enter_segment(const at::Tensor& x, const ForwardPlan& plan,

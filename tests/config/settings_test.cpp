@@ -210,5 +210,19 @@ TEST(Settings, SettingsPageHoldsTheGeneratedTable) {
   EXPECT_EQ(page.substr(from + begin.size(), to - from - begin.size()), settings_to_markdown());
 }
 
+TEST(Settings, ADeviceIsNamedWithOrWithoutItsNumber) {
+  for (const char* device : {"auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:15"}) {
+    EXPECT_EQ(load_settings({"", {}, {{"device", device}}}).model.device, device);
+    EXPECT_EQ(from_file(nlohmann::json{{"device", device}}.dump()).model.device, device);
+  }
+  for (const char* device : {"", "cuda:", "cuda:N", "cuda:-1", "cuda:+1", "cuda:1.5", "cuda:1 ",
+                             "cuda:1000", "cuda1", "cpu:0", "gpu"}) {
+    EXPECT_THAT(error_of({"", {}, {{"device", device}}}),
+                HasSubstr("allowed is one of auto, cpu, cuda, cuda:N"))
+        << device;
+  }
+  EXPECT_THAT(file_error(R"({"device": 1})"), HasSubstr("device is '1'"));
+}
+
 }  // namespace
 }  // namespace bicached

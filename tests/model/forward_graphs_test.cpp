@@ -1,9 +1,10 @@
 // Forwards of blocks as CUDA graphs say what they say step by step. Skipped without a CUDA card.
-#include <ATen/Context.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <thread>
 
+#include "bicached/error.h"
 #include "denoise/torch_denoiser.h"
 #include "model/cuda/cuda_runtime.h"
 #include "model/load_model.h"
@@ -13,10 +14,11 @@ namespace {
 
 constexpr int kLength = 96, kBlockBegin = 40, kBlockEnd = 72, kNumCanvases = 3, kNumSteps = 5;
 
-std::unique_ptr<TorchDenoiser> load(const std::string& weights, bool cuda_graphs) {
+std::unique_ptr<TorchDenoiser> load(const std::string& weights, bool cuda_graphs,
+                                    at::Device card = testing::last_card()) {
   ModelSettings settings;
   settings.path = BICACHED_SOURCE_DIR "/models/demo";
-  settings.device = "cuda";
+  settings.device = card.str();
   settings.dtype = "bfloat16";
   settings.weights = weights;
   settings.kv_cache_bytes = 64 << 20;
@@ -73,7 +75,8 @@ class ForwardGraphsTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(ForwardGraphsTest, DecideWhatForwardsStepByStepDecide) {
   if (!testing::has_cuda()) GTEST_SKIP() << "no CUDA device here";
-  if (GetParam() == "fp8" && CudaRuntime::get().compute_capability() < 89) {
+  if (GetParam() == "fp8" &&
+      CudaRuntime::get().compute_capability(testing::last_card().index()) < 89) {
     GTEST_SKIP() << "no float8 on this card";
   }
   const auto graphs = load(GetParam(), true), steps = load(GetParam(), false);
@@ -90,6 +93,41 @@ TEST_P(ForwardGraphsTest, DecideWhatForwardsStepByStepDecide) {
 
 INSTANTIATE_TEST_SUITE_P(Weights, ForwardGraphsTest, ::testing::Values("bfloat16", "fp8"),
                          [](const auto& weights) { return weights.param; });
+
+TEST(Cards, EachSaysTheSameAndLeavesTheOthersAlone) {
+  if (testing::num_cards() < 2) GTEST_SKIP() << "fewer than two CUDA cards here";
+  const auto first = load("bfloat16", true, {at::kCUDA, 0}), last = load("bfloat16", true);
+  std::vector<RowResult> want, got;
+  std::thread([&] { want = decode(*first); }).join();
+  got = decode(*last);
+  const auto again = decode(*first);
+  EXPECT_EQ(c10::impl::VirtualGuardImpl(at::kCUDA).getDevice().index(), 0) << "still this thread's";
+  EXPECT_GT(last->num_graphs(), 0) << "captured";
+  EXPECT_EQ(first->info().device, "cuda:0");
+  EXPECT_EQ(last->info().device, testing::last_card().str());
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].token, want[i].token) << i;
+    EXPECT_EQ(got[i].probability, want[i].probability) << i;
+    EXPECT_EQ(again[i].token, want[i].token) << i;
+  }
+}
+
+TEST(Cards, OneThatIsNotThereIsRefusedWithThoseThatAre) {
+  ModelSettings settings;
+  settings.path = BICACHED_SOURCE_DIR "/models/demo";
+  settings.device = "cuda:" + std::to_string(testing::num_cards());
+  try {
+    inspect_model(settings);
+    FAIL() << "taken";
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    EXPECT_EQ(error.param(), "device");
+    EXPECT_NE(message.find("device is " + settings.device + "; "), std::string::npos) << message;
+    const std::string there = testing::has_cuda() ? testing::last_card().str() : "no CUDA device";
+    EXPECT_NE(message.find(there), std::string::npos) << message;
+  }
+}
 
 }  // namespace
 }  // namespace bicached

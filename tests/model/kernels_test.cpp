@@ -1,6 +1,5 @@
 // Every kernel of model/cuda against the same step in ATen, float32 where that is exacter. Skipped
 // without a CUDA card.
-#include <ATen/Context.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -13,6 +12,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/StreamGuard.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -24,6 +24,7 @@
 #include "model/cuda/model_kernels.h"
 #include "model/experts.h"
 #include "model/head_norm.h"
+#include "model/load_model.h"
 #include "model/row_ops.h"
 #include "model/weights.h"
 
@@ -37,7 +38,7 @@ struct Shape {
 class Kernels : public ::testing::TestWithParam<Shape> {
  protected:
   void SetUp() override {
-    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+    if (!testing::has_cuda()) GTEST_SKIP() << "no CUDA device";
     const Shape shape = GetParam();
     model.num_layers = 1;
     model.hidden_size = 264;
@@ -49,18 +50,19 @@ class Kernels : public ::testing::TestWithParam<Shape> {
     model.num_logits = shape.num_logits;
     model.vocab_size = shape.num_logits - 5;
     model.mask_token = shape.num_logits - 7;
-    options = at::TensorOptions().device(at::kCUDA).dtype(at::kBFloat16);
+    card = testing::last_card();
+    options = at::TensorOptions().device(card).dtype(at::kBFloat16);
     at::manual_seed(1);
     kernels = ModelKernels::make(model, at::zeros({1}, options));
     ASSERT_TRUE(kernels) << "the kernels must compile on this card";
-    stream = std::make_unique<CudaStream>();
+    stream = std::make_unique<CudaStream>(card);
     kernels->use_stream(stream->handle());
-    use = std::make_unique<CudaStream::Use>(stream.get());
+    use = std::make_unique<c10::StreamGuard>(stream->for_libtorch());
   }
 
   at::Tensor random(at::IntArrayRef sizes) const { return at::randn(sizes, options); }
   at::Tensor numbers(const std::vector<int64_t>& values) const {
-    return at::tensor(values, at::dtype(at::kLong)).to(at::kCUDA);
+    return at::tensor(values, at::dtype(at::kLong)).to(card);
   }
   static void expect_near(const at::Tensor& a, const at::Tensor& b, double relative) {
     EXPECT_TRUE(at::allclose(a.to(at::kFloat), b.to(at::kFloat), relative, relative))
@@ -69,11 +71,12 @@ class Kernels : public ::testing::TestWithParam<Shape> {
   }
 
   const c10::InferenceMode mode;
+  at::Device card = at::kCPU;
   ModelConfig model;
   at::TensorOptions options;
   std::unique_ptr<ModelKernels> kernels;
   std::unique_ptr<CudaStream> stream;
-  std::unique_ptr<CudaStream::Use> use;
+  std::unique_ptr<c10::StreamGuard> use;
 };
 
 /// One rounding to bfloat16.
@@ -112,7 +115,7 @@ TEST_P(Kernels, NormOfHeads) {
 
 TEST_P(Kernels, RotationStoresKeysAndValuesButNotOfPadding) {
   const HeadShape heads{model.num_heads, model.num_kv_heads, model.head_size};
-  const RopeTable rope = make_rope_table(100, model.rotary_size, 10000, at::kCUDA);
+  const RopeTable rope = make_rope_table(100, model.rotary_size, 10000, card);
   const at::Tensor first = random({5, heads.qkv_size()}), bias = random({heads.qkv_size()});
   const at::Tensor pool = random({60, model.num_kv_heads, model.head_size});
   for (const bool has_bias : {false, true}) {
@@ -142,7 +145,8 @@ TEST_P(Kernels, GateTimesUp) {
 }
 
 TEST_P(Kernels, Float8KeepsThreeBits) {
-  if (CudaRuntime::get().compute_capability() < 89) GTEST_SKIP() << "no float8 on this card";
+  if (CudaRuntime::get().compute_capability(card.index()) < 89)
+    GTEST_SKIP() << "no float8 on this card";
   const auto values = [](const at::Tensor& out, const at::Tensor& scales) {
     return out.to(at::kFloat).mul(scales);
   };
@@ -197,7 +201,7 @@ TEST_P(Kernels, AttentionIsThatOfTheDefinition) {
     const at::Tensor queries = qkv.narrow(1, 0, heads);
     std::vector<int32_t> tiles = attention_tiles(sequences);
     tiles.resize(tiles.size() + 12, 0);  // padding
-    const at::Tensor on_device = at::tensor(tiles, at::dtype(at::kInt)).to(at::kCUDA).view({-1, 4});
+    const at::Tensor on_device = at::tensor(tiles, at::dtype(at::kInt)).to(card).view({-1, 4});
     at::Tensor out = at::full({rows, heads * size}, 77.0, options), again = at::empty_like(out);
     kernels->attend(queries, keys, values, on_device, out);
     kernels->attend(queries, keys, values, on_device, again);
@@ -294,7 +298,7 @@ TEST_P(Kernels, AGraphRunsTheSame) {
   at::Tensor out = at::empty({32, model.mlp_size}, options);
   const at::Tensor product = at::empty({32, 64}, options), weight = random({model.mlp_size, 64});
   at::Tensor result = product;
-  ForwardGraphs graphs(stream->handle());
+  ForwardGraphs graphs(*stream);
   const auto work = [&] {
     kernels->silu_times_up(gate_up, out, {});
     at::mm_out(result, out, weight);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/Context.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <memory>
 #include <string>
@@ -11,7 +12,14 @@
 
 namespace bicached::testing {
 
-inline bool has_cuda() { return at::hasCUDA(); }
+inline int num_cards() {
+  return at::hasCUDA() ? c10::impl::VirtualGuardImpl(at::kCUDA).deviceCount() : 0;
+}
+inline bool has_cuda() { return num_cards() > 0; }
+/// Where there are several, one that is nobody's default.
+inline at::Device last_card() {
+  return {at::kCUDA, static_cast<c10::DeviceIndex>(num_cards() - 1)};
+}
 
 /// A model on a device, one thread on the CPU.
 inline std::unique_ptr<TorchDenoiser> load_model(const std::string& folder,

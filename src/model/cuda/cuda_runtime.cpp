@@ -1,7 +1,6 @@
 #include "model/cuda/cuda_runtime.h"
 
-#include <c10/core/Stream.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/core/DeviceGuard.h>
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -14,8 +13,6 @@ namespace {
 // From the CUDA driver API's and NVRTC's documentation; results of 0 mean success.
 constexpr int kMultiprocessorCount = 16, kCapabilityMajor = 75, kCapabilityMinor = 76;
 constexpr int kCaptureThreadLocal = 1;
-/// The first card is the one in use.
-constexpr int kDevice = 0;
 
 void* open_library(std::initializer_list<const char*> names) {
   for (const char* name : names) {
@@ -34,9 +31,10 @@ void find(void* library, const char* name, Function*& function) {
 
 struct CudaRuntime::Functions {
   int (*initialize)(unsigned);
+  int (*get_device)(int*, int);
+  int (*device_name)(char*, int, int);
   int (*get_attribute)(int*, int, int);
   int (*error_string)(int, const char**);
-  int (*synchronize)();
   int (*load_module)(void**, const void*);
   int (*unload_module)(void*);
   int (*get_function)(void**, void*, const char*);
@@ -44,6 +42,7 @@ struct CudaRuntime::Functions {
                        void*, void**, void**);
   int (*create_stream)(void**, unsigned);
   int (*destroy_stream)(void*);
+  int (*synchronize_stream)(void*);
   int (*begin_capture)(void*, int);
   int (*end_capture)(void*, void**);
   int (*instantiate)(void**, void*, unsigned long long);
@@ -63,15 +62,17 @@ struct CudaRuntime::Functions {
   Functions() {
     void* driver = open_library({"libcuda.so.1", "libcuda.so"});
     find(driver, "cuInit", initialize);
+    find(driver, "cuDeviceGet", get_device);
+    find(driver, "cuDeviceGetName", device_name);
     find(driver, "cuDeviceGetAttribute", get_attribute);
     find(driver, "cuGetErrorString", error_string);
-    find(driver, "cuCtxSynchronize", synchronize);
     find(driver, "cuModuleLoadData", load_module);
     find(driver, "cuModuleUnload", unload_module);
     find(driver, "cuModuleGetFunction", get_function);
     find(driver, "cuLaunchKernel", launch_kernel);
     find(driver, "cuStreamCreate", create_stream);
     find(driver, "cuStreamDestroy_v2", destroy_stream);
+    find(driver, "cuStreamSynchronize", synchronize_stream);
     find(driver, "cuStreamBeginCapture_v2", begin_capture);
     find(driver, "cuStreamEndCapture", end_capture);
     find(driver, "cuGraphInstantiateWithFlags", instantiate);
@@ -110,22 +111,36 @@ void CudaRuntime::check(int result, const char* what) const {
                                         " (" + (text ? text : "unknown") + ")");
 }
 
-int CudaRuntime::attribute(int which) const {
+int CudaRuntime::device_of(int card) const {
+  int device = 0;
+  check(functions_->get_device(&device, card), "device");
+  return device;
+}
+
+int CudaRuntime::attribute(int card, int which) const {
   int value = 0;
-  check(functions_->get_attribute(&value, which, kDevice), "device attribute");
+  check(functions_->get_attribute(&value, which, device_of(card)), "device attribute");
   return value;
 }
 
-int CudaRuntime::compute_capability() const {
-  return attribute(kCapabilityMajor) * 10 + attribute(kCapabilityMinor);
+std::string CudaRuntime::name(int card) const {
+  char text[256] = "";
+  check(functions_->device_name(text, sizeof text, device_of(card)), "device name");
+  return text;
 }
 
-int CudaRuntime::num_multiprocessors() const { return attribute(kMultiprocessorCount); }
+int CudaRuntime::compute_capability(int card) const {
+  return attribute(card, kCapabilityMajor) * 10 + attribute(card, kCapabilityMinor);
+}
 
-void* CudaRuntime::compile(const std::string& source,
-                           const std::vector<std::string>& options) const {
+int CudaRuntime::num_multiprocessors(int card) const {
+  return attribute(card, kMultiprocessorCount);
+}
+
+void* CudaRuntime::compile(const std::string& source, const std::vector<std::string>& options,
+                           int card) const {
   std::vector<std::string> all = options;
-  all.push_back("-arch=sm_" + std::to_string(compute_capability()));
+  all.push_back("-arch=sm_" + std::to_string(compute_capability(card)));
   all.emplace_back("-std=c++17");
   std::vector<const char*> arguments;
   for (const std::string& option : all) arguments.push_back(option.c_str());
@@ -173,7 +188,9 @@ void CudaRuntime::launch(void* kernel, void* stream, CudaGrid grid, int block,
       "kernel launch");
 }
 
-bool CudaRuntime::is_broken() const { return functions_->synchronize() != 0; }
+bool CudaRuntime::is_broken(void* stream) const {
+  return functions_->synchronize_stream(stream) != 0;
+}
 
 void* CudaRuntime::create_stream() const {
   void* stream = nullptr;
@@ -212,24 +229,16 @@ void CudaRuntime::destroy_graph(void* graph) const noexcept {
   functions_->destroy_graph_exec(graph);
 }
 
-CudaStream::CudaStream() : handle_(CudaRuntime::get().create_stream()) {}
+CudaStream::CudaStream(c10::Device card) : card_(card) {
+  const c10::DeviceGuard guard(card);
+  handle_ = CudaRuntime::get().create_stream();
+}
 
 CudaStream::~CudaStream() { CudaRuntime::get().destroy_stream(handle_); }
 
-CudaStream::Use::Use(const CudaStream* stream) {
-  if (!stream) return;
-  const c10::impl::VirtualGuardImpl guard(c10::kCUDA);
+c10::Stream CudaStream::for_libtorch() const {
   // A stream that libtorch did not make is known by its handle.
-  const c10::Stream own(c10::Stream::UNSAFE, c10::Device(c10::kCUDA, kDevice),
-                        reinterpret_cast<c10::StreamId>(stream->handle()));
-  before_ = guard.exchangeStream(own).id();
-  changed_ = true;
-}
-
-CudaStream::Use::~Use() {
-  if (!changed_) return;
-  const c10::impl::VirtualGuardImpl guard(c10::kCUDA);
-  guard.exchangeStream(c10::Stream(c10::Stream::UNSAFE, guard.getDevice(), before_));
+  return c10::Stream(c10::Stream::UNSAFE, card_, reinterpret_cast<c10::StreamId>(handle_));
 }
 
 }  // namespace bicached

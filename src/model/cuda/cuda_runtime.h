@@ -1,5 +1,7 @@
 #pragma once
 
+#include <c10/core/Stream.h>
+
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -14,24 +16,26 @@ struct CudaGrid {
 
 /// What this program uses of CUDA beside libtorch: the driver, and the compiler NVRTC that comes
 /// with libtorch. Both are found at run time, so that neither building nor running needs a CUDA
-/// toolkit. Kernels, streams and graphs need the context that libtorch makes with its first tensor
-/// on the card.
+/// toolkit. A `card` is counted as libtorch counts: 1 is cuda:1. Kernels and streams are made in
+/// the context of the thread's current card, which the caller sets (c10::DeviceGuard); libtorch
+/// makes the context with its first tensor there.
 class CudaRuntime {
  public:
   /// Throws kInternal naming the library or function that is missing.
   static const CudaRuntime& get();
 
-  int compute_capability() const;  // 90 for 9.0
-  int num_multiprocessors() const;
+  std::string name(int card) const;        // "NVIDIA H200"
+  int compute_capability(int card) const;  // 90 for 9.0
+  int num_multiprocessors(int card) const;
 
-  /// CUDA C++ for the current card. Throws kInternal with the compiler's messages.
-  void* compile(const std::string& source, const std::vector<std::string>& options) const;
+  /// CUDA C++ for `card`, the current one. Throws kInternal with the compiler's messages.
+  void* compile(const std::string& source, const std::vector<std::string>& options, int card) const;
   void* kernel(void* module, const char* name) const;
   void unload(void* module) const noexcept;
   void launch(void* kernel, void* stream, CudaGrid grid, int block, void** arguments) const;
 
-  /// Whether an error before has made the context unusable; waits for what runs.
-  bool is_broken() const;
+  /// Whether an error before has made the stream's context unusable; waits for what runs on it.
+  bool is_broken(void* stream) const;
 
   void* create_stream() const;
   void destroy_stream(void* stream) const noexcept;
@@ -45,36 +49,29 @@ class CudaRuntime {
   struct Functions;
   CudaRuntime();
   void check(int result, const char* what) const;
-  int attribute(int which) const;
+  int device_of(int card) const;
+  int attribute(int card, int which) const;
 
   Functions* functions_;
 };
 
-/// The stream of the engine's thread. While one lives, libtorch's operations on the first card go
-/// to it too: the default stream can't be captured.
+/// The stream of the engine's thread, on the model's card. Libtorch's operations have to go to it,
+/// too: the default stream can't be captured. A c10::StreamGuard over `for_libtorch` makes stream
+/// and card the calling thread's current ones, which launches of our own kernels need as well.
 class CudaStream {
  public:
-  CudaStream();
+  explicit CudaStream(c10::Device card);
   ~CudaStream();
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
 
   void* handle() const { return handle_; }
-
-  /// Makes it libtorch's current stream, of the calling thread, as long as it lives.
-  class Use {
-   public:
-    explicit Use(const CudaStream* stream);  // null: changes nothing
-    ~Use();
-    Use(const Use&) = delete;
-    Use& operator=(const Use&) = delete;
-
-   private:
-    bool changed_ = false;
-    int64_t before_ = 0;
-  };
+  c10::Device card() const { return card_; }
+  c10::Stream for_libtorch() const;
+  bool is_broken() const { return CudaRuntime::get().is_broken(handle_); }
 
  private:
+  const c10::Device card_;
   void* handle_;
 };
 

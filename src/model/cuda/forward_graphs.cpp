@@ -11,17 +11,17 @@ namespace bicached {
 namespace {
 
 /// Blocks of the card's memory that libtorch has given out so far.
-int64_t num_allocations() {
-  const auto stats = c10::getDeviceAllocator(c10::kCUDA)->getDeviceStats(0);
+int64_t num_allocations(c10::Device card) {
+  const auto stats = c10::getDeviceAllocator(card.type())->getDeviceStats(card.index());
   return stats.allocation[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
       .allocated;
 }
 
 /// What a graph was given while it was captured would be others' when it runs.
-void* capture(void* stream, const std::function<void()>& work) {
-  const int64_t before = num_allocations();
-  void* graph = CudaRuntime::get().capture(stream, work);
-  if (num_allocations() == before) return graph;
+void* capture(const CudaStream& stream, const std::function<void()>& work) {
+  const int64_t before = num_allocations(stream.card());
+  void* graph = CudaRuntime::get().capture(stream.handle(), work);
+  if (num_allocations(stream.card()) == before) return graph;
   CudaRuntime::get().destroy_graph(graph);
   throw Error(ErrorCode::kInternal, "an operation of the forward allocates memory");
 }
@@ -43,7 +43,7 @@ void ForwardGraphs::run(const Padding& size, const std::function<void()>& work) 
   }
   graph.was_run = true;
   if (graph.executable) {
-    cuda.launch_graph(graph.executable.get(), stream_);
+    cuda.launch_graph(graph.executable.get(), stream_.handle());
   } else {
     work();
   }

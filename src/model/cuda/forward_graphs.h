@@ -15,7 +15,7 @@ namespace bicached {
 /// second time, and launched from then on. Engine thread only.
 class ForwardGraphs {
  public:
-  explicit ForwardGraphs(void* stream) : stream_(stream) {}
+  explicit ForwardGraphs(const CudaStream& stream) : stream_(stream) {}
 
   /// Runs `work`, which puts the same operations at the same addresses on the stream each time that
   /// it is called with this size. What can't be captured runs step by step for ever, and the log
@@ -34,7 +34,7 @@ class ForwardGraphs {
   /// Some hundred kernels each, of a kilobyte or so on the card.
   static constexpr size_t kMaxGraphs = 128;
 
-  void* const stream_;
+  const CudaStream& stream_;
   bool works_ = true;
   int num_captured_ = 0;
   LruMap<std::pair<int64_t, int64_t>, Graph> graphs_{kMaxGraphs};

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 #include <bit>
@@ -100,7 +101,7 @@ std::unique_ptr<ModelKernels> ModelKernels::make(const ModelConfig& model,
     return nullptr;
   }
   try {
-    if (CudaRuntime::get().compute_capability() < 80) return nullptr;
+    if (CudaRuntime::get().compute_capability(embedding.get_device()) < 80) return nullptr;
     return std::unique_ptr<ModelKernels>(new ModelKernels(model, embedding));
   } catch (const Error& error) {
     log_warn(std::string("the forward runs without kernels of its own, and slower: ") +
@@ -109,9 +110,10 @@ std::unique_ptr<ModelKernels> ModelKernels::make(const ModelConfig& model,
   }
 }
 
-ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding)
-    : model_(model), module_(CudaRuntime::get().compile(kKernelSource, options_of(model))) {
+ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding) : model_(model) {
   const CudaRuntime& cuda = CudaRuntime::get();
+  const c10::DeviceGuard guard(embedding.device());
+  module_ = cuda.compile(kKernelSource, options_of(model), guard.current_device().index());
   embed_ = cuda.kernel(module_, "embed");
   rms_norm_ = cuda.kernel(module_, "rms_norm");
   norm_heads_ = cuda.kernel(module_, "norm_heads");
@@ -130,14 +132,18 @@ ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding
     add_weighted_ = cuda.kernel(module_, "add_weighted");
     make_expert_buffers(embedding.options());
   }
-  max_blocks_ = int64_t{kAttentionBlocks} * cuda.num_multiprocessors();
+  max_blocks_ =
+      int64_t{kAttentionBlocks} * cuda.num_multiprocessors(guard.current_device().index());
   const auto options = embedding.options();
   const int64_t state = (4 * int64_t{model.head_size} / 8 + 4) * 64;  // kState in attention.cu
   partial_ = at::empty({max_blocks_, state}, options.dtype(at::kFloat));
   arrived_ = at::zeros({max_blocks_}, options.dtype(at::kInt));
 }
 
-ModelKernels::~ModelKernels() { CudaRuntime::get().unload(module_); }
+ModelKernels::~ModelKernels() {
+  const c10::DeviceGuard guard(arrived_.device());
+  CudaRuntime::get().unload(module_);
+}
 
 template <class... Arguments>
 void ModelKernels::launch(void* kernel, CudaGrid grid, int block, Arguments... arguments) const {
