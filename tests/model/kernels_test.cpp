@@ -343,9 +343,9 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
   const auto kernels = ModelKernels::make(model, at::zeros({1}, options));
   ASSERT_TRUE(kernels);
   ASSERT_GE(kernels->max_expert_rows(), 100);
-  const CudaStream stream;
+  const CudaStream stream(at::Device(at::kCUDA, 0));
   kernels->use_stream(stream.handle());
-  const CudaStream::Use use(&stream);
+  const c10::StreamGuard use(stream.for_libtorch());
 
   const auto random = [&](at::IntArrayRef sizes, double size) {
     return at::randn(sizes, options).mul(size);
