@@ -23,6 +23,9 @@ constexpr KnownCheckpoint kKnown[] = {
     {"llada", 32, 4096, 126464, IntraCache::kDual,
      "the sizes are those of LLaDA-8B and LLaDA-1.5, for which the dual cache is published "
      "(arXiv 2505.22618), with a refresh every 16 forwards (arXiv 2606.07571)"},
+    {"dream", 28, 3584, 152064, IntraCache::kDual,
+     "the sizes are those of Dream-7B, for which the dual cache is published (arXiv 2505.22618); a "
+     "refresh every 16 forwards is published for others (arXiv 2606.07571)"},
 };
 
 }  // namespace

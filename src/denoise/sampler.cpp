@@ -18,7 +18,6 @@
 #include <cmath>
 #include <limits>
 
-#include "bicached/error.h"
 #include "denoise/logit_rules.h"
 
 namespace bicached {
@@ -308,10 +307,6 @@ std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
                   static_cast<float>(row[4]),
                   static_cast<float>(row[5]),
                   {}};
-      }
-      const bool is_finite = std::isfinite(result.probability) && std::isfinite(result.entropy);
-      if (result.token != kNoToken && !is_finite) {
-        throw Error(ErrorCode::kInternal, "the model's logits are not finite numbers");
       }
       const int64_t asked = rows[results.size()].sampling->num_top_logprobs;
       for (int64_t k = 0; k < std::min(asked, count); ++k) {

@@ -39,8 +39,7 @@ at::Tensor sample_rows(at::Tensor logits, std::span<const LogitRow> rows, const 
                        DistributionHistory* history = nullptr,
                        const ModelKernels* kernels = nullptr);
 
-/// Results of `sample_rows` on the host, chunk after chunk. Throws kInternal when one is not
-/// finite.
+/// Results of `sample_rows` on the host, chunk after chunk.
 std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
                                  std::span<const LogitRow> rows);
 

@@ -9,7 +9,9 @@
 namespace bicached {
 namespace {
 
+/// Where no token may be chosen the others mean nothing.
 bool is_number(const RowResult& result) {
+  if (result.token == kNoToken) return true;
   for (const float value :
        {result.probability, result.confidence, result.margin, result.entropy, result.divergence}) {
     if (std::isnan(value)) return false;
@@ -27,7 +29,7 @@ void check_results(const Forward& forward, const std::vector<RowResult>& results
   for (size_t i = 0; i < results.size(); ++i) {
     const bool is_guide = i > 0 && forward.logit_rows[i - 1].guidance != 0;
     if (!is_guide && !is_number(results[i])) {
-      throw Error(ErrorCode::kInternal, "the model's output is not a number");
+      throw Error(ErrorCode::kInternal, "the model's logits are not finite numbers");
     }
   }
 }

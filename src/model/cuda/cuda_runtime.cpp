@@ -142,6 +142,7 @@ void* CudaRuntime::compile(const std::string& source, const std::vector<std::str
   std::vector<std::string> all = options;
   all.push_back("-arch=sm_" + std::to_string(compute_capability(card)));
   all.emplace_back("-std=c++17");
+  all.emplace_back("-default-device");  // else the code of a generic lambda is the host's
   std::vector<const char*> arguments;
   for (const std::string& option : all) arguments.push_back(option.c_str());
 

@@ -146,17 +146,18 @@ extern "C" __global__ void __launch_bounds__(512)
   };
   int limit = 0, ties = 0x7fffffff, at_least = 0;  // in the order of numbers
   if (ask.top_p < 1) {
-    const float most_above = ask.top_p * over_all([&](float x, u32) { return share(x); });
+    const double most_above =
+        (double)ask.top_p * over_all([&](float x, u32) { return share(x); });
     const auto above = [&](int order) {
       return over_all([&](float x, u32 bits) { return order_of(bits) > order ? share(x) : 0; });
     };
     for (int bit = 0x8000; bit > 0; bit /= 2) {  // the least order with no more above it
       if (above(limit + bit - 1) > most_above) limit += bit;
     }
-    const float left = most_above - above(limit);
+    const double left = most_above - above(limit);
     const u32 bits = limit & 0x8000 ? limit ^ 0x8000 : 0xffff ^ limit;
     const float one = share(low(bits));
-    if (one > 0) ties = (int)fminf(left / one, 1e9f) + 1;
+    if (one > 0) ties = (int)fmin(left / one, 1e9) + 1;
   }
   if (ask.top_k > 0) {
     for (int bit = 0x8000; bit > 0; bit /= 2) {  // the greatest order that so many reach

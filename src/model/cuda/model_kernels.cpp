@@ -1,13 +1,13 @@
 #include "model/cuda/model_kernels.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/DeviceGuard.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstdio>
+#include <cstring>
 
 #include "base/log.h"
 #include "bicached/error.h"
@@ -274,9 +274,10 @@ void ModelKernels::draw(const at::Tensor& logits, const std::vector<DrawnRow>& r
   static_assert(sizeof(DrawnRow) == 32);
   if (rows.empty()) return;
   const auto count = static_cast<int64_t>(rows.size());
-  const at::Tensor asked =
-      at::from_blob(const_cast<DrawnRow*>(rows.data()), {count, 8}, at::dtype(at::kInt))
-          .to(logits.device());
+  // libtorch keeps the host's buffer until the copy has read it, and nobody waits.
+  const at::Tensor host = at::empty({count, 8}, at::dtype(at::kInt).pinned_memory(true));
+  std::memcpy(host.mutable_data_ptr(), rows.data(), rows.size() * sizeof(DrawnRow));
+  const at::Tensor asked = host.to(logits.device(), at::kInt, /*non_blocking=*/true);
   launch(draw_, {count}, 512, data(logits), data(asked), data(statistics));
 }
 
