@@ -411,5 +411,5 @@ def test_rows_of_every_number_leave_no_kernels_behind(serve):
 
     ask(range(601, 0, -100))  # buffers of the longest
     before = resident_mb()
-    ask(range(1, 600, 3))
+    ask(range(1, 600, 6))
     assert resident_mb() - before < 60, "megabytes"
