@@ -9,6 +9,9 @@
 
 namespace bicached {
 
+/// Entries that a report lists, and the most it can: the engine stops while it is put together.
+inline constexpr int kListedEntries = 100, kMaxListedEntries = 1000;
+
 /// What probes know of the plans for one kind of request, from careful to bold. Fractions: old
 /// outcomes fade.
 struct PlanReport {
@@ -48,9 +51,10 @@ struct CacheReport {
   std::string start;  // what the model starts from, and why
   int64_t budget_bytes = 0;
   int64_t bytes = 0;
+  int64_t num_entries = 0;  // stored, or being made
   int64_t hits = 0, misses = 0, made = 0, evictions = 0, refused = 0;
   int64_t probes = 0, probes_running = 0;
-  std::vector<EntryReport> entries;
+  std::vector<EntryReport> entries;      // those worth most, the first of them first
   std::vector<PlanReport> model_probes;  // over all prefixes, also those long evicted
 };
 

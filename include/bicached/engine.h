@@ -99,9 +99,10 @@ class Engine {
   /// Keeps an entry of this prefix from now on; it is made beside the next forward. Throws
   /// kInvalidSettings when it doesn't fit the budget. This and the next two only after `start`.
   void pin_prefix(std::vector<TokenId> ids);
-  /// The prefix cache as it stands; waits for the forward that runs. Throws kDraining when the
-  /// engine has stopped.
-  CacheReport cache_report();
+  /// The prefix cache as it stands, with the entries worth most, at most so many; the engine stops
+  /// for them, some us each. Waits for the forward that runs. Throws kDraining when the engine has
+  /// stopped.
+  CacheReport cache_report(int max_entries = kMaxListedEntries);
   /// Drops every entry that no request holds (the others go with their last one) and all that is
   /// known of recent prompts; pinned prefixes are made anew. Returns how many entries. Probe
   /// outcomes are kept, or forgotten too with `forget_probes`. Throws kDraining.

@@ -87,7 +87,8 @@ struct ServerSettings {
              "Requests of different API keys share no prefix; auto: where there is more than one "
              "key.");
     v.field("cors_origins", cors_origins,
-            "Origins whose pages may read answers in a browser; * = all, empty = none.");
+            "Origins whose pages may read answers in a browser; * = all, localhost = those of this "
+            "machine, empty = none.");
     v.field("alias", alias, "More names the model answers to; * accepts any name.");
     v.field("max_body_bytes", max_body_bytes, Range{1024, 1 << 30}, "bytes",
             "Longest request body.");

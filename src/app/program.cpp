@@ -25,12 +25,16 @@ namespace {
 /// start once more for them; what is set already stays, and keeps that from happening twice.
 ///
 /// libgomp's waiting threads spin, and where another process wants the cores too a forward then
-/// takes a hundred times as long. oneDNN compiles a kernel for each number of rows and keeps 1,024
-/// of them: 240 MB more after a minute of mixed requests to the demo model than with 32, and no
-/// faster.
+/// takes a hundred times as long. oneDNN compiles kernels for each number of rows of each matrix,
+/// some 100 KB in bfloat16, and keeps 1,024 of them; torch in front of it keeps 1,024 more. A
+/// forward uses the same few in every layer, and the next one seldom has as many rows: under mixed
+/// requests these caches grow for ten minutes, by hundreds of MB, and save next to nothing
+/// (docs/measurements).
 void restart_with_libraries_set(const Program& program, int argc, char** argv) {
   constexpr std::pair<const char*, const char*> kVariables[] = {
-      {"OMP_WAIT_POLICY", "passive"}, {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"}};
+      {"OMP_WAIT_POLICY", "passive"},
+      {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"},
+      {"LRU_CACHE_CAPACITY", "64"}};
   const std::string_view name = argc > 1 ? argv[1] : "";
   const bool computes = std::ranges::any_of(program.commands, [&](const Command& command) {
     return command.name == name && command.computes;

@@ -130,7 +130,7 @@ int run_serve(const Settings& given) {
   log_info("requests start with " + describe_plan(cache.start.plan) + ": " + cache.start.reason);
   engine.start([&signals] { signals.request(); });
   for (const std::vector<TokenId>& prefix : pinned) engine.pin_prefix(prefix);
-  engine.cache_report();  // the engine's thread runs, and has what it computes with
+  engine.cache_report(0);  // the engine's thread runs, and has what it computes with
   Backend backend;
   backend.engine = &engine;
   backend.tokenizer = text.tokenizer.get();

@@ -13,6 +13,7 @@ namespace bicached {
 struct JsonLimits {
   size_t max_bytes = 1 << 20;
   int max_depth = 16;
+  bool unique_keys = true;  // in one object
 };
 
 /// Why these first bytes of a file can't be what they should be; empty: nothing is known against
@@ -27,7 +28,8 @@ int open_regular_file(const std::string& path, ErrorCode code);
 std::string read_text_file(const std::string& path, size_t max_bytes, ErrorCode code);
 
 /// Parses JSON (comments not allowed). Throws Error(code) naming `what` and the place for bad
-/// syntax, a key given twice in one object, nesting over the limit or text over it.
+/// syntax, a key given twice in one object, nesting over the limit or text over it. Takes a time
+/// that grows with the text's length.
 nlohmann::json parse_json_text(std::string_view text, const std::string& what, ErrorCode code,
                                const JsonLimits& limits = {});
 

@@ -42,45 +42,57 @@ StoredPrefix* PrefixStore::find(const Hash128& key, const std::string& salt,
   return found.salt == salt && std::ranges::equal(found.ids, ids) ? &found : nullptr;
 }
 
+/// Binary logarithm of what it is worth per byte, as all will be seen at tick 0: savings fade at
+/// one rate, so that the order changes only where something is saved.
 double PrefixStore::worth(const StoredPrefix& prefix) const {
-  const double fading = std::exp2(-static_cast<double>(tick_ - prefix.last_tick) / kHalfLife);
-  return (static_cast<double>(prefix.making_cost) + prefix.recent) * fading /
-         static_cast<double>(std::max<int64_t>(prefix.bytes, 1));
+  const double saves = static_cast<double>(prefix.making_cost) + prefix.recent;
+  return std::log2(saves / static_cast<double>(std::max<int64_t>(prefix.bytes, 1))) +
+         static_cast<double>(prefix.last_tick) / kHalfLife;
 }
 
 std::optional<std::vector<EntryId>> PrefixStore::room_for(int64_t bytes) const {
   if (bytes > budget_) return std::nullopt;
-  std::vector<const StoredPrefix*> order;
-  for (const StoredPrefix& prefix : entries_) {
-    if (prefix.num_users == 0 && !prefix.pinned && prefix.ready) order.push_back(&prefix);
-  }
-  std::ranges::stable_sort(order, {}, [this](const StoredPrefix* p) { return worth(*p); });
   std::vector<EntryId> victims;
   int64_t left = bytes_;
-  for (const StoredPrefix* prefix : order) {
-    if (left + bytes <= budget_) break;
-    victims.push_back(prefix->entry);
-    left -= prefix->bytes;
+  for (auto it = by_worth_.begin(); left + bytes > budget_; ++it) {
+    if (it == by_worth_.end()) return std::nullopt;
+    const StoredPrefix& prefix = entries_.at(it->second);
+    if (!is_droppable(prefix)) continue;
+    victims.push_back(prefix.entry);
+    left -= prefix.bytes;
   }
-  if (left + bytes > budget_) return std::nullopt;
   return victims;
 }
 
+std::vector<const StoredPrefix*> PrefixStore::most_worth(size_t max_entries) const {
+  std::vector<const StoredPrefix*> most;
+  for (auto it = by_worth_.rbegin(); it != by_worth_.rend() && most.size() < max_entries; ++it) {
+    most.push_back(&entries_.at(it->second));
+  }
+  return most;
+}
+
 StoredPrefix& PrefixStore::insert(StoredPrefix prefix) {
-  prefix.last_tick = ++tick_;
-  bytes_ += prefix.bytes;
-  StoredPrefix& stored = entries_.emplace_back(std::move(prefix));
-  if (!by_key_.emplace(stored.key, &stored).second) {
+  if (by_key_.contains(prefix.key) || entries_.contains(prefix.entry)) {
     throw Error(ErrorCode::kInternal, "prefix store: the key is taken");
   }
+  prefix.last_tick = ++tick_;
+  prefix.worth = worth(prefix);
+  const EntryId entry = prefix.entry;
+  StoredPrefix& stored = entries_.emplace(entry, std::move(prefix)).first->second;
+  by_key_.emplace(stored.key, &stored);
+  by_worth_.emplace(stored.worth, entry);
+  bytes_ += stored.bytes;
   return stored;
 }
 
 void PrefixStore::erase(EntryId entry) {
-  const auto it = std::ranges::find(entries_, entry, &StoredPrefix::entry);
+  const auto it = entries_.find(entry);
   if (it == entries_.end()) throw Error(ErrorCode::kInternal, "prefix store: no such entry");
-  bytes_ -= it->bytes;
-  if (!it->doomed) by_key_.erase(it->key);
+  const StoredPrefix& prefix = it->second;
+  bytes_ -= prefix.bytes;
+  by_worth_.erase({prefix.worth, entry});
+  if (!prefix.doomed) by_key_.erase(prefix.key);
   entries_.erase(it);
 }
 
@@ -99,6 +111,9 @@ void PrefixStore::count_saved(StoredPrefix& prefix, int64_t saved) {
   const double fading = std::exp2(-static_cast<double>(tick_ - prefix.last_tick) / kHalfLife);
   prefix.recent = prefix.recent * fading + static_cast<double>(saved);
   prefix.last_tick = tick_;
+  by_worth_.erase({prefix.worth, prefix.entry});
+  prefix.worth = worth(prefix);
+  by_worth_.emplace(prefix.worth, prefix.entry);
 }
 
 void PrefixStore::reserve(int64_t bytes) {
@@ -108,16 +123,16 @@ void PrefixStore::reserve(int64_t bytes) {
 
 std::vector<EntryId> PrefixStore::droppable(bool with_pinned) const {
   std::vector<EntryId> ids;
-  for (const StoredPrefix& prefix : entries_) {
+  for (const auto& [entry, prefix] : entries_) {
     if (prefix.num_users == 0 && prefix.ready && (with_pinned || !prefix.pinned)) {
-      ids.push_back(prefix.entry);
+      ids.push_back(entry);
     }
   }
   return ids;
 }
 
 void PrefixStore::doom_ready() {
-  for (StoredPrefix& prefix : entries_) {
+  for (auto& [entry, prefix] : entries_) {
     if (prefix.ready) doom(prefix);
   }
 }
@@ -131,16 +146,18 @@ void PrefixStore::doom(StoredPrefix& prefix) {
 void PrefixStore::check_integrity() const {
   int64_t held = reserved_;
   size_t num_keys = 0;
-  for (const StoredPrefix& prefix : entries_) {
+  for (const auto& [entry, prefix] : entries_) {
     held += prefix.bytes;
     const auto it = by_key_.find(prefix.key);
     const bool has_key = it != by_key_.end() && it->second == &prefix;
     num_keys += has_key ? 1 : 0;
-    if (has_key == prefix.doomed || prefix.num_users < 0) {
-      throw Error(ErrorCode::kInternal, "prefix store: an entry's key or users are wrong");
+    if (has_key == prefix.doomed || prefix.num_users < 0 || prefix.entry != entry ||
+        !by_worth_.contains({prefix.worth, entry})) {
+      throw Error(ErrorCode::kInternal, "prefix store: an entry's key, place or users are wrong");
     }
   }
-  if (held != bytes_ || reserved_ < 0 || bytes_ > budget_ || by_key_.size() != num_keys) {
+  if (held != bytes_ || reserved_ < 0 || bytes_ > budget_ || by_key_.size() != num_keys ||
+      by_worth_.size() != entries_.size()) {
     throw Error(ErrorCode::kInternal, "prefix store: holds " + std::to_string(held) +
                                           " bytes, its account says " + std::to_string(bytes_) +
                                           ", the budget is " + std::to_string(budget_));

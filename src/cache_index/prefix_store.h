@@ -2,11 +2,12 @@
 
 #include <chrono>
 #include <cstdint>
-#include <list>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/hash.h"
@@ -33,6 +34,7 @@ struct StoredPrefix {
   int64_t saved = 0;  // row-layers not run thanks to it
   double recent = 0;  // the same, fading
   uint64_t last_tick = 0;
+  double worth = 0;  // what PrefixStore orders them by
   Clock::time_point made{}, used{};
 };
 
@@ -40,7 +42,8 @@ struct StoredPrefix {
 ///
 /// Key: hash of model fingerprint, salt and ids; the ids are compared on every look-up, so a
 /// collision is a miss. Dropped first: what saved least work per byte lately (with what it would
-/// cost to make again), among those that nobody holds and that are not pinned.
+/// cost to make again), among those that nobody holds and that are not pinned. What is done for a
+/// request takes a time that grows with the logarithm of their number.
 class PrefixStore {
  public:
   PrefixStore(int64_t budget_bytes, std::string fingerprint)
@@ -77,7 +80,9 @@ class PrefixStore {
   /// All that is ready.
   void doom_ready();
 
-  const std::list<StoredPrefix>& entries() const { return entries_; }
+  size_t num_entries() const { return entries_.size(); }
+  /// Those worth most, the first of them first; at most so many.
+  std::vector<const StoredPrefix*> most_worth(size_t max_entries) const;
   /// Of entries and what is reserved.
   int64_t bytes() const { return bytes_; }
   int64_t budget_bytes() const { return budget_; }
@@ -86,11 +91,15 @@ class PrefixStore {
 
  private:
   double worth(const StoredPrefix& prefix) const;
+  static bool is_droppable(const StoredPrefix& prefix) {
+    return prefix.num_users == 0 && !prefix.pinned && prefix.ready;
+  }
 
   const int64_t budget_;
   const std::string fingerprint_;
-  std::list<StoredPrefix> entries_;          // addresses stay
-  std::map<Hash128, StoredPrefix*> by_key_;  // not those doomed
+  std::map<EntryId, StoredPrefix> entries_;        // addresses stay
+  std::map<Hash128, StoredPrefix*> by_key_;        // not those doomed
+  std::set<std::pair<double, EntryId>> by_worth_;  // all
   int64_t bytes_ = 0;
   int64_t reserved_ = 0;  // part of bytes_
   uint64_t tick_ = 0;     // uses: the clock by which savings fade

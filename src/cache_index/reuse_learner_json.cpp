@@ -63,18 +63,23 @@ void read_outcomes(const Json& record, const char* name, Outcomes& outcomes) {
 
 PlanReport ReuseLearner::describe(const std::string& kind, const Record& record) const {
   PlanReport report{kind, {}};
-  const auto add = [&](const Outcomes& outcomes, int step) -> PlanReport::Step& {
+  const auto add = [&](const Outcomes& outcomes, int step, int safe_step) -> PlanReport::Step& {
     PlanReport::Step& out = report.steps.emplace_back();
     out.agreed = outcomes.at(step).agreed;
     out.differed = outcomes.at(step).differed;
     out.estimate = outcomes.estimate(step);
-    out.is_safe = step <= outcomes.safe_step(settings_.max_disagreement);
+    out.is_safe = step <= safe_step;
     return out;
   };
   const Outcomes &inside = record.inside.outcomes, &shared = record.shared.outcomes;
-  for (int step = 1; step < inside.num_steps(); ++step)
-    add(inside, step).inside = inside_step(step);
-  for (int step = 0; step < shared.num_steps(); ++step) add(shared, step).depth = depth_step(step);
+  const int safe_inside = inside.safe_step(settings_.max_disagreement);
+  for (int step = 1; step < inside.num_steps(); ++step) {
+    add(inside, step, safe_inside).inside = inside_step(step);
+  }
+  const int safe_shared = shared.safe_step(settings_.max_disagreement);
+  for (int step = 0; step < shared.num_steps(); ++step) {
+    add(shared, step, safe_shared).depth = depth_step(step);
+  }
   return report;
 }
 

@@ -73,6 +73,7 @@ Json cache_json(const CacheReport& report) {
   out["start"] = report.start;
   out["budget_bytes"] = report.budget_bytes;
   out["bytes"] = report.bytes;
+  out["num_entries"] = report.num_entries;
   out["hits"] = report.hits;
   out["misses"] = report.misses;
   out["made"] = report.made;

@@ -216,8 +216,8 @@ void Engine::pin_prefix(std::vector<TokenId> ids) {
   });
 }
 
-CacheReport Engine::cache_report() {
-  return impl_->ask<CacheReport>([this] { return impl_->cache.report(); });
+CacheReport Engine::cache_report(int max_entries) {
+  return impl_->ask<CacheReport>([this, max_entries] { return impl_->cache.report(max_entries); });
 }
 
 int Engine::clear_cache(bool forget_probes) {

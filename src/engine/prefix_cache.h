@@ -63,7 +63,8 @@ class PrefixCache {
 
   void pin(std::vector<TokenId> ids);
   int clear(bool forget_probes);
-  CacheReport report() const;
+  /// With the entries worth most, at most so many.
+  CacheReport report(int max_entries) const;
   const CacheStats& stats() const { return stats_; }
   /// Writes them the last time: another server may take the state_dir over.
   void close_state();
@@ -73,7 +74,7 @@ class PrefixCache {
   void check_integrity() const { store_.check_integrity(); }
   /// Slabs of entries that are being made, and entries that are stored.
   int64_t num_slabs() const;
-  int64_t num_entries() const { return static_cast<int64_t>(store_.entries().size()); }
+  int64_t num_entries() const { return static_cast<int64_t>(store_.num_entries()); }
 
  private:
   const DepthPolicy& find_policy(const std::string& name) const;

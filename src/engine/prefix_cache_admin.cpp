@@ -54,12 +54,13 @@ int PrefixCache::clear(bool forget_probes) {
   return static_cast<int>(entries.size());
 }
 
-CacheReport PrefixCache::report() const {
+CacheReport PrefixCache::report(int max_entries) const {
   CacheReport report;
   report.policy = policy_.name;
   report.start = settings_.start.reason;
   report.budget_bytes = store_.budget_bytes();
   report.bytes = store_.bytes();
+  report.num_entries = num_entries();
   report.hits = stats_.hits;
   report.misses = stats_.misses;
   report.made = stats_.made;
@@ -68,9 +69,11 @@ CacheReport PrefixCache::report() const {
   report.probes = stats_.probes;
   report.probes_running = probes_running_;
   std::map<Hash128, std::vector<PlanReport>> probes{{ReuseLearner::kEveryPrefix, {}}};
-  for (const StoredPrefix& stored : store_.entries()) probes[stored.key] = {};
+  const auto listed = store_.most_worth(static_cast<size_t>(max_entries));
+  for (const StoredPrefix* stored : listed) probes[stored->key] = {};
   learner_.report(probes);
-  for (const StoredPrefix& stored : store_.entries()) {
+  for (const StoredPrefix* most : listed) {
+    const StoredPrefix& stored = *most;
     EntryReport entry;
     entry.id = stored.key.hex();
     if (!stored.salt.empty()) entry.salt = store_.key_of(stored.salt, {}).hex().substr(0, 8);
@@ -93,7 +96,7 @@ CacheReport PrefixCache::report() const {
 }
 
 void PrefixCache::update_gauges() {
-  stats_.entries = static_cast<int64_t>(store_.entries().size());
+  stats_.entries = num_entries();
   stats_.bytes = store_.bytes();
   stats_.budget_bytes = store_.budget_bytes();
 }

@@ -91,9 +91,8 @@ void PrefixCache::end_making(StoredPrefix& stored, const std::string& why) {
     stored.ready = true;
     ++stats_.made;
     log_info(name + " stored: " + std::to_string(stored.spec.prefix_len) + " tokens, " +
-             megabytes(stored.bytes) + "; the cache holds " +
-             std::to_string(store_.entries().size()) + " prefixes, " + megabytes(store_.bytes()) +
-             " of " + megabytes(store_.budget_bytes()));
+             megabytes(stored.bytes) + "; the cache holds " + std::to_string(store_.num_entries()) +
+             " prefixes, " + megabytes(store_.bytes()) + " of " + megabytes(store_.budget_bytes()));
     return;
   }
   log_warn(name + " can't be stored: " + why);

@@ -1,6 +1,7 @@
 #include "http/api.h"
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 
 #include "base/log.h"
@@ -16,6 +17,14 @@ namespace {
 
 constexpr std::string_view kModelPrefix = "/v1/models/";
 constexpr std::string_view kMessagesPath = "/v1/messages";
+
+[[noreturn]] void refuse_query(const std::string& name, const std::string& value,
+                               const std::string& allowed, const char* param) {
+  throw Error(ErrorCode::kInvalidRequest,
+              "the query has " + log_escape(name).substr(0, 64) + "=" +
+                  log_escape(value).substr(0, 64) + "; allowed is " + allowed,
+              param);
+}
 
 }  // namespace
 
@@ -246,18 +255,25 @@ HttpReply Api::metrics_text(const HttpRequest&) {
 
 // --- Prefix cache ------------------------------------------------------------------------------
 
-HttpReply Api::cache(const HttpRequest&) {
-  return json_reply(cache_json(backend().engine->cache_report()));
+HttpReply Api::cache(const HttpRequest& request) {
+  int limit = kListedEntries;
+  const auto [begin, end] = request.query.equal_range("limit");
+  for (auto it = begin; it != end; ++it) {
+    const std::string& value = it->second;
+    const auto [last, error] = std::from_chars(value.data(), value.data() + value.size(), limit);
+    if (error != std::errc() || last != value.data() + value.size() || limit < 0 ||
+        limit > kMaxListedEntries) {
+      refuse_query("limit", value, "0 to " + std::to_string(kMaxListedEntries), "limit");
+    }
+  }
+  return json_reply(cache_json(backend().engine->cache_report(limit)));
 }
 
 HttpReply Api::clear_cache(const HttpRequest& request) {
   bool forget_probes = false;
   for (const auto& [name, value] : request.query) {
     if (name != "forget" || value != "probes") {
-      throw Error(ErrorCode::kInvalidRequest,
-                  "the query has " + log_escape(name).substr(0, 64) + "=" +
-                      log_escape(value).substr(0, 64) + "; allowed is forget=probes",
-                  "forget");
+      refuse_query(name, value, "forget=probes", "forget");
     }
     forget_probes = true;
   }

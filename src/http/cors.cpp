@@ -4,9 +4,33 @@
 
 namespace bicached {
 
+namespace {
+
+/// "http://localhost:3000", "https://127.0.0.1", "http://[::1]:80": a page of this machine.
+bool is_of_this_machine(std::string_view origin) {
+  for (const std::string_view scheme : {"http://", "https://"}) {
+    for (const std::string_view host : {"localhost", "127.0.0.1", "[::1]"}) {
+      std::string_view rest = origin;
+      if (!rest.starts_with(scheme)) continue;
+      rest.remove_prefix(scheme.size());
+      if (!rest.starts_with(host)) continue;
+      rest.remove_prefix(host.size());
+      if (rest.empty()) return true;
+      if (rest.front() == ':' && rest.size() > 1 &&
+          rest.find_first_not_of("0123456789", 1) == std::string_view::npos) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
 bool Cors::allows(std::string_view origin) const {
   return std::any_of(origins_.begin(), origins_.end(), [&](const std::string& allowed) {
-    return allowed == "*" || allowed == origin;
+    return allowed == "*" || allowed == origin ||
+           (allowed == "localhost" && is_of_this_machine(origin));
   });
 }
 

@@ -14,7 +14,8 @@ using HeaderList = std::vector<std::pair<std::string, std::string>>;
 /// Which pages may read answers in a browser (the Fetch standard's CORS). Immutable; any thread.
 class Cors {
  public:
-  /// `origins` as in the setting cors_origins: "https://host:port", or "*" for every page.
+  /// `origins` as in the setting cors_origins: "https://host:port", "localhost" for
+  /// pages of this machine at any port, or "*" for every page.
   explicit Cors(const std::vector<std::string>& origins) : origins_(origins) {}
 
   /// Headers of an answer to a request with this head; none for one that no page sent, or that of

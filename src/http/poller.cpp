@@ -191,7 +191,8 @@ void Poller::pause_accepting(int error) {
 void Poller::watch(std::unique_ptr<Connection> connection, bool closing) {
   const int fd = connection->fd();
   Waiting& waiting = waiting_[fd];
-  waiting = {std::move(connection), Clock::now() + options_.idle_timeout, Phase::kIdle, closing, 0};
+  waiting = {
+      std::move(connection), Clock::now() + options_.idle_timeout, Phase::kIdle, closing, 0, {}};
   set_events(waiting, true);
   if (!flush(waiting)) return;
   if (waiting.connection->has_pending() || closing) return;
@@ -228,7 +229,12 @@ void Poller::handle_event(int fd) {
     return advance(waiting, false);
   }
   if (waiting.closing) {
-    if (connection.discard_available() == Connection::Read::kClosed) unwatch(fd);
+    const Connection::Read result = connection.discard_available();
+    if (result == Connection::Read::kClosed) unwatch(fd);
+    // A client that was refused in the midst of its body reads the answer only behind it.
+    if (result == Connection::Read::kData && !stopping_) {
+      waiting.deadline = std::min(Clock::now() + options_.linger_timeout, waiting.lingers_until);
+    }
     return;
   }
   const Connection::Read result = connection.read_available();
@@ -249,6 +255,7 @@ bool Poller::flush(Waiting& waiting) {
   } else if (waiting.closing) {
     connection.shut_down_writing();
     waiting.deadline = now + options_.linger_timeout;
+    waiting.lingers_until = now + options_.body_timeout;
   } else {
     waiting.deadline = now + (stopping_ ? options_.stop_grace : options_.idle_timeout);
   }

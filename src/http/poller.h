@@ -27,8 +27,8 @@ class Poller {
     std::chrono::milliseconds head_timeout{10000};  // for a request's head to arrive
     std::chrono::milliseconds body_timeout{30000};  // and its body
     std::chrono::milliseconds write_timeout{10000};
-    /// How long a closing connection may still send: closing at once would make the client's
-    /// system throw away our last answer.
+    /// How long a closing connection may send nothing before it is closed, `body_timeout` in all:
+    /// closing at once would make the client's system throw away our last answer.
     std::chrono::milliseconds linger_timeout{1000};
     /// After `stop`: who is connected may still finish a request in this time, and gets 503.
     std::chrono::milliseconds stop_grace{500};
@@ -64,7 +64,8 @@ class Poller {
     Clock::time_point deadline;
     RequestReader::Phase phase = RequestReader::Phase::kIdle;
     bool closing = false;
-    size_t counted_bytes = 0;  // of its body, in held_bytes_
+    size_t counted_bytes = 0;           // of its body, in held_bytes_
+    Clock::time_point lingers_until{};  // closing, and all is sent: at the latest
   };
   struct Returned {
     std::unique_ptr<Connection> connection;  // null: only the body is released

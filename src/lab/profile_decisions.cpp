@@ -171,7 +171,7 @@ int profile_decisions(const Settings& settings, const ProfilePlan& plan, const P
   engine.start();
   const int max_running = std::min(settings.engine.max_running, settings.engine.max_queued);
   const int num_failed = run_lanes(engine, std::move(lanes), static_cast<size_t>(max_running));
-  const CacheReport report = engine.cache_report();
+  const CacheReport report = engine.cache_report(0);
   std::printf("%s; %lld probes\n", describe_source(plan, data).c_str(),
               static_cast<long long>(report.probes));
   print_probes(report);

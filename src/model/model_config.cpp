@@ -25,15 +25,8 @@ json read_json(const fs::path& path, bool must_exist) {
   std::error_code error;
   if (!must_exist && !fs::exists(path, error)) return json::object();
   const std::string text = read_text_file(path.string(), kMaxJsonBytes, ErrorCode::kInvalidModel);
-  json parsed;
-  try {
-    parsed = json::parse(text, [&](int depth, json::parse_event_t, json&) {
-      if (depth > 64) refuse(path.string() + ": JSON nested deeper than 64");
-      return true;
-    });
-  } catch (const json::exception& e) {
-    refuse(path.string() + ": no valid JSON: " + e.what());
-  }
+  json parsed = parse_json_text(text, path.string(), ErrorCode::kInvalidModel,
+                                      {kMaxJsonBytes, 64, /*unique_keys=*/false});
   if (!parsed.is_object()) refuse(path.string() + ": must be a JSON object");
   return parsed;
 }

@@ -40,29 +40,9 @@ int64_t bytes_per_element(const std::string& dtype) {
   return 0;
 }
 
-/// Parses JSON that must be an object, without duplicate keys and no deeper than a header ever is.
+/// It must be an object, without duplicate keys and no deeper than a header ever is.
 json parse_header(const std::string& file, std::string_view text) {
-  std::vector<std::set<std::string>> keys;
-  std::string duplicate;
-  const auto on_event = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > 8) throw Error(ErrorCode::kInvalidModel, file + ": JSON nested deeper than 8");
-    if (event == json::parse_event_t::object_start) {
-      keys.emplace_back();
-    } else if (event == json::parse_event_t::object_end) {
-      keys.pop_back();
-    } else if (event == json::parse_event_t::key &&
-               !keys.back().insert(parsed.get<std::string>()).second) {
-      duplicate = parsed.get<std::string>();
-    }
-    return true;
-  };
-  json header;
-  try {
-    header = json::parse(text, on_event);
-  } catch (const json::exception& e) {
-    refuse(file, std::string("the header is no valid JSON: ") + e.what());
-  }
-  if (!duplicate.empty()) refuse(file, "the header names '" + duplicate + "' twice");
+  json header = parse_json_text(text, file, ErrorCode::kInvalidModel, {text.size(), 8});
   if (!header.is_object()) refuse(file, "the header must be a JSON object");
   return header;
 }

@@ -402,19 +402,8 @@ std::string read_text_file(const std::string& path, size_t max_bytes) {
 }
 
 nlohmann::json read_json_file(const std::string& path) {
-  const std::string text = read_text_file(path, kMaxFileBytes);
-  const auto limit_depth = [&](int depth, json::parse_event_t, json&) {
-    if (depth > kMaxDepth) {
-      throw Error(ErrorCode::kInvalidModel,
-                  path + ": JSON nested deeper than " + std::to_string(kMaxDepth) + " levels");
-    }
-    return true;
-  };
-  try {
-    return json::parse(text, limit_depth);
-  } catch (const json::exception& e) {
-    throw Error(ErrorCode::kInvalidModel, path + ": not valid JSON: " + e.what());
-  }
+  return read_json_file(path, ErrorCode::kInvalidModel,
+                        {kMaxFileBytes, kMaxDepth, /*unique_keys=*/false});
 }
 
 TokenizerSpec read_tokenizer_files(const std::string& folder) { return Reader(folder).read(); }

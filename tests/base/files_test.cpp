@@ -70,5 +70,24 @@ TEST_F(FilesTest, ALockEndsWithItsServer) {
   EXPECT_TRUE(next.lock());
 }
 
+/// What a client may send: in a time that grows with the square of its length it would take a
+/// quarter of an hour.
+TEST(JsonText, ManyObjectsAreParsedAsFastAsTheirTextIsLong) {
+  for (const char* item : {"{}", "[]", R"({"a":{}})", R"([{}])"}) {
+    std::string text = "[";
+    while (text.size() < size_t{4} << 20) text += std::string(item) + ",";
+    text.back() = ']';
+    const nlohmann::json parsed =
+        parse_json_text(text, "a text", ErrorCode::kInvalidRequest, {text.size(), 4});
+    EXPECT_EQ(parsed.size(), text.size() / (std::string(item).size() + 1)) << item;
+  }
+  std::string members = "{";
+  for (int i = 0; i < 300000; ++i) members += "\"" + std::to_string(i) + "\":{},";
+  members.back() = '}';
+  EXPECT_EQ(
+      parse_json_text(members, "a text", ErrorCode::kInvalidRequest, {members.size(), 4}).size(),
+      300000u);
+}
+
 }  // namespace
 }  // namespace bicached

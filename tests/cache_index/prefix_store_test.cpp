@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
+#include <vector>
+
 namespace bicached {
 namespace {
 
@@ -89,6 +93,37 @@ TEST(PrefixStore, SavingsFade) {
     store.release(recent);
   }
   EXPECT_EQ(*store.room_for(10), std::vector<EntryId>{1});
+}
+
+/// The engine does this between two forwards: what is looked at must not grow with what is stored.
+TEST(PrefixStore, ManyEntriesAreMadeRoomForAndDroppedOneByOne) {
+  constexpr int kMany = 50000;
+  PrefixStore store(10 * kMany, "model");
+  for (int i = 0; i < kMany; ++i) {
+    StoredPrefix& stored = store.insert(prefix_of(store, "", {i}, i));
+    store.acquire(stored);
+    store.count_saved(stored, (i * 7919) % kMany);
+    store.release(stored);
+  }
+  store.check_integrity();
+  std::vector<double> worths;
+  for (const StoredPrefix* stored : store.most_worth(10)) worths.push_back(stored->worth);
+  EXPECT_EQ(worths.size(), 10u);
+  EXPECT_TRUE(std::ranges::is_sorted(worths, std::greater<>()));
+  for (int i = 0; i < kMany; ++i) {
+    const auto victims = store.room_for(10);
+    ASSERT_TRUE(victims);
+    ASSERT_EQ(victims->size(), 1u);
+    EXPECT_LE(store.num_entries(), static_cast<size_t>(kMany));
+    store.erase(victims->front());
+    StoredPrefix& stored = store.insert(prefix_of(store, "", {kMany + i}, kMany + i));
+    EXPECT_TRUE(stored.ready);
+  }
+  store.check_integrity();
+  for (const EntryId entry : store.droppable(true)) store.erase(entry);
+  EXPECT_EQ(store.num_entries(), 0u);
+  EXPECT_EQ(store.bytes(), 0);
+  store.check_integrity();
 }
 
 TEST(PrefixStore, ADoomedEntryIsNotFoundAgain) {

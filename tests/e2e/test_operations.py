@@ -395,3 +395,21 @@ def test_a_snapshot_is_called_by_its_repository(serve, tmp_path):
     folder.parent.mkdir(parents=True)
     shutil.copytree(DEMO, folder, ignore=lambda _, names: [n for n in names if not pathlib.Path(n).suffix])
     assert serve(model=folder).get("/v1/models").json()["data"][0]["id"] == "org/demo-8b"
+
+def test_rows_of_every_number_leave_no_kernels_behind(serve):
+    # Libraries compile a product for each number of rows, and would keep a thousand of each kind.
+    server = serve("--dtype", "bfloat16", "--cache-policy", "off")
+
+    def resident_mb():
+        status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def ask(lengths):
+        for length in lengths:
+            body = {"prompt": [5] * length, "max_tokens": 1}
+            assert server.request("POST", "/v1/completions", json=body).status_code == 200
+
+    ask(range(601, 0, -100))  # buffers of the longest
+    before = resident_mb()
+    ask(range(1, 600, 6))
+    assert resident_mb() - before < 60, "megabytes"

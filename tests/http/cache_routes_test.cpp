@@ -37,6 +37,31 @@ TEST_F(CacheRoutesTest, AnEmptyCacheIsReported) {
   EXPECT_EQ(drop().json(), (nlohmann::json{{"dropped", 0}}));
 }
 
+TEST_F(CacheRoutesTest, AListingIsAsLongAsAsked) {
+  settings.cache.min_uses = 1;
+  start_with_cache();
+  for (const char* text : {"a", "b", "c"}) {
+    for (int i = 0; i < 2; ++i) {
+      post("/v1/completions", {{"prompt", std::string(60, *text)}, {"max_tokens", 1}});
+    }
+  }
+  const nlohmann::json all = get("/v1/cache").json();
+  const size_t stored = all.at("entries").size();
+  ASSERT_GE(stored, 3u) << all;
+  EXPECT_EQ(all.at("num_entries"), stored);
+  EXPECT_EQ(get("/v1/cache?limit=1000").json().at("entries").size(), stored);
+  const nlohmann::json two = get("/v1/cache?limit=2").json();
+  EXPECT_EQ(two.at("entries").size(), 2u);
+  EXPECT_EQ(two.at("entries").at(0).at("id"), all.at("entries").at(0).at("id"));
+  EXPECT_EQ(two.at("num_entries"), stored);
+  EXPECT_EQ(get("/v1/cache?limit=0").json().at("entries").size(), 0u);
+  for (const char* limit : {"", "-1", "1001", "1x", "99999999999", "+5", "2&limit=x"}) {
+    const Response response = get(std::string("/v1/cache?limit=") + limit);
+    EXPECT_EQ(response.status, 400) << limit;
+    EXPECT_NE(response.body.find("0 to 1000"), std::string::npos) << response.body;
+  }
+}
+
 TEST_F(CacheRoutesTest, ADeleteForgetsProbesOnlyWhenAsked) {
   start();
   const auto drop_with = [&](const char* query) {

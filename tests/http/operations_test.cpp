@@ -167,6 +167,37 @@ TEST_F(OperationsTest, OnlyNamedOriginsMayRead) {
   }
 }
 
+TEST_F(OperationsTest, LocalhostStandsForPagesOfThisMachine) {
+  settings.server.cors_origins = {"localhost"};
+  start();
+  const auto allowed = [&](const std::string& origin) {
+    return exchange(make_request("GET", "/v1/models", "", {{"Origin", origin}}))
+               .headers.count("access-control-allow-origin") > 0;
+  };
+  for (const char* ours : {"http://localhost", "http://localhost:3000", "https://127.0.0.1:1",
+                           "http://127.0.0.1", "http://[::1]", "http://[::1]:8080"}) {
+    EXPECT_TRUE(allowed(ours)) << ours;
+  }
+  for (const char* other :
+       {"http://localhost.evil.com", "http://notlocalhost", "http://localhost:", "http://evil.com",
+        "http://localhost:80@evil.com", "http://localhost:80.evil.com", "null", "file://localhost",
+        "http://127.0.0.10", "http://evil.com:80/http://localhost"}) {
+    EXPECT_FALSE(allowed(other)) << other;
+  }
+}
+
+TEST_F(OperationsTest, WhoIsRefusedWhileSendingReadsWhy) {
+  start();
+  RawClient client(port);
+  client.send("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 900000000\r\n\r\n");
+  // Longer than a connection lingers that sends nothing.
+  for (int i = 0; i < 30; ++i) {
+    client.send(std::string(1000, ' '));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_EQ(parse_response(client.read_all()).status, 413);
+}
+
 TEST_F(OperationsTest, OptionsTellsWhatAPathTakes) {
   start();
   EXPECT_EQ(exchange(make_request("OPTIONS", kChat)).headers.at("allow"), "POST, OPTIONS");
