@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -96,9 +97,12 @@ class Engine {
   /// thread.
   void stop(std::chrono::milliseconds drain_timeout);
 
-  /// Keeps an entry of this prefix from now on; it is made beside the next forward. Throws
-  /// kInvalidSettings when it doesn't fit the budget. This and the next two only after `start`.
-  void pin_prefix(std::vector<TokenId> ids);
+  /// Warms the cache: an entry of this prefix, as deep as any request may take up, is made beside
+  /// the next forwards, unless it is there. A pinned one is kept from now on, and made anew when it
+  /// was lost. The future is ready when requests can take it up, or throws why it can't be made.
+  /// Throws kInvalidSettings when it doesn't fit the budget. This and the next two only after
+  /// `start`.
+  std::future<void> warm_prefix(std::vector<TokenId> ids, bool pinned = false);
   /// The prefix cache as it stands, with the entries worth most, at most so many; the engine stops
   /// for them, some us each. Waits for the forward that runs. Throws kDraining when the engine has
   /// stopped.

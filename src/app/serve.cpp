@@ -101,6 +101,17 @@ void fit_threads(Settings& settings) {
   }
 }
 
+/// The server is not ready before they are.
+void warm(Engine& engine, const std::vector<std::vector<TokenId>>& pinned_prefixes) {
+  try {
+    std::vector<std::future<void>> warmed;
+    for (const auto& prefix : pinned_prefixes) warmed.push_back(engine.warm_prefix(prefix, true));
+    for (std::future<void>& one : warmed) one.get();
+  } catch (const Error& error) {
+    throw Error(error.code(), std::string("pinned_prefixes: ") + error.what(), "pinned_prefixes");
+  }
+}
+
 int run_serve(const Settings& given) {
   Settings settings = given;
   check_model_folder(settings.model.path);
@@ -129,7 +140,7 @@ int run_serve(const Settings& given) {
            std::to_string(cache.cache_bytes >> 20) + " MiB are for stored prefixes");
   log_info("requests start with " + describe_plan(cache.start.plan) + ": " + cache.start.reason);
   engine.start([&signals] { signals.request(); });
-  for (const std::vector<TokenId>& prefix : pinned) engine.pin_prefix(prefix);
+  warm(engine, pinned);
   engine.cache_report(0);  // the engine's thread runs, and has what it computes with
   Backend backend;
   backend.engine = &engine;

@@ -203,17 +203,26 @@ void Engine::stop(std::chrono::milliseconds drain_timeout) {
   impl_->thread.join();
 }
 
-void Engine::pin_prefix(std::vector<TokenId> ids) {
+std::future<void> Engine::warm_prefix(std::vector<TokenId> ids, bool pinned) {
   if (static_cast<int64_t>(ids.size()) > impl_->capacity_tokens || ids.empty()) {
-    throw Error(ErrorCode::kInvalidSettings,
-                "pinned_prefixes: one has " + std::to_string(ids.size()) +
-                    " tokens; allowed is 1 to " + std::to_string(impl_->capacity_tokens),
-                "pinned_prefixes");
+    throw Error(ErrorCode::kInvalidSettings, "a prefix to store has " + std::to_string(ids.size()) +
+                                                 " tokens; allowed is 1 to " +
+                                                 std::to_string(impl_->capacity_tokens));
   }
-  impl_->ask<bool>([this, ids = std::move(ids)] {
-    impl_->cache.pin(ids);
+  const auto warmed = std::make_shared<std::promise<void>>();
+  std::future<void> future = warmed->get_future();
+  const auto tell = [warmed](const Error* failure) {
+    if (failure) {
+      warmed->set_exception(std::make_exception_ptr(*failure));
+    } else {
+      warmed->set_value();
+    }
+  };
+  impl_->ask<bool>([this, ids = std::move(ids), pinned, tell] {
+    impl_->cache.warm(ids, pinned, tell);
     return true;
   });
+  return future;
 }
 
 CacheReport Engine::cache_report(int max_entries) {

@@ -48,6 +48,7 @@ void Engine::Impl::loop() {
       end_step(e);
     }
   }
+  cache.give_up_making(ErrorCode::kDraining, "the server is shutting down");
   cache.close_state();
   finished.try_push(true);
 }
@@ -360,6 +361,7 @@ void Engine::Impl::give_up(const std::string& why) {
   failed = draining = true;
   log_error("the server ends: " + why);
   fail_all(ErrorCode::kDeviceFailed, why);
+  cache.give_up_making(ErrorCode::kDeviceFailed, why);
   if (on_failure) on_failure();
 }
 

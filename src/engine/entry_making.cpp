@@ -1,5 +1,7 @@
 #include "engine/entry_making.h"
 
+#include <utility>
+
 #include "decode/prefix_entry.h"
 
 namespace bicached {
@@ -11,13 +13,17 @@ void EntryMaking::append_to(Forward& forward) const {
 
 void EntryMaking::commit(std::span<const RowResult>) {
   denoiser_.fill_entry(stored_.entry, slab_.id());
-  slab_.reset();
-  done_(stored_, "");
+  end(nullptr);
 }
 
-void EntryMaking::fail(ErrorCode, const std::string& why) {
+void EntryMaking::fail(ErrorCode code, const std::string& why) {
+  const Error failure(code, why);
+  end(&failure);
+}
+
+void EntryMaking::end(const Error* failure) {
   slab_.reset();
-  done_(stored_, why);
+  for (const Done& done : std::exchange(done_, {})) done(failure);
 }
 
 }  // namespace bicached

@@ -61,7 +61,10 @@ class PrefixCache {
   /// Drops entries that nobody holds: device memory ran out. How many.
   int drop_unused();
 
-  void pin(std::vector<TokenId> ids);
+  /// Throws kInvalidSettings when an entry can't be begun; else `done` is called, perhaps at once.
+  void warm(std::vector<TokenId> ids, bool pinned, EntryMaking::Done done);
+  /// Entries that are being made never will be.
+  void give_up_making(ErrorCode code, const std::string& why);
   int clear(bool forget_probes);
   /// With the entries worth most, at most so many.
   CacheReport report(int max_entries) const;
@@ -99,8 +102,8 @@ class PrefixCache {
   StoredPrefix* try_making(const std::string& salt, std::span<const TokenId> ids,
                            const Hash128& key, int depth, bool pinned);
   bool load(const CacheUse& use, SlabId slab);
-  void end_making(StoredPrefix& stored, const std::string& why);
-  bool store_pinned(std::span<const TokenId> ids);
+  void end_making(StoredPrefix& stored, const Error* failure);
+  StoredPrefix* store_warm(std::span<const TokenId> ids, bool pinned);
   Lease hold(StoredPrefix& stored);
   void destroy(EntryId entry);
   void update_gauges();

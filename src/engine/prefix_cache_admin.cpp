@@ -14,31 +14,6 @@ double seconds_since(StoredPrefix::Clock::time_point then) {
 
 }  // namespace
 
-void PrefixCache::pin(std::vector<TokenId> ids) {
-  if (const int length = whole_blocks(static_cast<int>(ids.size())); length > 0) {
-    ids.resize(static_cast<size_t>(length));
-  } else {
-    throw Error(ErrorCode::kInvalidSettings,
-                "pinned_prefixes: one of " + std::to_string(ids.size()) +
-                    " tokens is shorter than a block of this model, " +
-                    std::to_string(info_.attention_block),
-                "pinned_prefixes");
-  }
-  if (!store_pinned(ids)) {
-    if (depths_.empty()) {
-      throw Error(ErrorCode::kInvalidSettings, "pinned_prefixes: the cache policy stores nothing",
-                  "pinned_prefixes");
-    }
-    throw Error(ErrorCode::kInvalidSettings,
-                "pinned_prefixes: one of " + std::to_string(ids.size()) +
-                    " tokens finds no room; cache_bytes is " +
-                    std::to_string(settings_.budget_bytes()) + ", of which " +
-                    std::to_string(store_.bytes()) + " are used",
-                "pinned_prefixes");
-  }
-  pinned_.push_back(std::move(ids));
-}
-
 int PrefixCache::clear(bool forget_probes) {
   if (forget_probes) {
     learner_.forget();
@@ -50,7 +25,7 @@ int PrefixCache::clear(bool forget_probes) {
   const std::vector<EntryId> entries = store_.droppable(true);
   for (const EntryId entry : entries) destroy(entry);
   store_.doom_ready();
-  for (const std::vector<TokenId>& ids : pinned_) store_pinned(ids);
+  for (const std::vector<TokenId>& ids : pinned_) store_warm(ids, true);
   return static_cast<int>(entries.size());
 }
 

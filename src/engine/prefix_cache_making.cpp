@@ -79,15 +79,14 @@ StoredPrefix* PrefixCache::try_making(const std::string& salt, std::span<const T
   prefix.entry = *entry;
   prefix.made = prefix.used = StoredPrefix::Clock::now();
   StoredPrefix& stored = store_.insert(std::move(prefix));
-  making_.emplace_back(
-      denoiser_, stored, std::move(slab),
-      [this](StoredPrefix& ended, const std::string& why) { end_making(ended, why); });
+  making_.emplace_back(denoiser_, stored, std::move(slab))
+      .when_done([this, &stored](const Error* failure) { end_making(stored, failure); });
   return &stored;
 }
 
-void PrefixCache::end_making(StoredPrefix& stored, const std::string& why) {
+void PrefixCache::end_making(StoredPrefix& stored, const Error* failure) {
   const std::string name = "prefix " + stored.key.hex().substr(0, 8);
-  if (why.empty()) {
+  if (!failure) {
     stored.ready = true;
     ++stats_.made;
     log_info(name + " stored: " + std::to_string(stored.spec.prefix_len) + " tokens, " +
@@ -95,7 +94,7 @@ void PrefixCache::end_making(StoredPrefix& stored, const std::string& why) {
              " prefixes, " + megabytes(store_.bytes()) + " of " + megabytes(store_.budget_bytes()));
     return;
   }
-  log_warn(name + " can't be stored: " + why);
+  log_warn(name + " can't be stored: " + failure->what());
   failed_.touch(stored.key);
   destroy(stored.entry);
 }
@@ -113,7 +112,7 @@ int64_t PrefixCache::num_slabs() const {
 std::vector<ForwardPart*> PrefixCache::making(int max_rows) {
   std::erase_if(making_, [](const EntryMaking& making) { return making.is_done(); });
   // Some may be gone: the cache was cleared, or a forward failed.
-  for (const std::vector<TokenId>& ids : pinned_) store_pinned(ids);
+  for (const std::vector<TokenId>& ids : pinned_) store_warm(ids, true);
   std::vector<ForwardPart*> parts;
   for (EntryMaking& making : making_) {
     max_rows -= making.num_rows();
@@ -124,13 +123,49 @@ std::vector<ForwardPart*> PrefixCache::making(int max_rows) {
   return parts;
 }
 
-/// Whether it is stored now, or is being made.
-bool PrefixCache::store_pinned(std::span<const TokenId> ids) {
+/// Stored now, or being made. Null: neither, and it can't be.
+StoredPrefix* PrefixCache::store_warm(std::span<const TokenId> ids, bool pinned) {
   const Hash128 key = store_.key_of("", ids);
   StoredPrefix* stored = store_.find(key, "", ids);
-  if (!stored) return begin_making("", ids, key, depths_.empty() ? 0 : depths_.back(), true);
-  stored->pinned = true;
-  return true;
+  if (!stored) return begin_making("", ids, key, depths_.empty() ? 0 : depths_.back(), pinned);
+  stored->pinned |= pinned;
+  return stored;
+}
+
+void PrefixCache::warm(std::vector<TokenId> ids, bool pinned, EntryMaking::Done done) {
+  const std::string tokens = std::to_string(ids.size()) + " tokens";
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::kInvalidSettings, "a prefix of " + tokens + " can't be stored: " + why);
+  };
+  ids.resize(static_cast<size_t>(whole_blocks(static_cast<int>(ids.size()))));
+  if (ids.empty()) {
+    refuse("a block of this model has " + std::to_string(info_.attention_block));
+  }
+  if (depths_.empty()) refuse("the cache policy stores nothing");
+  StoredPrefix* stored = store_warm(ids, pinned);
+  if (stored && stored->ready && stored->spec.max_depth < depths_.back()) {
+    // What requests had made for themselves is only as deep as they went.
+    StoredPrefix* deeper = begin_making("", ids, stored->key, depths_.back(), stored->pinned);
+    stored = deeper ? deeper : store_warm(ids, pinned);
+  }
+  if (!stored) {
+    refuse("it finds no room; cache_bytes is " + std::to_string(settings_.budget_bytes()) +
+           ", of which " + std::to_string(store_.bytes()) + " are used");
+  }
+  if (pinned) pinned_.push_back(std::move(ids));
+  const auto making =
+      std::ranges::find_if(making_, [&](const EntryMaking& m) { return m.makes(*stored); });
+  if (making != making_.end()) {
+    making->when_done(std::move(done));
+  } else {
+    done(nullptr);
+  }
+}
+
+void PrefixCache::give_up_making(ErrorCode code, const std::string& why) {
+  for (EntryMaking& making : making_) {
+    if (!making.is_done()) making.fail(code, why);
+  }
 }
 
 int PrefixCache::drop_unused() {

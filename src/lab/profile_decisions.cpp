@@ -75,12 +75,28 @@ int decode_all(Engine& engine, const std::vector<GenerateRequest>& requests) {
   return num_failed;
 }
 
-/// The same conversation, as short as can be: when it is done its prefix is stored, so that the
-/// conversation itself finds it and is probed. `full` needs the entry, and so waits for it.
-GenerateRequest storing(GenerateRequest request) {
-  request.gen_length = request.decode.steps = 1;
-  request.cache.policy = "full";
-  return request;
+/// Stores what of each conversation others may share, so that it finds an entry and is probed.
+void warm_prefixes(Engine& engine, const std::vector<GenerateRequest>& requests) {
+  std::vector<std::pair<const GenerateRequest*, std::future<void>>> warmed;
+  const auto tell = [](const GenerateRequest& request, const Error& error) {
+    std::fprintf(stderr, "%s is not probed: %s\n", request.id.c_str(), error.what());
+  };
+  for (const GenerateRequest& request : requests) {
+    const auto begin = request.prompt_ids.begin();
+    try {
+      warmed.emplace_back(&request,
+                          engine.warm_prefix({begin, begin + request.prefix_boundaries.back()}));
+    } catch (const Error& error) {
+      tell(request, error);
+    }
+  }
+  for (auto& [request, done] : warmed) {
+    try {
+      done.get();
+    } catch (const Error& error) {
+      tell(*request, error);
+    }
+  }
 }
 
 /// Decodes one conversation of up to `max_running` lanes at a time; returns how many failed.
@@ -92,16 +108,15 @@ int run_lanes(Engine& engine, std::vector<Lane> lanes, size_t max_running) {
                            std::make_move_iterator(lanes.end()));
   int num_failed = 0;
   while (!waiting.empty()) {
-    std::vector<GenerateRequest> requests, before;
+    std::vector<GenerateRequest> requests;
     for (size_t left = std::min(max_running, waiting.size()); left > 0; --left) {
       Lane lane = std::move(waiting.front());
       waiting.pop_front();
-      before.push_back(storing(lane.front()));
       requests.push_back(std::move(lane.front()));
       lane.pop_front();
       if (!lane.empty()) waiting.push_back(std::move(lane));
     }
-    num_failed += decode_all(engine, before);
+    warm_prefixes(engine, requests);
     num_failed += decode_all(engine, requests);
     num_done += requests.size();
     progress.show(static_cast<int64_t>(num_done),

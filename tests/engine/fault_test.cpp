@@ -319,7 +319,7 @@ std::vector<Outcome> FaultTest::run_clients(const Plan& plan) {
   for (const auto& pinned : plan.pinned) {
     if (plan.submits_before_start) break;  // only after the start
     try {
-      engine->pin_prefix(pinned);
+      engine->warm_prefix(pinned, true).get();
     } catch (const Error&) {
       // It finds no room, or the device fails.
     }

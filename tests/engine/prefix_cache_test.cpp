@@ -214,7 +214,7 @@ TEST_F(PrefixCacheTest, PinnedPrefixesAreThereAtOnceAndStay) {
   cache.cache_bytes = 2 * 40 * 2;
   start();
   const std::string pinned = prefix_of(99);
-  engine->pin_prefix({pinned.begin(), pinned.end()});
+  engine->warm_prefix({pinned.begin(), pinned.end()}, true).get();
   EXPECT_EQ(cache_state(request_of(pinned, "first")), "hit");
   for (int i = 0; i < 20; ++i) {
     for (int k = 0; k < 3; ++k) ask(request_of(prefix_of(i), std::to_string(k)));
@@ -222,13 +222,59 @@ TEST_F(PrefixCacheTest, PinnedPrefixesAreThereAtOnceAndStay) {
   EXPECT_EQ(cache_state(request_of(pinned, "again")), "hit");
   EXPECT_EQ(engine->clear_cache(), 2);
   EXPECT_EQ(cache_state(request_of(pinned, "after")), "hit") << "made anew";
-  EXPECT_THROW(engine->pin_prefix(std::vector<TokenId>(500, 'x')), Error);
+  EXPECT_THROW(engine->warm_prefix(std::vector<TokenId>(500, 'x'), true), Error);
+}
+
+TEST_F(PrefixCacheTest, AWarmPrefixIsThereForItsFirstRequestAndGoesAsOthersDo) {
+  cache.cache_bytes = 2 * 40 * 2;
+  start();
+  control->forward_ms = 3;
+  const std::string first = prefix_of(1), second = prefix_of(2);
+  auto warmed = engine->warm_prefix({first.begin(), first.end()});
+  auto as_well = engine->warm_prefix({first.begin(), first.end()});
+  auto another = engine->warm_prefix({second.begin(), second.end()});
+  warmed.get();
+  as_well.get();
+  another.get();
+  EXPECT_EQ(control->num_entries_made, 2);
+  EXPECT_EQ(engine->stats().completion_tokens, 0) << "no request was needed";
+  EXPECT_EQ(cache_state(request_of(first, "a")), "hit");
+  engine->warm_prefix({first.begin(), first.end()}).get();
+  EXPECT_EQ(control->num_entries_made, 2) << "it is there";
+  EXPECT_FALSE(engine->cache_report().entries.at(0).pinned);
+  engine->warm_prefix({first.begin(), first.end()}, true).get();
+  EXPECT_EQ(control->num_entries_made, 2) << "it is only kept from now on";
+  for (int i = 3; i < 20; ++i) {
+    for (int k = 0; k < 3; ++k) ask(request_of(prefix_of(i), std::to_string(k)));
+  }
+  EXPECT_EQ(cache_state(request_of(first, "b")), "hit");
+  EXPECT_EQ(cache_state(request_of(second, "b")), "miss") << "it went for others";
+}
+
+TEST_F(PrefixCacheTest, WhoWarmsAPrefixHearsWhyItCantBeMade) {
+  start();
+  const std::string prefix = prefix_of(1), other = prefix_of(2);
+  control->fail_forwards = 1;
+  auto failed = engine->warm_prefix({prefix.begin(), prefix.end()});
+  EXPECT_THROW(failed.get(), Error);
+  EXPECT_EQ(control->num_entries, 0);
+  EXPECT_THROW(engine->warm_prefix({}), Error);
+  control->forward_ms = 200;
+  ResponseStream stream = engine->submit({request_of(other, "x")});  // keeps the thread busy
+  auto never = engine->warm_prefix({other.begin(), other.end()});
+  engine->stop(std::chrono::milliseconds(0));
+  try {
+    never.get();  // or it was made just before
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kDraining);
+  }
+  EXPECT_THROW(engine->warm_prefix({other.begin(), other.end()}), Error);
 }
 
 TEST_F(PrefixCacheTest, PinnedPrefixesAreThereForEverySaltAndOthersForTheirOwn) {
   start();
   const std::string pinned = prefix_of(99), other = prefix_of(7);
-  engine->pin_prefix({pinned.begin(), pinned.end()});
+  engine->warm_prefix({pinned.begin(), pinned.end()}, true).get();
   GenerateRequest salted = request_of(pinned, "first");
   salted.cache.salt = "tenant";
   EXPECT_EQ(cache_state(salted), "hit");
@@ -278,7 +324,7 @@ TEST_F(PrefixCacheTest, AnEntryThatCantBeFilledOrLoadedCostsOnlyItself) {
 TEST_F(PrefixCacheTest, EntriesThatCantBeMadeCostNoRequestAndNoRoom) {
   start(4096);
   const std::string pinned = prefix_of(99);
-  engine->pin_prefix({pinned.begin(), pinned.end()});
+  engine->warm_prefix({pinned.begin(), pinned.end()}, true).get();
   ask(request_of(pinned, "a"));
   engine->clear_cache();
   control->fail_creates = 50;  // the pinned one is tried again before every forward
@@ -307,7 +353,7 @@ TEST_F(PrefixCacheTest, APinnedPrefixComesBackWhenThereIsRoom) {
   cache.cache_bytes = 40 * 2;
   start();
   const std::string pinned = prefix_of(99);
-  engine->pin_prefix({pinned.begin(), pinned.end()});
+  engine->warm_prefix({pinned.begin(), pinned.end()}, true).get();
   GenerateRequest slow = request_of(pinned, "slow");
   slow.gen_length = 200;
   slow.decode.steps = 200;
