@@ -74,6 +74,9 @@ TEST(Language, WhatIsNotSupportedIsNamed) {
       {"{{ '%s' % 1 }}", "the operator % with a str"},
       {"{{ [1] * 2 }}", "the operator * with a list"},
       {"{{ 1.5 }}", "the number '1...'"},
+      {"{{ 1 < 2 < 3 }}", "a chain of comparisons"},
+      {"{{ [1] < [2] }}", "< or > of lists"},
+      {"{{ [[1], [2]] | sort }}", "< or > of lists"},
       {"{{ '<' | safe + 'a' }}", "the operator + with text behind safe"},
       {"{{ '<' | safe | upper }}", "a filter of text behind safe"},
       {"{{ f(*[1]) }}", "a call with * or **"},
@@ -91,6 +94,7 @@ TEST(Language, WhatIsNotSupportedIsNamed) {
       {"{{ 'ß' | upper }}", "several upper-case letters"},
       {"{{ strftime_now('%Q') }}", "the time format \"%Q\""},
       {"{{ {} | tojson(default=1) }}", "the argument 'default' of tojson"},
+      {"{{ {} | tojson(sort_keys=true) }}", "the argument 'sort_keys' of tojson"},
       {"{% set ns = namespace() %}{% set ns.x = [ns] %}", "a namespace inside another value"},
   };
   for (const auto& [source, name] : cases) {

@@ -4,7 +4,7 @@
 #include <cctype>
 
 #include "base/utf8.h"
-#include "text/jinja/runtime.h"
+#include "text/jinja/run.h"
 
 namespace bicached::jinja {
 namespace {
@@ -29,8 +29,11 @@ class Lexer {
 
   std::vector<Token> run() {
     while (pos_ < in_.size()) {
-      const size_t open = find_open();
-      if (open == std::string_view::npos) {
+      size_t open = in_.find('{', pos_);
+      while (open < in_.size() && kSecond.find(in_.substr(open + 1, 1)) == std::string_view::npos) {
+        open = in_.find('{', open + 1);
+      }
+      if (open >= in_.size() - 1) {
         add(TokenKind::kText, std::string(in_.substr(pos_)));
         break;
       }
@@ -41,29 +44,25 @@ class Lexer {
   }
 
  private:
-  [[noreturn]] void syntax(const std::string& why) const {
+  static constexpr std::string_view kSecond = "{%#";  // of a delimiter
+
+  [[noreturn]] void syntax(const std::string& why) {
     fail(Failure::kSyntax, why + " (line " + std::to_string(line()) + ")");
   }
-  int line() const {
-    return 1 + static_cast<int>(std::count(
-                   in_.begin(),
-                   in_.begin() + static_cast<std::ptrdiff_t>(std::min(pos_, in_.size())), '\n'));
+  int line() {
+    const size_t pos = std::min(pos_, in_.size());
+    line_ += static_cast<int>(std::ranges::count(in_.substr(counted_, pos - counted_), '\n'));
+    counted_ = pos;
+    return line_;
   }
   static bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
   void add(TokenKind kind, std::string text) {
-    if (kind == TokenKind::kText && text.empty()) return;
-    tokens_.push_back({kind, std::move(text), 0});
-    if (kind == TokenKind::kTagBegin || kind == TokenKind::kPrintBegin)
-      tokens_.back().line = line();
+    if (kind != TokenKind::kText || !text.empty())
+      tokens_.push_back({kind, std::move(text), line()});
   }
-
-  size_t find_open() const {
-    for (size_t i = in_.find('{', pos_); i != std::string_view::npos; i = in_.find('{', i + 1)) {
-      if (i + 1 < in_.size() && (in_[i + 1] == '{' || in_[i + 1] == '%' || in_[i + 1] == '#'))
-        return i;
-    }
-    return std::string_view::npos;
-  }
+  char at(size_t pos) const { return pos < in_.size() ? in_[pos] : '\0'; }
+  /// What says how white space goes: '-', '+' or ' ' for neither.
+  static char sign_of(char c) { return c == '-' || c == '+' ? c : ' '; }
 
   /// The text before a delimiter, stripped as its sign and lstrip_blocks say.
   std::string text_before(size_t open, char sign, bool is_print) const {
@@ -88,16 +87,10 @@ class Lexer {
 
   void delimiter(size_t open) {
     const char type = in_[open + 1];
-    const char sign = open + 2 < in_.size() && (in_[open + 2] == '-' || in_[open + 2] == '+')
-                          ? in_[open + 2]
-                          : ' ';
-    if (type == '{' && sign == '+') {
-      add(TokenKind::kText, text_before(open, ' ', true));
-      pos_ = open + 2;  // a plus sign of the expression
-    } else {
-      add(TokenKind::kText, text_before(open, sign, type == '{'));
-      pos_ = open + 2 + (sign != ' ');
-    }
+    const bool plus = type == '{' && at(open + 2) == '+';  // a sign of the expression
+    const char sign = plus ? ' ' : sign_of(at(open + 2));
+    add(TokenKind::kText, text_before(open, sign, type == '{'));
+    pos_ = open + 2 + (sign != ' ');
     if (type == '#') {
       comment();
     } else {
@@ -124,8 +117,7 @@ class Lexer {
   void comment() {
     const size_t end = in_.find("#}", pos_);
     if (end == std::string_view::npos) syntax("a comment is not closed");
-    const char sign =
-        end > pos_ && (in_[end - 1] == '-' || in_[end - 1] == '+') ? in_[end - 1] : ' ';
+    const char sign = end > pos_ ? sign_of(in_[end - 1]) : ' ';
     pos_ = end + 2;
     close(sign, true);
   }
@@ -164,9 +156,8 @@ class Lexer {
         return add(TokenKind::kOperator, std::string(op));
       }
     }
-    if (std::string_view("+-/*%~[](){}><=.:|,").find(c) == std::string_view::npos) {
+    if (std::string_view("+-/*%~[](){}><=.:|,").find(c) == std::string_view::npos)
       syntax("unexpected character '" + std::string(1, c) + "'");
-    }
     if (c == '(' || c == '[' || c == '{') open_brackets += c;
     if (c == ')' || c == ']' || c == '}') {
       const char partner = c == ')' ? '(' : c == ']' ? '[' : '{';
@@ -182,8 +173,7 @@ class Lexer {
     const size_t begin = pos_;
     while (pos_ < in_.size() && is_word(in_[pos_])) ++pos_;
     std::string text(in_.substr(begin, pos_ - begin));
-    const bool is_float =
-        pos_ + 1 < in_.size() && in_[pos_] == '.' && in_[pos_ + 1] >= '0' && in_[pos_ + 1] <= '9';
+    const bool is_float = at(pos_) == '.' && std::isdigit(static_cast<unsigned char>(at(pos_ + 1)));
     if (is_float || text.find_first_not_of("0123456789") != std::string::npos)
       fail_unsupported("the number '" + text + "...' of line " + std::to_string(line()));
     if (text.size() > 1 && text[0] == '0') syntax("an integer must not begin with 0");
@@ -193,10 +183,10 @@ class Lexer {
   void string(char quote) {
     std::string out;
     for (++pos_; pos_ < in_.size() && in_[pos_] != quote;) {
-      if (in_[pos_] != '\\') {
-        out += in_[pos_++];
-      } else {
+      if (in_[pos_] == '\\') {
         escape(out);
+      } else {
+        out += in_[pos_++];
       }
     }
     if (pos_ >= in_.size()) syntax("a string is not closed");
@@ -204,39 +194,38 @@ class Lexer {
     add(TokenKind::kString, std::move(out));
   }
 
+  /// As Python: an unknown escape stands for itself.
   void escape(std::string& out) {
-    if (pos_ + 1 >= in_.size()) syntax("a string is not closed");
-    const char e = in_[pos_ + 1];
-    constexpr std::string_view kFrom = "ntr\\'\"abfv0", kTo = "\n\t\r\\'\"\a\b\f\v";
+    constexpr std::string_view kFrom = "ntr\\'\"abfv", kTo = "\n\t\r\\'\"\a\b\f\v";
+    const char e = at(pos_ + 1);
+    pos_ += 2;
     if (e == 'u' || e == 'x' || e == 'U') {
       const size_t width = e == 'x' ? 2 : e == 'u' ? 4 : 8;
-      const std::string digits(in_.substr(std::min(pos_ + 2, in_.size()), width));
-      if (digits.size() != width || !std::all_of(digits.begin(), digits.end(), [](unsigned char c) {
-            return std::isxdigit(c);
-          })) {
+      const std::string digits(in_.substr(std::min(pos_, in_.size()), width));
+      if (digits.size() != width ||
+          digits.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) {
         syntax("a \\" + std::string(1, e) + " escape is not complete");
       }
       const auto c = static_cast<char32_t>(std::stoul(digits, nullptr, 16));
       if (c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF))
         fail_unsupported("a string escape of no character");
       append_utf8(out, c);
-      pos_ += 2 + width;
+      pos_ += width;
     } else if (std::isdigit(static_cast<unsigned char>(e)) || e == 'N') {
       fail_unsupported("the string escape \\" + std::string(1, e));
-    } else if (e == '\n') {
-      pos_ += 2;
     } else if (const size_t known = kFrom.find(e); known != std::string_view::npos) {
       out += kTo[known];
-      pos_ += 2;
-    } else {
-      out += '\\';  // as Python: an unknown escape stands for itself
-      ++pos_;
+    } else if (e != '\n') {
+      out += '\\';
+      --pos_;
     }
   }
 
-  std::string source_;
-  std::string_view in_;
+  const std::string source_;
+  const std::string_view in_;
   size_t pos_ = 0;
+  int line_ = 1;  // at `counted_`
+  size_t counted_ = 0;
   bool line_starting_ = true;
   std::vector<Token> tokens_;
 };

@@ -38,31 +38,24 @@ class TokenReader {
   const Token& now() const { return tokens_[pos_]; }
   bool at(TokenKind kind) const { return now().kind == kind; }
   /// At an operator or name of that text.
-  bool at(std::string_view text) const {
-    return (at(TokenKind::kOperator) || at(TokenKind::kName)) && now().text == text;
-  }
+  bool at(std::string_view text) const { return is_word(now(), text); }
   bool before(std::string_view text) const {
-    return pos_ + 1 < tokens_.size() && tokens_[pos_ + 1].kind != TokenKind::kString &&
-           tokens_[pos_ + 1].text == text;
+    return pos_ + 1 < tokens_.size() && is_word(tokens_[pos_ + 1], text);
   }
-  std::string take() {
-    if (at(TokenKind::kTagBegin) || at(TokenKind::kPrintBegin)) line_ = now().line;
-    return pos_ + 1 < tokens_.size() ? tokens_[pos_++].text : now().text;
-  }
-  bool take(std::string_view text) {
-    const bool there = at(text);
+  std::string take() { return pos_ + 1 < tokens_.size() ? tokens_[pos_++].text : now().text; }
+  template <class What>
+  bool take(What what) {
+    const bool there = at(what);
     if (there) take();
     return there;
   }
-  std::string expect(TokenKind kind) {
-    if (!at(kind)) unexpected();
+  template <class What>
+  std::string expect(What what) {
+    if (!at(what)) unexpected();
     return take();
   }
-  void expect(std::string_view text) {
-    if (!take(text)) unexpected();
-  }
   [[noreturn]] void syntax(const std::string& why) const {
-    fail(Failure::kSyntax, why + " (line " + std::to_string(line_) + ")");
+    fail(Failure::kSyntax, why + " (line " + std::to_string(now().line) + ")");
   }
   [[noreturn]] void unexpected() const {
     syntax(at(TokenKind::kPrintEnd) ? "unexpected 'end of print statement'"
@@ -72,9 +65,13 @@ class TokenReader {
   }
 
  private:
+  static bool is_word(const Token& token, std::string_view text) {
+    return (token.kind == TokenKind::kOperator || token.kind == TokenKind::kName) &&
+           token.text == text;
+  }
+
   std::vector<Token> tokens_;
   size_t pos_ = 0;
-  int line_ = 1;
 };
 
 }  // namespace bicached::jinja

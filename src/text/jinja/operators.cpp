@@ -2,32 +2,10 @@
 #include <algorithm>
 
 #include "base/utf8.h"
-#include "text/jinja/runtime.h"
+#include "text/jinja/run.h"
 
 namespace bicached::jinja {
 namespace {
-
-Value loop_attribute(const LoopState& loop, const std::string& name) {
-  const auto size = static_cast<int64_t>(loop.items.size());
-  const auto index = static_cast<int64_t>(loop.index);
-  const std::pair<std::string_view, Value> numbers[] = {
-      {"index", Value::integer(index + 1)},
-      {"index0", Value::integer(index)},
-      {"revindex", Value::integer(size - index)},
-      {"revindex0", Value::integer(size - index - 1)},
-      {"first", Value::boolean(index == 0)},
-      {"last", Value::boolean(index + 1 == size)},
-      {"length", Value::integer(size)}};
-  for (const auto& [known, value] : numbers) {
-    if (known == name) return value;
-  }
-  if (name == "previtem")
-    return index > 0 ? loop.items[loop.index - 1] : Value::undefined("there is no previous item");
-  if (name == "nextitem")
-    return index + 1 < size ? loop.items[loop.index + 1]
-                            : Value::undefined("there is no next item");
-  fail_unsupported("loop." + name);
-}
 
 int64_t integers(const std::string& op, int64_t a, int64_t b) {
   int64_t out = 0;
@@ -47,27 +25,54 @@ int64_t integers(const std::string& op, int64_t a, int64_t b) {
   return out;
 }
 
-Value repeated(const Value& text, int64_t times, Meter& meter) {
-  const size_t one = text.text().size();
+bool can_be_indexed(const Value& v) {
+  return v.is(Kind::kString) || v.is(Origin::kList) || v.is(Origin::kTuple) || v.is(Origin::kRange);
+}
+
+/// + and * of texts, + of lists. Undefined: these have no such operator.
+Value joined(const std::string& op, const Value& a, const Value& b, Meter& meter) {
+  if (op == "+" && a.is(Kind::kString) && b.is(Kind::kString)) {
+    meter.charge(a), meter.charge(b);
+    return Value::string(a.text() + b.text());
+  }
+  if (op == "+" && a.origin() == b.origin() &&
+      ((a.is(Origin::kList) && b.is(Origin::kList)) ||
+       (a.is(Origin::kTuple) && b.is(Origin::kTuple)))) {
+    meter.charge(a), meter.charge(b);
+    Items items = a.items();
+    items.insert(items.end(), b.items().begin(), b.items().end());
+    return Value::list(std::move(items), a.origin());
+  }
+  if (op != "*" || !(a.is_integer() || b.is_integer())) return Value();
+  const Value &what = a.is_integer() ? b : a, &times = a.is_integer() ? a : b;
+  if (what.is(Kind::kList)) fail_unsupported("the operator * with a " + type_name(what));
+  if (!what.is(Kind::kString)) return Value();
   std::string out;
-  for (int64_t i = 0; one > 0 && i < times; ++i) {
-    meter.charge(one);
-    out += text.text();
+  for (int64_t i = 0; !what.text().empty() && i < times.as_integer(); ++i) {
+    meter.make(what.text().size());
+    out += what.text();
   }
   return Value::string(std::move(out));
 }
 
-bool can_be_indexed(const Value& v) {
-  return v.origin() == Origin::kList || v.origin() == Origin::kRange;
+Value arithmetic(const std::string& op, const Value& a, const Value& b, Meter& meter) {
+  for (const Value* v : {&a, &b}) {
+    if (v->is(Kind::kUndefined)) fail_runtime(v->undefined_message());
+    if (v->is(Kind::kFloat) || v->is(Kind::kBigInt))
+      fail_unsupported("the operator " + op + " with a number that is no integer of 64 bits");
+    if (v->is_markup()) fail_unsupported("the operator " + op + " with text behind safe");
+  }
+  if (op == "/" || op == "//" || op == "**") fail_unsupported("the operator " + op);
+  if (op == "%" && a.is(Kind::kString)) fail_unsupported("the operator % with a str");
+  if (a.is_integer() && b.is_integer())
+    return Value::integer(integers(op, a.as_integer(), b.as_integer()));
+  Value out = joined(op, a, b, meter);
+  if (!out.is(Kind::kUndefined)) return out;
+  fail_runtime("unsupported operand type(s) for " + op + ": '" + type_name(a) + "' and '" +
+               type_name(b) + "'");
 }
 
 }  // namespace
-
-void Meter::charge(const Value& v) {
-  if (v.is(Kind::kString)) charge(v.text().size());
-  if (v.is_sequence()) charge(v.items().size() * sizeof(Value));
-  if (v.is(Kind::kDict)) charge(v.members().size() * 2 * sizeof(Value));
-}
 
 bool equal(const Value& a, const Value& b, Meter& meter) {
   meter.step();
@@ -83,13 +88,16 @@ bool equal(const Value& a, const Value& b, Meter& meter) {
       meter.charge(a);
       return a.text() == b.text();
     case Kind::kList:
-    case Kind::kTuple:
-      if (a.origin() != b.origin()) fail_unsupported("comparing lists with generators");
-      return std::equal(a.items().begin(), a.items().end(), b.items().begin(), b.items().end(),
-                        [&](const Value& x, const Value& y) { return equal(x, y, meter); });
+      for (const Value* v : {&a, &b}) {
+        if (!v->is(Origin::kList) && !v->is(Origin::kTuple))
+          fail_unsupported("comparing a " + type_name(*v));
+      }
+      return a.origin() == b.origin() &&
+             std::ranges::equal(a.items(), b.items(),
+                                [&](const Value& x, const Value& y) { return equal(x, y, meter); });
     case Kind::kDict:
       if (a.members().size() != b.members().size()) return false;
-      return std::all_of(a.members().begin(), a.members().end(), [&](const auto& m) {
+      return std::ranges::all_of(a.members(), [&](const auto& m) {
         const Value* other = find_member(b.members(), m.first, meter);
         return other && equal(m.second, *other, meter);
       });
@@ -105,15 +113,9 @@ bool less(const Value& a, const Value& b, Meter& meter) {
     meter.charge(std::min(a.text().size(), b.text().size()));
     return a.text() < b.text();
   }
-  if (a.is_sequence() && a.kind() == b.kind()) {
-    const size_t n = std::min(a.items().size(), b.items().size());
-    for (size_t i = 0; i < n; ++i) {
-      if (!equal(a.items()[i], b.items()[i], meter)) return less(a.items()[i], b.items()[i], meter);
-    }
-    return a.items().size() < b.items().size();
-  }
-  if (a.is(Kind::kUndefined) || b.is(Kind::kUndefined)) {
-    fail_runtime((a.is(Kind::kUndefined) ? a : b).undefined_message());
+  if (a.is(Kind::kList) && b.is(Kind::kList)) fail_unsupported("< or > of lists");
+  for (const Value* v : {&a, &b}) {
+    if (v->is(Kind::kUndefined)) fail_runtime(v->undefined_message());
   }
   fail_runtime("'<' not supported between instances of '" + type_name(a) + "' and '" +
                type_name(b) + "'");
@@ -129,9 +131,8 @@ bool contains(const Value& container, const Value& item, Meter& meter) {
       return container.text().find(item.text()) != std::string::npos;
     case Kind::kDict: return find_member(container.members(), item, meter) != nullptr;
     case Kind::kList:
-    case Kind::kTuple:
-      return std::any_of(container.items().begin(), container.items().end(),
-                         [&](const Value& v) { return equal(v, item, meter); });
+      return std::ranges::any_of(container.items(),
+                                 [&](const Value& v) { return equal(v, item, meter); });
     default: fail_runtime("argument of type '" + type_name(container) + "' is not iterable");
   }
 }
@@ -144,53 +145,25 @@ const Value* find_member(const Members& members, const Value& key, Meter& meter)
 }
 
 Value binary(const std::string& op, const Value& a, const Value& b, Meter& meter) {
-  if (op == "~") {
-    std::string text = to_text(a, meter);
-    return Value::string(std::move(text) + to_text(b, meter));
-  }
-  for (const Value* v : {&a, &b}) {
-    if (v->is(Kind::kUndefined)) fail_runtime(v->undefined_message());
-    if (v->is(Kind::kFloat) || v->is(Kind::kBigInt))
-      fail_unsupported("the operator " + op + " with a number that is no integer of 64 bits");
-  }
-  if (a.is_integer() && b.is_integer())
-    return Value::integer(integers(op, a.as_integer(), b.as_integer()));
-  if (a.is_markup() || b.is_markup())
-    fail_unsupported("the operator " + op + " with text behind safe");
-  if (op == "+" && a.is(Kind::kString) && b.is(Kind::kString)) {
-    meter.charge(a), meter.charge(b);
-    return Value::string(a.text() + b.text());
-  }
-  if (op == "+" && a.is_sequence() && a.kind() == b.kind() && a.origin() == Origin::kList &&
-      b.origin() == Origin::kList) {
-    meter.charge(a), meter.charge(b);
-    Items items = a.items();
-    items.insert(items.end(), b.items().begin(), b.items().end());
-    return a.is(Kind::kList) ? Value::list(std::move(items)) : Value::tuple(std::move(items));
-  }
-  if (op == "*" && (a.is_integer() || b.is_integer())) {
-    const Value& what = a.is_integer() ? b : a;
-    if (what.is(Kind::kString)) return repeated(what, (a.is_integer() ? a : b).as_integer(), meter);
-    if (what.is_sequence()) fail_unsupported("the operator * with a " + type_name(what));
-  }
-  if (op == "%" && a.is(Kind::kString)) fail_unsupported("the operator % with a str");
-  if (op == "+" && a.is(Kind::kString))
-    fail_runtime("can only concatenate str (not \"" + type_name(b) + "\") to str");
-  fail_runtime("unsupported operand type(s) for " + op + ": '" + type_name(a) + "' and '" +
-               type_name(b) + "'");
+  if (op == "==") return Value::boolean(equal(a, b, meter));
+  if (op == "!=") return Value::boolean(!equal(a, b, meter));
+  if (op == "<") return Value::boolean(less(a, b, meter));
+  if (op == ">") return Value::boolean(less(b, a, meter));
+  if (op == "<=") return Value::boolean(!less(b, a, meter));
+  if (op == ">=") return Value::boolean(!less(a, b, meter));
+  if (op == "in") return Value::boolean(contains(b, a, meter));
+  if (op == "not in") return Value::boolean(!contains(b, a, meter));
+  if (op != "~") return arithmetic(op, a, b, meter);
+  std::string text = to_text(a, meter);
+  return Value::string(std::move(text) + to_text(b, meter));
 }
 
 Value get_attribute(const Value& object, const std::string& name) {
   if (object.is(Kind::kUndefined)) fail_runtime(object.undefined_message());
-  if (name.starts_with("_")) {
-    fail_runtime("access to attribute '" + name + "' of '" + type_name(object) +
-                 "' object is unsafe.");
-  }
-  if (object.is(Kind::kLoop)) return loop_attribute(object.loop_state(), name);
-  if (object.is(Kind::kCallable) || object.is(Kind::kFloat) || object.is_integer() ||
-      object.is(Kind::kBigInt)) {
+  if (name.starts_with("_")) fail_runtime("access to attribute '" + name + "' is unsafe.");
+  if (object.is(Kind::kLoop)) return object.function()({{Value::string(name)}, {}});
+  if (object.is(Kind::kCallable) || object.is_number() || object.is(Kind::kBigInt))
     fail_unsupported("an attribute of a " + type_name(object));
-  }
   if (find_method(object, name))
     fail_unsupported("the method '" + name + "' of a " + type_name(object) + " without a call");
   if (object.is(Kind::kDict) || object.is(Kind::kNamespace)) {
@@ -203,45 +176,40 @@ Value get_item(const Value& object, const Value& key, Meter& meter) {
   if (object.is(Kind::kUndefined)) fail_runtime(object.undefined_message());
   if (object.is(Kind::kDict)) {
     if (const Value* found = find_member(object.members(), key, meter)) return *found;
-  } else if ((object.is_sequence() || object.is(Kind::kString)) && key.is_integer()) {
+  } else if ((object.is(Kind::kList) || object.is(Kind::kString)) && key.is_integer()) {
     if (!can_be_indexed(object)) fail_unsupported("an item of a " + type_name(object));
     if (object.is(Kind::kString)) meter.charge(object);
     const auto size = static_cast<int64_t>(
         object.is(Kind::kString) ? count_code_points(object.text()) : object.items().size());
     const int64_t index = key.as_integer() < 0 ? key.as_integer() + size : key.as_integer();
-    if (index < 0 || index >= size)
-      return Value::undefined("'" + type_name(object) + " object' has no element " +
-                              std::to_string(key.as_integer()));
-    if (object.is_sequence()) return object.items()[static_cast<size_t>(index)];
-    return slice(object, Value::integer(index), Value::integer(index + 1), Value::none(), meter);
+    if (index >= 0 && index < size) {
+      if (object.is(Kind::kList)) return object.items()[static_cast<size_t>(index)];
+      return slice(object, {Value::integer(index), Value::integer(index + 1), Value::none()},
+                   meter);
+    }
   }
-  if (!key.is(Kind::kString))
-    return Value::undefined("'" + type_name(object) + " object' has no such element");
-  return get_attribute(object, key.text());
+  if (key.is(Kind::kString)) return get_attribute(object, key.text());
+  return Value::undefined("'" + type_name(object) + " object' has no such element");
 }
 
-Value slice(const Value& object, const Value& start, const Value& stop, const Value& step_value,
-            Meter& meter) {
+Value slice(const Value& object, const std::array<Value, 3>& parts, Meter& meter) {
   if (object.is(Kind::kUndefined)) fail_runtime(object.undefined_message());
-  if ((!object.is_sequence() && !object.is(Kind::kString)) || !can_be_indexed(object) ||
-      object.is_markup()) {
+  if (!can_be_indexed(object) || object.is_markup())
     fail_unsupported("a slice of a " + type_name(object));
-  }
-  for (const Value* part : {&start, &stop, &step_value}) {
-    if (!part->is(Kind::kNone) && !part->is_integer())
+  for (const Value& part : parts) {
+    if (!part.is(Kind::kNone) && !part.is_integer())
       fail_runtime("slice indices must be integers or None");
   }
+  const bool is_text = object.is(Kind::kString);
   meter.charge(object);
-  // Where each character begins: a text of N characters is cut without N values.
-  std::vector<size_t> begins;
-  const std::string* text = object.is(Kind::kString) ? &object.text() : nullptr;
-  if (text) meter.charge(text->size() * sizeof(size_t));
-  for (size_t pos = 0; text && pos < text->size(); next_code_point(*text, pos))
-    begins.push_back(pos);
-  begins.push_back(text ? text->size() : 0);
-
-  const auto size = static_cast<int64_t>(text ? begins.size() - 1 : object.items().size());
-  const int64_t step = step_value.is(Kind::kNone) ? 1 : step_value.as_integer();
+  // A text is cut by its characters, which take four bytes each.
+  std::u32string characters;
+  if (is_text) meter.charge(object.text().size() * sizeof(char32_t));
+  if (is_text) characters.reserve(count_code_points(object.text()));
+  for (size_t pos = 0; is_text && pos < object.text().size();)
+    characters += next_code_point(object.text(), pos);
+  const auto size = static_cast<int64_t>(is_text ? characters.size() : object.items().size());
+  const int64_t step = parts[2].is(Kind::kNone) ? 1 : parts[2].as_integer();
   if (step == 0) fail_runtime("slice step cannot be zero");
   const auto place = [&](const Value& v, int64_t otherwise) {
     if (v.is(Kind::kNone)) return otherwise;
@@ -249,36 +217,51 @@ Value slice(const Value& object, const Value& start, const Value& stop, const Va
     if (i < 0) i = i < -size ? -1 : i + size;
     return step > 0 ? std::clamp<int64_t>(i, 0, size) : std::clamp<int64_t>(i, -1, size - 1);
   };
-  const int64_t first = place(start, step > 0 ? 0 : size - 1);
-  const int64_t last = place(stop, step > 0 ? size : -1);
+  const int64_t last = place(parts[1], step > 0 ? size : -1);
   const int64_t stride = std::clamp<int64_t>(step, -size - 1, size + 1);
   std::string cut;
   Items items;
-  for (int64_t i = first; stride > 0 ? i < last : i > last; i += stride) {
-    const auto at = static_cast<size_t>(i);
-    if (text) {
-      cut.append(*text, begins[at], begins[at + 1] - begins[at]);
+  for (int64_t i = place(parts[0], step > 0 ? 0 : size - 1); stride > 0 ? i < last : i > last;
+       i += stride) {
+    if (is_text) {
+      append_utf8(cut, characters[static_cast<size_t>(i)]);
     } else {
-      items.push_back(object.items()[at]);
+      items.push_back(object.items()[static_cast<size_t>(i)]);
     }
   }
-  if (text) return Value::string(std::move(cut));
-  return object.is(Kind::kTuple) ? Value::tuple(std::move(items))
-                                 : Value::list(std::move(items), object.origin());
+  return is_text ? Value::string(std::move(cut)) : Value::list(std::move(items), object.origin());
+}
+
+Value dict_of(const Items& keys_and_values, Meter& meter) {
+  Members members;
+  for (size_t i = 0; i + 1 < keys_and_values.size(); i += 2) {
+    const Value* same = find_member(members, keys_and_values[i], meter);
+    if (same) {
+      const_cast<Value&>(*same) = keys_and_values[i + 1];
+    } else {
+      members.emplace_back(keys_and_values[i], keys_and_values[i + 1]);
+    }
+  }
+  return Value::dict(std::move(members));
+}
+
+Items pairs_of(const Members& members) {
+  Items pairs;
+  for (const auto& [key, value] : members) pairs.push_back(Value::tuple({key, value}));
+  return pairs;
 }
 
 Items iterate(const Value& v, Meter& meter) {
-  meter.charge(v);
+  meter.made(v);
   Items out;
   switch (v.kind()) {
     case Kind::kUndefined: return out;
-    case Kind::kList:
-    case Kind::kTuple: return v.take_items();
+    case Kind::kList: return v.take_items();
     case Kind::kDict:
       for (const auto& member : v.members()) out.push_back(member.first);
       return out;
     case Kind::kString:
-      meter.charge(v.text().size() * 4 * sizeof(Value));  // a character is a value and its text
+      meter.make(v.text().size() * 4 * sizeof(Value));  // a character is a value and its text
       for (size_t pos = 0; pos < v.text().size();) {
         const size_t begin = pos;
         next_code_point(v.text(), pos);

@@ -1,11 +1,11 @@
 #pragma once
 
 #include <ctime>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include "text/jinja/syntax.h"
 #include "text/jinja/value.h"
 
 namespace bicached::jinja {
@@ -13,7 +13,8 @@ namespace bicached::jinja {
 /// What a rendering may cost. A template can loop and double strings as it likes; these stop it.
 struct Limits {
   int64_t max_steps = 20'000'000;        // evaluated nodes, compared or printed values
-  int64_t max_text_bytes = 512LL << 20;  // all text and lists made or looked through, kept or not
+  int64_t max_work_bytes = 512LL << 20;  // all text and lists made or looked through
+  int64_t max_made_bytes = 128LL << 20;  // made, kept or not: what a rendering can take of memory
   int max_call_depth = 40;               // macros
 };
 
@@ -21,6 +22,12 @@ struct RenderOptions {
   Limits limits;
   std::optional<std::tm> now;  // strftime_now; absent: the local clock
 };
+
+struct Run;
+enum class Flow { kNext, kBreak, kContinue };
+/// What is parsed is a tree of functions, each of which does its part of a rendering.
+using Stmt = std::function<Flow(Run&)>;
+using Body = std::vector<Stmt>;
 
 /// A Jinja template, as Hugging Face's apply_chat_template runs it: immutable sandbox, trim_blocks,
 /// lstrip_blocks, loop controls. What it renders is what Jinja renders. It has what templates of

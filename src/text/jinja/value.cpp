@@ -28,22 +28,10 @@ Value Value::list(Items items, Origin origin) {
   return v;
 }
 
-Value Value::tuple(Items items) {
-  Value v = list(std::move(items));
-  v.kind_ = Kind::kTuple;
-  return v;
-}
-
-Value Value::dict(Members members) {
-  Value v(Kind::kDict, std::monostate());
+Value Value::dict(Members members, Kind kind) {
+  Value v(kind, std::monostate());
   for (const auto& [key, value] : members) v.hold(key), v.hold(value);
   v.data_ = share(std::move(members));
-  return v;
-}
-
-Value Value::namespace_of(Members members) {
-  Value v = dict(std::move(members));
-  v.kind_ = Kind::kNamespace;
   return v;
 }
 
@@ -52,8 +40,7 @@ double Value::as_number() const {
 }
 
 Items Value::take_items() const {
-  Items& own = *std::get<std::shared_ptr<Items>>(data_);
-  return origin_ == Origin::kGenerator ? std::move(own) : own;
+  return origin_ == Origin::kGenerator ? std::move(held<Items>()) : items();
 }
 
 const Value* Value::member(std::string_view key) const {
@@ -65,14 +52,11 @@ const Value* Value::member(std::string_view key) const {
 
 void Value::set_member(const std::string& key, Value value) const {
   Value(*this).hold(value);  // refuses what no container may hold
-  Members& own = *std::get<std::shared_ptr<Members>>(data_);
-  for (auto& [k, v] : own) {
-    if (k.is(Kind::kString) && k.text() == key) {
-      v = std::move(value);
-      return;
-    }
+  if (const Value* old = member(key)) {
+    const_cast<Value&>(*old) = std::move(value);
+  } else {
+    held<Members>().emplace_back(string(key), std::move(value));
   }
-  own.emplace_back(string(key), std::move(value));
 }
 
 std::string Value::undefined_message() const {
@@ -87,34 +71,19 @@ bool truthy(const Value& v) {
     case Kind::kInt: return v.as_integer() != 0;
     case Kind::kFloat: return v.as_number() != 0;
     case Kind::kString: return !v.text().empty();
-    case Kind::kList:
-    case Kind::kTuple: return v.origin() == Origin::kGenerator || !v.items().empty();
+    case Kind::kList: return v.is(Origin::kGenerator) || !v.items().empty();
     case Kind::kDict: return !v.members().empty();
     default: return true;
   }
 }
 
 std::string type_name(const Value& v) {
-  switch (v.kind()) {
-    case Kind::kUndefined: return "Undefined";
-    case Kind::kNone: return "NoneType";
-    case Kind::kBool: return "bool";
-    case Kind::kInt:
-    case Kind::kBigInt: return "int";
-    case Kind::kFloat: return "float";
-    case Kind::kString: return "str";
-    case Kind::kList:
-      return v.origin() == Origin::kList    ? "list"
-             : v.origin() == Origin::kRange ? "range"
-             : v.origin() == Origin::kView  ? "dict view"
-                                            : "generator";
-    case Kind::kTuple: return "tuple";
-    case Kind::kDict: return "dict";
-    case Kind::kNamespace: return "Namespace";
-    case Kind::kCallable: return "function";
-    case Kind::kLoop: return "LoopContext";
-  }
-  return "object";
+  constexpr const char* kNames[] = {"Undefined", "NoneType",  "bool",     "int",
+                                    "int",       "float",     "str",      "",
+                                    "dict",      "Namespace", "function", "loop"};
+  constexpr const char* kLists[] = {"list", "tuple", "generator", "dict view", "range"};
+  return v.is(Kind::kList) ? kLists[static_cast<size_t>(v.origin())]
+                           : kNames[static_cast<size_t>(v.kind())];
 }
 
 }  // namespace bicached::jinja

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -44,19 +45,17 @@ enum class Kind {
   kFloat,
   kString,
   kList,
-  kTuple,
   kDict,
   kNamespace,
   kCallable,
   kLoop
 };
 
-/// Where a list came from, where that shows: Python prints and indexes these differently.
-enum class Origin : uint8_t { kList, kGenerator, kView, kRange };
+/// What a list is in Python, where that shows: these print and are indexed differently.
+enum class Origin : uint8_t { kList, kTuple, kGenerator, kView, kRange };
 
 class Value;
 struct Arguments;
-struct LoopState;
 using Function = std::function<Value(const Arguments&)>;
 using Items = std::vector<Value>;
 using Members = std::vector<std::pair<Value, Value>>;  // in order of insertion
@@ -73,49 +72,54 @@ class Value {
   static Value undefined(std::string why) { return {Kind::kUndefined, share(std::move(why))}; }
   static Value none() { return {Kind::kNone, int64_t{0}}; }
   static Value boolean(bool b) { return {Kind::kBool, int64_t{b}}; }
-  static Value integer(int64_t i) { return {Kind::kInt, i}; }
+  static Value integer(std::integral auto i) { return {Kind::kInt, static_cast<int64_t>(i)}; }
   static Value big_integer(std::string digits) { return {Kind::kBigInt, share(std::move(digits))}; }
   static Value number(double d) { return {Kind::kFloat, d}; }
   static Value string(std::string s) { return {Kind::kString, share(std::move(s))}; }
   /// Text that counts as HTML already (the filter safe).
   static Value markup(std::string s);
   static Value list(Items items, Origin origin = Origin::kList);
-  static Value tuple(Items items);
-  static Value dict(Members members);
-  static Value namespace_of(Members members);
+  static Value tuple(Items items) { return list(std::move(items), Origin::kTuple); }
+  static Value dict(Members members, Kind kind = Kind::kDict);
   static Value callable(Function f) { return {Kind::kCallable, share(std::move(f))}; }
-  static Value loop(std::shared_ptr<LoopState> state) { return {Kind::kLoop, std::move(state)}; }
+  /// The variable `loop`: its attributes by their names.
+  static Value loop(Function attribute) { return {Kind::kLoop, share(std::move(attribute))}; }
 
   Kind kind() const { return kind_; }
   bool is(Kind k) const { return kind_ == k; }
+  bool is(Origin o) const { return kind_ == Kind::kList && origin_ == o; }
   bool is_integer() const { return is(Kind::kInt) || is(Kind::kBool); }
   bool is_number() const { return is_integer() || is(Kind::kFloat); }
-  bool is_sequence() const { return is(Kind::kList) || is(Kind::kTuple); }
+  bool is_missing() const { return is(Kind::kUndefined) || is(Kind::kNone); }
   bool is_markup() const { return markup_; }
   Origin origin() const { return origin_; }
 
   int64_t as_integer() const { return std::get<int64_t>(data_); }  // bool and int
   double as_number() const;
-  const std::string& text() const { return *std::get<std::shared_ptr<std::string>>(data_); }
-  const Items& items() const { return *std::get<std::shared_ptr<Items>>(data_); }
+  const std::string& text() const { return held<std::string>(); }
+  const Items& items() const { return held<Items>(); }
   /// What iterating a list gives: a generator gives its items once.
   Items take_items() const;
-  const Members& members() const { return *std::get<std::shared_ptr<Members>>(data_); }
+  const Members& members() const { return held<Members>(); }
   const Value* member(std::string_view key) const;
   void set_member(const std::string& key, Value value) const;  // namespaces only
-  const Function& function() const { return *std::get<std::shared_ptr<Function>>(data_); }
-  const LoopState& loop_state() const { return *std::get<std::shared_ptr<LoopState>>(data_); }
+  const Function& function() const { return held<Function>(); }
   /// Why it is undefined ("'x' is undefined").
   std::string undefined_message() const;
 
  private:
-  using Data = std::variant<std::monostate, int64_t, double, std::shared_ptr<std::string>,
-                            std::shared_ptr<Items>, std::shared_ptr<Members>,
-                            std::shared_ptr<Function>, std::shared_ptr<LoopState>>;
+  template <class T>
+  using Shared = std::shared_ptr<T>;
+  using Data = std::variant<std::monostate, int64_t, double, Shared<std::string>, Shared<Items>,
+                            Shared<Members>, Shared<Function>>;
   Value(Kind kind, Data data) : data_(std::move(data)), kind_(kind) {}
   template <class T>
-  static std::shared_ptr<T> share(T whole) {
+  static Shared<T> share(T whole) {
     return std::make_shared<T>(std::move(whole));
+  }
+  template <class T>
+  T& held() const {
+    return *std::get<Shared<T>>(data_);
   }
   void hold(const Value& child);
 
@@ -130,12 +134,6 @@ class Value {
 struct Arguments {
   Items positional;
   std::vector<std::pair<std::string, Value>> named;
-};
-
-/// The variable `loop`.
-struct LoopState {
-  Items items;
-  size_t index = 0;
 };
 
 bool truthy(const Value& v);
