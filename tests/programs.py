@@ -46,11 +46,10 @@ def run_server(*arguments):
 class Server:
     """A running server; `url` without /v1."""
 
-    def __init__(self, *flags):
+    def __init__(self, *flags, command=(PROGRAM,), model=DEMO, env=ENVIRONMENT, cwd=None):
         self.process = subprocess.Popen(
-            [PROGRAM, "serve", "--model", DEMO, "--port", "0",
-             "--integrity-checks", *flags],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+            [*command, "serve", "--model", model, "--port", "0", "--integrity-checks", *flags],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=cwd)
         self.lines = []
         self._found = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)

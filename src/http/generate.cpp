@@ -9,6 +9,7 @@
 #include "bicached/error.h"
 #include "http/answer_writer.h"
 #include "http/choice.h"
+#include "http/client_watch.h"
 #include "http/errors.h"
 #include "http/prompt_scores.h"
 
@@ -16,9 +17,6 @@ namespace bicached {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-/// How often a waiting worker looks whether its client is still there.
-constexpr std::chrono::milliseconds kPeerCheckInterval{50};
 
 /// When a choice's tokens came.
 struct TokenTimes {
@@ -111,7 +109,7 @@ class Generation {
   const GenerateContext context_;
   const std::unique_ptr<AnswerWriter> writer_;
   const Clock::time_point start_;
-  Clock::time_point next_peer_check_ = start_ + kPeerCheckInterval;
+  ClientWatch client_{request_, job_.stream};
   std::vector<TokenTimes> times_;  // of each choice
   bool asked_for_ = false;         // a client that sends no more was sent something
   std::vector<Choice> choices_;
@@ -121,15 +119,11 @@ class Generation {
 
 Generation::Wait Generation::wait_for_update(Clock::time_point until, GenerationUpdate& update) {
   while (true) {
-    // By the clock: updates may come so fast that the wait below never ends without one.
-    if (Clock::now() >= next_peer_check_) {
-      next_peer_check_ = Clock::now() + kPeerCheckInterval;
-      const ClientState state = request_.client_state();
-      if (state == ClientState::kGone) return Wait::kGone;
-      if (state == ClientState::kSendsNoMore && !asked_for_) return Wait::kSendsNoMore;
-    }
+    const ClientState client = client_.look();
+    if (client == ClientState::kGone) return Wait::kGone;
+    if (client == ClientState::kSendsNoMore && !asked_for_) return Wait::kSendsNoMore;
     if (std::optional<GenerationUpdate> next =
-            stream_->next_until(std::min(until, next_peer_check_))) {
+            stream_->next_until(std::min(until, client_.next_look()))) {
       update = std::move(*next);
       return Wait::kUpdate;
     }
@@ -174,9 +168,7 @@ HttpReply Generation::answer_plain() {
   while (!all_finished()) {
     GenerationUpdate update;
     const Wait result = wait_for_update(Clock::time_point::max(), update);
-    if (result == Wait::kGone || result == Wait::kSendsNoMore) {
-      return reply_to_nobody(note_);
-    }
+    if (result == Wait::kGone) return reply_to_nobody(note_);
     if (result == Wait::kEnd)
       throw Error(ErrorCode::kInternal, "the engine ended without a result");
     ChoiceDelta delta = accept(update);

@@ -5,14 +5,14 @@
 #include <thread>
 
 #include "bicached/error.h"
+#include "http/client_watch.h"
 
 namespace bicached {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kPatience{50};  // between two looks at client and queue
-constexpr size_t kAtOnce = 16;                      // canvases: others have their turn in between
+constexpr size_t kAtOnce = 16;  // canvases: others have their turn in between
 
 /// A prompt whose token at `position` is masked, to be decided as what it is.
 GenerateRequest score_request(const GenerateRequest& of, size_t position) {
@@ -37,7 +37,7 @@ class Scorer {
   Scorer(const HttpRequest& request, const GenerateContext& context, bool is_streamed)
       : request_(request),
         context_(context),
-        is_streamed_(is_streamed),
+        client_(request, is_streamed),
         deadline_(Clock::now() + context.request_timeout) {}
 
   /// False: the client is gone.
@@ -66,11 +66,11 @@ class Scorer {
     }
     std::optional<ResponseStream> stream;
     while (!submit(canvases, stream)) {
-      if (is_gone()) return false;
+      if (client_.look() == ClientState::kGone) return false;
     }
     num_submitted_ += scores.size();
     while (!stream->is_done()) {
-      if (const auto update = stream->next_until(Clock::now() + kPatience)) {
+      if (const auto update = stream->next_until(client_.next_look())) {
         if (update->finish == FinishReason::kError) {
           throw Error(static_cast<ErrorCode>(update->error_code), update->error_message);
         }
@@ -80,7 +80,7 @@ class Scorer {
           score.is_end = false;  // it ended the canvas, not the prompt
         }
       }
-      if (is_gone()) return false;
+      if (client_.look() == ClientState::kGone) return false;
     }
     return true;
   }
@@ -94,18 +94,13 @@ class Scorer {
       if (error.code() != ErrorCode::kQueueFull || num_submitted_ == 0) throw;
       if (Clock::now() >= deadline_) throw;
     }
-    std::this_thread::sleep_for(kPatience);
+    std::this_thread::sleep_until(client_.next_look());
     return false;
-  }
-
-  bool is_gone() const {
-    const ClientState state = request_.client_state();
-    return state == ClientState::kGone || (state == ClientState::kSendsNoMore && !is_streamed_);
   }
 
   const HttpRequest& request_;
   const GenerateContext& context_;
-  const bool is_streamed_;
+  ClientWatch client_;
   const Clock::time_point deadline_;
   size_t num_submitted_ = 0;
 };

@@ -1,19 +1,16 @@
 """bicached where it is installed: under a prefix, and as a wheel in an environment of its own."""
 
-import contextlib
 import os
 import pathlib
-import queue
 import re
 import shutil
 import subprocess
 import sys
-import threading
 
 import httpx
 import pytest
+from programs import ROOT, Server
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "release"
 QUESTION = {"messages": [{"role": "user", "content": "Count in steps of 6 from 14, 15 numbers."}]}
 
@@ -30,31 +27,14 @@ def run(*command, **options):
     return done.stdout
 
 
-@contextlib.contextmanager
-def served(*command, **options):
-    """Runs a server; gives the address that it prints."""
-    process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True, **options)
-    found = queue.Queue()
-
-    def read():
-        for line in process.stdout:
-            if match := re.search(r"serves .* at (http://127\.0\.0\.1:\d+)", line):
-                found.put(match.group(1))
-        found.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
+def check_chat(**options):
+    server = Server(**options)
     try:
-        url = found.get(timeout=300)
-        assert url, "the server ended"
-        yield url
+        answer = httpx.post(server.url + "/v1/chat/completions", json=QUESTION, timeout=300).json()
+        assert answer["choices"][0]["message"]["content"].startswith("14, 20, 26")
     finally:
-        process.terminate()
-        assert process.wait(120) == 0
-
-
-def check_chat(url):
-    answer = httpx.post(url + "/v1/chat/completions", json=QUESTION, timeout=300).json()
-    assert answer["choices"][0]["message"]["content"].startswith("14, 20, 26")
+        status = server.stop()
+    assert status == 0, "".join(server.lines)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +67,7 @@ def test_installed_under_a_prefix_it_runs_with_the_source_tree_away(tmp_path, to
     assert "libtorch_cpu.so" in missing.stderr  # the tree is away indeed
     version = run(*without_tree, program, "--version", env=own, cwd=tmp_path)
     assert re.match(r"bicached \d+\.\d+\.\d+\ncommit \S+\ncompiler (gcc|clang) [\d.]+\ntorch \S+\n$", version)
-    with served(*without_tree, program, "serve", "--model", model, env=own, cwd=tmp_path) as url:
-        check_chat(url)
+    check_chat(command=[*without_tree, program], model=model, env=own, cwd=tmp_path)
 
 
 def test_what_is_installed(tmp_path):
@@ -122,5 +101,4 @@ def test_pip_install_and_serve(tmp_path, torch):
         cwd=ROOT, env=environment(**cache))
     command = tmp_path / "venv/bin/bicached"
     assert run(command, "--version", env=environment()).startswith("bicached ")
-    with served(command, "serve", "--model", ROOT / "models" / "demo", cwd=tmp_path, env=environment()) as url:
-        check_chat(url)
+    check_chat(command=[command], cwd=tmp_path, env=environment())
