@@ -37,7 +37,8 @@ ResponseWriter::ResponseWriter(const Job& job, const Tokenizer& tokenizer,
       tokenizer_(tokenizer),
       id_((job.dialect == Dialect::kChat ? "chatcmpl-" : "cmpl-") + request_id),
       created_(unix_time()),
-      num_characters_(job.canvases.size()) {}
+      num_characters_(job.canvases.size()),
+      has_logprobs_(job.canvases.size()) {}
 
 ChoiceDelta ResponseWriter::echo(size_t index) const {
   ChoiceDelta delta;
@@ -157,6 +158,7 @@ OrderedJson ResponseWriter::text_logprobs(size_t index, const ChoiceDelta& delta
 
 OrderedJson ResponseWriter::logprobs(size_t index, const ChoiceDelta& delta) {
   if (job_.num_logprobs < 0) return nullptr;
+  has_logprobs_[index] = 1;
   return chat() ? chat_logprobs(delta) : text_logprobs(index, delta);
 }
 
@@ -248,7 +250,8 @@ std::string ResponseWriter::finish(size_t index, const Choice& done) {
   } else {
     choice["text"] = "";
   }
-  choice["logprobs"] = nullptr;
+  // Of an empty text they are empty, as in an answer in one piece.
+  choice["logprobs"] = has_logprobs_[index] ? OrderedJson() : logprobs(index, {});
   choice["finish_reason"] = finish_text(done.finish());
   if (!done.gaps().empty()) choice["infill"] = done.gaps();
   return chunk(std::move(choice));

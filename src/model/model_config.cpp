@@ -26,7 +26,7 @@ json read_json(const fs::path& path, bool must_exist) {
   if (!must_exist && !fs::exists(path, error)) return json::object();
   const std::string text = read_text_file(path.string(), kMaxJsonBytes, ErrorCode::kInvalidModel);
   json parsed = parse_json_text(text, path.string(), ErrorCode::kInvalidModel,
-                                      {kMaxJsonBytes, 64, /*unique_keys=*/false});
+                                {kMaxJsonBytes, 64, /*unique_keys=*/false});
   if (!parsed.is_object()) refuse(path.string() + ": must be a JSON object");
   return parsed;
 }

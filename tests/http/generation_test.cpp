@@ -148,6 +148,23 @@ TEST_F(GenerationTest, ChatLogprobsFollowTheText) {
   EXPECT_EQ(streamed, choice["logprobs"]["content"]);
 }
 
+TEST_F(GenerationTest, LogprobsOfAnEmptyTextAreEmptyInAStreamToo) {
+  start();
+  for (const char* path : {kChat, kText}) {
+    nlohmann::json body = path == kText ? nlohmann::json{{"prompt", "ab"}} : chat_body();
+    body["logprobs"] = path == kText ? nlohmann::json(1) : nlohmann::json(true);
+    body["stop"] = nlohmann::json::array();
+    for (char letter = 'a'; letter <= 'z'; ++letter) body["stop"].push_back(std::string(1, letter));
+    const nlohmann::json plain = post(path, body).json()["choices"][0];
+    nlohmann::json streamed = nlohmann::json::array();
+    for (const nlohmann::json& chunk : stream(path, body).data) {
+      const nlohmann::json& logprobs = chunk["choices"][0]["logprobs"];
+      if (!logprobs.is_null()) streamed.push_back(logprobs);
+    }
+    EXPECT_EQ(streamed, nlohmann::json::array({plain["logprobs"]})) << path;
+  }
+}
+
 TEST_F(GenerationTest, TextLogprobsHaveOffsets) {
   start();
   nlohmann::json body = text_body("pr\u00f6mpt");
