@@ -164,7 +164,7 @@ void Poller::accept_new() {
       ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
       auto connection =
           std::make_unique<Connection>(fd, RequestReader(options_.max_body_bytes, check_head_));
-      if (waiting_.size() + dispatched_.size() + held_.size() < options_.max_connections) {
+      if (has_place() || make_place()) {
         watch(std::move(connection), false);
       } else {
         connection->send(
@@ -173,6 +173,31 @@ void Poller::accept_new() {
       }
     }
   }
+}
+
+/// Closes the connection that has been idle longest: who asks for nothing keeps nobody else out.
+/// False: all have asked for something.
+bool Poller::make_place() {
+  constexpr int kMaxTries = 8;  // each looks at all
+  for (int tries = 0; tries < kMaxTries && !has_place(); ++tries) {
+    auto idlest = waiting_.end();
+    for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+      const Waiting& waiting = it->second;
+      const bool is_idle =
+          waiting.phase == Phase::kIdle && !waiting.closing && !waiting.connection->has_pending();
+      if (!is_idle) continue;
+      if (idlest == waiting_.end() || waiting.deadline < idlest->second.deadline) idlest = it;
+    }
+    if (idlest == waiting_.end()) return false;
+    // A request may have arrived that nobody has looked at.
+    const Connection::Read result = idlest->second.connection->read_available();
+    if (result == Connection::Read::kNothing) {
+      unwatch(idlest->first);
+    } else {
+      advance(idlest->second, result == Connection::Read::kClosed);
+    }
+  }
+  return has_place();
 }
 
 /// No descriptor is left, and the sockets stay readable: they are looked at again in a while.

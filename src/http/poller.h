@@ -76,6 +76,10 @@ class Poller {
   void give_back(Returned returned);
   void take_returned();
   void accept_new();
+  bool has_place() const {
+    return waiting_.size() + dispatched_.size() + held_.size() < options_.max_connections;
+  }
+  bool make_place();
   void pause_accepting(int error);
   void watch_listeners(bool on);
   void stop_listening(const std::function<void()>& close_listeners);

@@ -290,6 +290,37 @@ def test_without_descriptors_the_log_stays_quiet(serve):
     assert server.chat().status_code == 200
 
 
+def test_idle_connections_keep_nobody_out(serve):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 10_000:
+        pytest.skip("needs 10,000 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (10_000, hard))
+    try:
+        # Nobody is closed for having been idle too long meanwhile.
+        server = serve("--keep-alive-ms", "600000")
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(4200)]
+        assert server.chat().status_code == 200
+        for client in idle:
+            client.settimeout(0)
+        closed = sum(is_closed(client) for client in idle)
+        assert closed >= 4200 - 4096
+        assert not is_closed(idle[-1])
+        for client in idle:
+            client.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def is_closed(client):
+    """Of a socket that does not block."""
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
 def test_few_tasks(serve):
     """A user's limit of processes stands for a container's: both refuse new threads."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):

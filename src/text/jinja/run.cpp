@@ -49,6 +49,7 @@ void Run::print(const std::string& text) {
 }
 
 Flow Run::run(const Body& body) {
+  const DepthGuard guard(*this);
   for (const Stmt& statement : body) {
     meter.step();
     if (const Flow flow = statement(*this); flow != Flow::kNext) return flow;
@@ -65,19 +66,15 @@ std::string Run::text_of(const Body& body) {
 }
 
 Value Run::call(const Macro& macro, const Arguments& arguments, size_t num_scopes) {
-  if (calls == meter.limits().max_call_depth)
-    fail(Failure::kLimit, "the template calls itself too deep");
   struct Hidden {
     Run& run;
     size_t visible;
     std::vector<Scope> scopes;
     ~Hidden() {
-      --run.calls;
       run.scopes.resize(visible);
       std::ranges::move(scopes, std::back_inserter(run.scopes));
     }
   } hidden{*this, std::min(num_scopes, scopes.size()), {}};
-  ++calls;
   std::ranges::move(scopes.begin() + static_cast<std::ptrdiff_t>(hidden.visible), scopes.end(),
                     std::back_inserter(hidden.scopes));
   scopes.resize(hidden.visible);

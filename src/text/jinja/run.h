@@ -59,7 +59,20 @@ struct Run {
   std::vector<Scope> scopes;
   std::string out;
   Value block_text;  // what the filters of a filter block get
-  int calls = 0;     // of macros
+  int depth = 0;     // of what runs now
+};
+
+/// Keeps to the stack: evaluation recurses into expressions, bodies and macros.
+struct DepthGuard {
+  explicit DepthGuard(Run& r) : run(r) {
+    if (run.depth == run.meter.limits().max_depth)
+      fail(Failure::kLimit, "the template goes too deep");
+    ++run.depth;
+  }
+  ~DepthGuard() { --run.depth; }
+  DepthGuard(const DepthGuard&) = delete;
+  DepthGuard& operator=(const DepthGuard&) = delete;
+  Run& run;
 };
 
 struct ScopeGuard {
@@ -76,6 +89,7 @@ struct Expr {
   bool is_given() const { return eval != nullptr; }
   Value operator()(Run& run) const {
     run.meter.step();
+    const DepthGuard depth_guard(run);
     return eval ? (*eval)(run) : Value::none();
   }
 };

@@ -15,7 +15,7 @@ struct Limits {
   int64_t max_steps = 20'000'000;        // evaluated nodes, compared or printed values
   int64_t max_work_bytes = 512LL << 20;  // all text and lists made or looked through
   int64_t max_made_bytes = 128LL << 20;  // made, kept or not: what a rendering can take of memory
-  int max_call_depth = 40;               // macros
+  int max_depth = 2000;                  // expressions and bodies inside each other, calls included
 };
 
 struct RenderOptions {
