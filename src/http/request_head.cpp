@@ -160,12 +160,13 @@ std::optional<HttpRefusal> check_body(const RequestHead& head, bool has_length,
   if (head.is_chunked && has_length) {
     return bad_request("Content-Length and Transfer-Encoding can't go together");
   }
-  const bool has_body_method =
-      head.method == "POST" || head.method == "PUT" || head.method == "PATCH";
-  if (has_body_method && !head.is_chunked && !has_length) {
+  const bool needs_body = head.method == "POST" || head.method == "PUT" || head.method == "PATCH";
+  if (needs_body && !head.is_chunked && !has_length) {
     return HttpRefusal{411, Error(ErrorCode::kInvalidRequest, "Content-Length is needed")};
   }
-  if (!has_body_method && (head.is_chunked || head.content_length > 0)) {
+  // Some clients send one with every GET: it is read and means nothing.
+  const bool ignores_body = head.method == "GET" || head.method == "HEAD";
+  if (!needs_body && !ignores_body && (head.is_chunked || head.content_length > 0)) {
     return bad_request("this method takes no body");
   }
   if (head.content_length > max_body_bytes) {
