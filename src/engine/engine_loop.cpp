@@ -358,7 +358,8 @@ void Engine::Impl::fail_all(ErrorCode code, const std::string& why) {
 
 /// Nothing that needs the device is done any more.
 void Engine::Impl::give_up(const std::string& why) {
-  failed = draining = true;
+  failed = true;  // first: who sees that it drains sees why
+  draining = true;
   log_error("the server ends: " + why);
   fail_all(ErrorCode::kDeviceFailed, why);
   cache.give_up_making(ErrorCode::kDeviceFailed, why);
@@ -366,8 +367,9 @@ void Engine::Impl::give_up(const std::string& why) {
 }
 
 void Engine::Impl::refuse_when_draining() const {
+  if (!draining) return;
   if (failed) throw Error(ErrorCode::kDeviceFailed, "the device failed; the server ends");
-  if (draining) throw Error(ErrorCode::kDraining, "the server is shutting down");
+  throw Error(ErrorCode::kDraining, "the server is shutting down");
 }
 
 /// Accounts for a sequence that goes, with what it holds. Throws nothing: others go with it.
