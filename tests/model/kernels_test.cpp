@@ -324,7 +324,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Kernels,
 class ExpertKernels : public ::testing::TestWithParam<ExpertsConfig> {
  protected:
   void SetUp() override {
-    if (!at::hasCUDA()) GTEST_SKIP() << "no CUDA device";
+    if (!testing::has_cuda()) GTEST_SKIP() << "no CUDA device";
   }
 };
 
@@ -338,12 +338,13 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
   model.vocab_size = model.num_logits = 264;
   model.experts = GetParam();
   const int64_t count = model.experts.num_experts, width = model.experts.size;
-  const auto options = at::TensorOptions().device(at::kCUDA).dtype(at::kBFloat16);
+  const c10::Device card = testing::last_card();
+  const auto options = at::TensorOptions().device(card).dtype(at::kBFloat16);
   at::manual_seed(1);
   const auto kernels = ModelKernels::make(model, at::zeros({1}, options));
   ASSERT_TRUE(kernels);
   ASSERT_GE(kernels->max_expert_rows(), 100);
-  const CudaStream stream(at::Device(at::kCUDA, 0));
+  const CudaStream stream(card);
   kernels->use_stream(stream.handle());
   const c10::StreamGuard use(stream.for_libtorch());
 
@@ -379,8 +380,7 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
   std::vector<int64_t> slots(100, 5);
   slots[0] = slots[50] = -1;
   at::Tensor with_padding = before.clone();
-  kernels->add_experts(x, experts, at::tensor(slots, at::dtype(at::kLong)).to(at::kCUDA),
-                       with_padding);
+  kernels->add_experts(x, experts, at::tensor(slots, at::dtype(at::kLong)).to(card), with_padding);
   for (int64_t row = 0; row < 100; ++row) {
     const at::Tensor& same = row == 0 || row == 50 ? before : all;
     EXPECT_TRUE(with_padding.select(0, row).equal(same.select(0, row))) << row;
