@@ -56,6 +56,7 @@ struct ModelInfo {
   bool blocks_go_alone = false;
   int64_t num_parameters = 0;
   int64_t weight_bytes = 0;
+  int64_t device_bytes = 0;           // memory of the card; 0: CPU
   int64_t kv_bytes_per_token = 0;     // K and V of all layers
   int64_t forward_bytes_per_row = 0;  // buffers of a forward
   /// What a card gives beside: logits at a time, the context, kernels of libraries, graphs. 0: CPU.

@@ -33,6 +33,7 @@ inline constexpr int kMaxConnections = 4096;
 /// It listens before the model is loaded (503 `not_ready`), so an operator sees the process early.
 class HttpServer {
  public:
+  /// `settings.engine` without zeros, as `resolve_engine_defaults` has it.
   explicit HttpServer(const Settings& settings);
   ~HttpServer();
 

@@ -17,11 +17,11 @@ using LoadProgress = std::function<void(int64_t done_bytes, int64_t total_bytes)
 /// What a device needs memory for beside weights and K/V.
 struct DeviceRoom {
   int64_t entry_bytes = 0;  // stored prefixes
-  int max_rows = 4096;      // of a forward
+  int max_rows = 0;         // EngineSettings::max_rows_per_forward
 };
 
-/// Of the largest forward: of so many rows, or of the longest canvas, which goes alone, but four
-/// times as many at most.
+/// Of the largest forward: of `max_rows` (EngineSettings::max_rows_per_forward), or of the longest
+/// canvas, which goes alone, but four times as many at most.
 int64_t forward_bytes(const ModelInfo& model, int max_rows);
 
 /// Loads a model folder (config.json, safetensors) and makes it ready to decode.

@@ -105,21 +105,22 @@ struct ServerSettings {
 };
 
 struct EngineSettings {
-  int max_running = 16;             // canvases decoded together
-  int max_queued = 64;              // canvases waiting; more is 429
-  int max_rows_per_forward = 4096;  // past this a forward only gets longer, not more efficient
-  int max_age_ms = 2000;            // a request waiting longer goes before cheaper ones
-  bool integrity_checks = false;    // finds defects of ours, at some microseconds a forward
+  int max_running = 0;            // canvases decoded together
+  int max_queued = 64;            // canvases waiting; more is 429
+  int max_rows_per_forward = 0;   // past it a forward only gets longer, not more efficient
+  int max_age_ms = 2000;          // a request waiting longer goes before cheaper ones
+  bool integrity_checks = false;  // finds defects of ours, at some microseconds a forward
   // Not a setting:
   int device_check_ms = 1000;  // between checks of a device that fails
 
   template <class V>
   void visit(V& v) {
-    v.field("max_running", max_running, Range{1, 4096}, "canvases", "Canvases decoded together.");
+    v.field("max_running", max_running, Range{0, 4096}, "canvases",
+            "Canvases decoded together; 0 = 16, on a card 512 rows of their blocks, at most 128.");
     v.field("max_queued", max_queued, Range{1, 100000}, "canvases",
             "Canvases waiting; more get 429.");
-    v.field("max_rows_per_forward", max_rows_per_forward, Range{64, 1 << 20}, "rows",
-            "Rows of one packed forward.");
+    v.field("max_rows_per_forward", max_rows_per_forward, Range{0, 1 << 20}, "rows",
+            "Rows of one packed forward; 0 = 4096, on a card up to 16384 as its memory allows.");
     v.field("max_age_ms", max_age_ms, Range{0, 600000}, "ms",
             "Work that waited longer goes before cheaper work.");
     v.field("integrity_checks", integrity_checks,

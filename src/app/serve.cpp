@@ -18,6 +18,7 @@
 #include "bicached/error.h"
 #include "bicached/http_server.h"
 #include "bicached/load.h"
+#include "config/engine_defaults.h"
 #include "config/reuse_start.h"
 
 namespace bicached {
@@ -116,6 +117,9 @@ int run_serve(const Settings& given) {
   Settings settings = given;
   check_model_folder(settings.model.path);
   raise_open_files_limit();
+  // A broken folder ends the process here, before anybody could have sent a request.
+  const ModelInfo model = inspect_model(settings.model);
+  settings.engine = resolve_engine_defaults(settings.engine, model);
   fit_threads(settings);
   HttpServer server(settings);
   ShutdownSignals signals([&server] {
@@ -123,8 +127,6 @@ int run_serve(const Settings& given) {
     server.reload_keys();
   });
   const int port = server.bind();
-  // A broken folder ends the process here, before anybody could have sent a request.
-  const ModelInfo model = inspect_model(settings.model);
   const DecodeSettings defaults = load_decode_defaults(settings, model);
   const CacheSettings cache = load_cache_settings(settings, model);
   const TextTools text = load_text_tools(settings.model.path, model);
@@ -137,7 +139,9 @@ int run_serve(const Settings& given) {
   Engine engine(load_with_progress(settings), settings.engine, cache);
   log_info("runs with " + describe(read_machine_limits()) + "; " +
            std::to_string(choose_num_threads(settings.model.num_threads)) + " threads compute, " +
-           std::to_string(cache.cache_bytes >> 20) + " MiB are for stored prefixes");
+           std::to_string(cache.cache_bytes >> 20) + " MiB are for stored prefixes; up to " +
+           std::to_string(settings.engine.max_running) + " canvases run together, " +
+           std::to_string(settings.engine.max_rows_per_forward) + " rows a forward");
   log_info("requests start with " + describe_plan(cache.start.plan) + ": " + cache.start.reason);
   engine.start([&signals] { signals.request(); });
   warm(engine, pinned);

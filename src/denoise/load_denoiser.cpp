@@ -12,6 +12,7 @@
 #include "base/machine_limits.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
+#include "config/engine_defaults.h"
 #include "denoise/torch_denoiser.h"
 #include "model/cpu_features.h"
 #include "model/cuda/cuda_runtime.h"
@@ -140,6 +141,7 @@ ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
   info.kv_bytes_per_token = KvPool::bytes_per_token(config, dtype);
   info.forward_bytes_per_row = PackedForward::bytes_per_row(config, dtype, fp8);
   if (device.is_cuda()) {
+    info.device_bytes = CudaRuntime::get().memory_bytes(device.index());
     info.runtime_bytes = kContextBytes + kLibraryBytes +
                          TorchDenoiser::logits_bytes(config.num_logits, config.max_length);
   }
@@ -186,6 +188,9 @@ std::vector<std::string> family_names() {
 }
 
 int64_t forward_bytes(const ModelInfo& model, int max_rows) {
+  EngineSettings engine;
+  engine.max_rows_per_forward = max_rows;
+  max_rows = resolve_engine_defaults(engine, model).max_rows_per_forward;
   // A model may claim canvases of a hundred thousand positions. Room for the rare one that long is
   // better used by others; it takes what stored prefixes leave.
   const int longest = std::min(model.max_length, 4 * max_rows);

@@ -10,6 +10,7 @@
 
 #include "bicached/channel.h"
 #include "bicached/engine.h"
+#include "config/engine_defaults.h"
 #include "engine/forward_part.h"
 #include "engine/prefix_cache.h"
 #include "engine/scheduler.h"
@@ -41,12 +42,12 @@ struct Engine::Impl {
        const CacheSettings& cache_settings)
       : device(std::move(denoiser_in), std::chrono::milliseconds(settings_in.device_check_ms)),
         info(device.info()),
-        settings(settings_in),
+        settings(resolve_engine_defaults(settings_in, info)),
         capacity_tokens(device.capacity_tokens()),
         jobs(static_cast<size_t>(settings_in.max_queued) + kCommandPlaces),
         finished(1),
         cache(device, cache_settings),
-        scheduler(settings_in) {
+        scheduler(settings) {
     stats.slab_tokens_capacity = capacity_tokens;
     update_gauges();
   }

@@ -14,6 +14,7 @@
 #include "bicached/engine.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
+#include "config/engine_defaults.h"
 #include "config/limits.h"
 #include "config/reuse_start.h"
 #include "engine/cache_json.h"
@@ -174,9 +175,11 @@ Json report_json(const CacheReport& report, const CacheSettings& cache, const Pr
 
 int profile_decisions(const Settings& settings, const ProfilePlan& plan, const ProfileData& data,
                       const DecodeSettings& defaults) {
-  const CacheSettings cache = probing(load_cache_settings(settings, inspect_model(settings.model)));
+  const ModelInfo model = inspect_model(settings.model);
+  const CacheSettings cache = probing(load_cache_settings(settings, model));
+  const EngineSettings running = resolve_engine_defaults(settings.engine, model);
   std::vector<Lane> lanes = make_lanes(data, defaults);
-  Engine engine(load_with_progress(settings), settings.engine, cache);
+  Engine engine(load_with_progress(settings), running, cache);
   if (::access(cache.state_dir.c_str(), W_OK) != 0) {
     throw Error(ErrorCode::kInvalidSettings,
                 "state_dir is '" + cache.state_dir + "', which can't be written: " +
@@ -184,7 +187,7 @@ int profile_decisions(const Settings& settings, const ProfilePlan& plan, const P
                 "state_dir");
   }
   engine.start();
-  const int max_running = std::min(settings.engine.max_running, settings.engine.max_queued);
+  const int max_running = std::min(running.max_running, running.max_queued);
   const int num_failed = run_lanes(engine, std::move(lanes), static_cast<size_t>(max_running));
   const CacheReport report = engine.cache_report(0);
   std::printf("%s; %lld probes\n", describe_source(plan, data).c_str(),

@@ -8,6 +8,7 @@
 #include "base/version.h"
 #include "bicached/error.h"
 #include "cache/similarity.h"
+#include "config/engine_defaults.h"
 #include "denoise/torch_denoiser.h"
 #include "lab/partial_results.h"
 #include "lab/profile.h"
@@ -157,7 +158,8 @@ void profile_similarity(const Settings& settings, const ProfilePlan& plan,
   const std::unique_ptr<Denoiser> denoiser = load_with_progress(settings);
   auto& model = dynamic_cast<TorchDenoiser&>(*denoiser);
   const std::vector<Canvas> canvases = make_canvases(data, plan.num_masks, model.info());
-  measure_missing(model, canvases, settings.engine.max_rows_per_forward, results);
+  const EngineSettings engine = resolve_engine_defaults(settings.engine, model.info());
+  measure_missing(model, canvases, engine.max_rows_per_forward, results);
   const std::vector<RatioSimilarity> ratios = mean_by_ratio(canvases, results);
   const Json table = table_json(plan, data, model.info(), ratios);
   write_result(plan.out, table.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");

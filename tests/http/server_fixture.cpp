@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "base/log.h"
+#include "config/engine_defaults.h"
 
 namespace bicached {
 
@@ -178,6 +179,7 @@ void ServerTest::start() {
   log_setup("error", "text");
   engine = std::make_unique<Engine>(std::make_unique<FakeDenoiser>(control), settings.engine,
                                     settings.cache);
+  settings.engine = resolve_engine_defaults(settings.engine, engine->model());
   engine->start();
   backend.engine = engine.get();
   backend.tokenizer = &tokenizer;

@@ -34,6 +34,7 @@ struct CudaRuntime::Functions {
   int (*get_device)(int*, int);
   int (*device_name)(char*, int, int);
   int (*get_attribute)(int*, int, int);
+  int (*device_memory)(size_t*, int);
   int (*error_string)(int, const char**);
   int (*load_module)(void**, const void*);
   int (*unload_module)(void*);
@@ -65,6 +66,7 @@ struct CudaRuntime::Functions {
     find(driver, "cuDeviceGet", get_device);
     find(driver, "cuDeviceGetName", device_name);
     find(driver, "cuDeviceGetAttribute", get_attribute);
+    find(driver, "cuDeviceTotalMem_v2", device_memory);
     find(driver, "cuGetErrorString", error_string);
     find(driver, "cuModuleLoadData", load_module);
     find(driver, "cuModuleUnload", unload_module);
@@ -135,6 +137,12 @@ int CudaRuntime::compute_capability(int card) const {
 
 int CudaRuntime::num_multiprocessors(int card) const {
   return attribute(card, kMultiprocessorCount);
+}
+
+int64_t CudaRuntime::memory_bytes(int card) const {
+  size_t bytes = 0;
+  check(functions_->device_memory(&bytes, device_of(card)), "device memory");
+  return static_cast<int64_t>(bytes);
 }
 
 void* CudaRuntime::compile(const std::string& source, const std::vector<std::string>& options,

@@ -27,6 +27,7 @@ class CudaRuntime {
   std::string name(int card) const;        // "NVIDIA H200"
   int compute_capability(int card) const;  // 90 for 9.0
   int num_multiprocessors(int card) const;
+  int64_t memory_bytes(int card) const;
 
   /// CUDA C++ for `card`, the current one. Throws kInternal with the compiler's messages.
   void* compile(const std::string& source, const std::vector<std::string>& options, int card) const;
