@@ -3,10 +3,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/bmm.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
-#include <ATen/ops/softmax.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace bicached {
@@ -23,44 +22,37 @@ void attend_flash(const at::Tensor& queries, const at::Tensor& keys, const at::T
   out.copy_(std::get<0>(result).view(out.sizes()));
 }
 
+/// Scores at a time: as many as stay in a processor's cache, and on a card less than 256 MB.
+constexpr int64_t kCpuScores = int64_t{1} << 20, kCardScores = int64_t{1} << 26;
+
 /// A sequence's queries, keys and values by plain products. The query heads of one KV head are
-/// further rows of it, so keys are never repeated. q: [n, H, D]; k, v: [T, Hkv, D]; returns [n, H,
-/// D].
-at::Tensor attend_by_products(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const int64_t n = q.size(0), heads = q.size(1), size = q.size(2), kv_heads = k.size(1);
-  const int64_t share = heads / kv_heads;
-  const at::Tensor rows = q.mul(1.0 / std::sqrt(static_cast<double>(size)))
-
-                              .view({n, kv_heads, share, size})
-                              .permute({1, 2, 0, 3})
-                              .reshape({kv_heads, share * n, size});
-  const at::Tensor scores = at::bmm(rows, k.permute({1, 2, 0}));
-  const at::Tensor shares = at::softmax(scores, -1, at::kFloat).to(v.scalar_type());
-  return at::bmm(shares, v.transpose(0, 1))
-      .view({kv_heads, share, n, size})
-      .permute({2, 0, 1, 3})
-      .reshape({n, heads, size});
-}
-
-at::Tensor attend_fused(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const auto sequence = [](const at::Tensor& t) { return t.transpose(0, 1).unsqueeze(0); };
-  return at::scaled_dot_product_attention(sequence(q), sequence(k), sequence(v), std::nullopt, 0.0,
-                                          false, std::nullopt, q.size(1) != k.size(1))
-      .squeeze(0)
-      .transpose(0, 1);
+/// further rows of it, so keys are never repeated. q, out: [n, Hkv, H / Hkv, D]; k, v: [T, Hkv, D].
+void attend_by_products(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const at::Tensor& out) {
+  const int64_t kv_heads = q.size(1), share = q.size(2), size = q.size(3);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(size));
+  const int64_t scores_per_query = kv_heads * share * k.size(0);
+  const int64_t chunk =
+      std::max<int64_t>(1, (q.is_cpu() ? kCpuScores : kCardScores) / scores_per_query);
+  for (int64_t begin = 0; begin < q.size(0); begin += chunk) {
+    const int64_t n = std::min(chunk, q.size(0) - begin);
+    const at::Tensor rows =
+        q.narrow(0, begin, n).permute({1, 2, 0, 3}).reshape({kv_heads, share * n, size});
+    at::Tensor scores = at::bmm(rows, k.permute({1, 2, 0}));
+    softmax_rows(scores, scale);
+    const at::Tensor sums = at::bmm(scores, v.transpose(0, 1));
+    out.narrow(0, begin, n).copy_(sums.view({kv_heads, share, n, size}).permute({2, 0, 1, 3}));
+  }
 }
 
 }  // namespace
 
 AttentionKernel choose_attention(const at::TensorOptions& options, int64_t head_size) {
-  const bool float32 = options.dtype() == at::kFloat;
-  if (options.device().is_cuda()) {
-    // The fused float32 kernels of a GPU may round to TF32; the flash kernel knows these head
-    // sizes.
-    return !float32 && head_size % 8 == 0 && head_size <= 256 ? AttentionKernel::kVariableLength
-                                                              : AttentionKernel::kProducts;
-  }
-  return AttentionKernel::kFused;
+  // The flash kernel of a card takes bfloat16 and these head sizes. That of a CPU converts to
+  // float32 where the processor has no AMX, and is slower than bfloat16 products.
+  const bool is_flash = options.device().is_cuda() && options.dtype() == at::kBFloat16 &&
+                        head_size % 8 == 0 && head_size <= 256;
+  return is_flash ? AttentionKernel::kVariableLength : AttentionKernel::kProducts;
 }
 
 void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
@@ -68,13 +60,17 @@ void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor&
   if (kernel == AttentionKernel::kVariableLength) {
     return attend_flash(queries, keys, values, index, out);
   }
+  const int64_t kv_heads = keys.size(1), share = queries.size(1) / kv_heads;
+  const at::Tensor grouped = queries.unflatten(1, {kv_heads, share});
+  const at::Tensor results = out.view(grouped.sizes());
   const auto attend_one = [&](const AttentionSequence& sequence) {
-    const at::Tensor q = queries.narrow(0, sequence.first_row, sequence.num_rows);
-    const at::Tensor k = keys.narrow(0, sequence.key_begin, sequence.num_keys);
-    const at::Tensor v = values.narrow(0, sequence.key_begin, sequence.num_keys);
-    const at::Tensor result =
-        kernel == AttentionKernel::kFused ? attend_fused(q, k, v) : attend_by_products(q, k, v);
-    out.narrow(0, sequence.first_row, sequence.num_rows).view(q.sizes()).copy_(result);
+    const auto of_rows = [&](const at::Tensor& t) {
+      return t.narrow(0, sequence.first_row, sequence.num_rows);
+    };
+    const auto of_keys = [&](const at::Tensor& t) {
+      return t.narrow(0, sequence.key_begin, sequence.num_keys);
+    };
+    attend_by_products(of_rows(grouped), of_keys(keys), of_keys(values), of_rows(results));
   };
   const auto count = static_cast<int64_t>(index.sequences.size());
   if (!out.is_cpu() || count < at::get_num_threads()) {

@@ -25,7 +25,6 @@ struct AttentionIndex {
 /// How a layer's attention is computed.
 enum class AttentionKernel {
   kVariableLength,  // all sequences in one flash attention over the pool; CUDA, bfloat16
-  kFused,           // torch's fused attention, a sequence at a time
   kProducts,        // product, softmax, product, a sequence at a time
 };
 

@@ -6,10 +6,12 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/softmax.h>
 #include <c10/util/BFloat16.h>
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace bicached {
 namespace {
@@ -43,6 +45,57 @@ BICACHED_WIDE void norm_row(const float* x, const float* weight, float eps, int6
   for (i = 0; i < d; ++i) out[i] = x[i] * scale * weight[i];
 }
 
+/// e^x to 1e-7 of it, between e^-87 and e^88 for what is beyond. By range reduction to powers of
+/// two and Taylor's polynomial of degree 7 over [-ln 2 / 2, ln 2 / 2].
+__attribute__((always_inline)) inline float exponential(float x) {
+  x = x < -87.0f ? -87.0f : x;  // not-a-number stays one
+  x = x > 88.0f ? 88.0f : x;
+  constexpr float kShift = 0x1.8p23f;  // a sum with it is a whole number
+  const float shifted = x * 1.44269504f + kShift;
+  const float whole = shifted - kShift;
+  const float rest = x - whole * 0.693145752f - whole * 1.42860677e-6f;
+  float value = 1.0f / 5040 * rest + 1.0f / 720;
+  value = value * rest + 1.0f / 120;
+  value = value * rest + 1.0f / 24;
+  value = value * rest + 1.0f / 6;
+  value = value * rest + 0.5f;
+  value = value * rest + 1.0f;
+  value = value * rest + 1.0f;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + 127) << 23;  // the whole number stands in the lowest bits
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return value * power;
+}
+
+/// x = softmax(scale x), scale > 0.
+BICACHED_WIDE void softmax_row(float* x, int64_t n, float scale) {
+  constexpr int64_t kLanes = 16;
+  float most[kLanes], sums[kLanes] = {};
+  for (float& lane : most) lane = -std::numeric_limits<float>::max();
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) most[j] = most[j] < x[i + j] ? x[i + j] : most[j];
+  }
+  for (; i < n; ++i) most[0] = most[0] < x[i] ? x[i] : most[0];
+  for (const float lane : most) most[0] = most[0] < lane ? lane : most[0];
+  const float greatest = most[0];
+  for (i = 0; i < n; ++i) x[i] = exponential((x[i] - greatest) * scale);
+  for (i = 0; i + kLanes <= n; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) sums[j] += x[i + j];
+  }
+  for (; i < n; ++i) sums[0] += x[i];
+  float sum = 0.0f;
+  for (const float lane : sums) sum += lane;
+  const float share = 1.0f / sum;
+  for (i = 0; i < n; ++i) x[i] *= share;
+}
+
+BICACHED_WIDE void silu_times_up_row(const float* gate, const float* up, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+}
+
 BICACHED_WIDE void rotate_head(float* head, const float* cosine, const float* sine, int64_t half) {
   float* second = head + half;
   for (int64_t i = 0; i < half; ++i) {
@@ -69,6 +122,25 @@ BICACHED_WIDE void narrow(const float* from, int64_t n, c10::BFloat16* to) {
   }
 }
 
+void softmax_rows_cpu(at::Tensor& scores, float scale) {
+  const int64_t width = scores.size(-1), count = scores.numel() / std::max<int64_t>(1, width);
+  at::parallel_for(0, count, rows_per_task(width), [&](int64_t begin, int64_t end) {
+    if (scores.scalar_type() == at::kFloat) {
+      for (int64_t i = begin; i < end; ++i) {
+        softmax_row(scores.mutable_data_ptr<float>() + i * width, width, scale);
+      }
+      return;
+    }
+    std::vector<float> row(static_cast<size_t>(width));
+    for (int64_t i = begin; i < end; ++i) {
+      c10::BFloat16* of = scores.mutable_data_ptr<c10::BFloat16>() + i * width;
+      widen(of, width, row.data());
+      softmax_row(row.data(), width, scale);
+      narrow(row.data(), width, of);
+    }
+  });
+}
+
 void rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
   const int64_t n = x.size(0), d = x.size(1);
   const at::Tensor w = weight.to(at::kFloat);
@@ -81,11 +153,30 @@ void rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, float eps, at::
       }
       return;
     }
-    std::vector<float> row(static_cast<size_t>(d));
+    std::vector<float> row(static_cast<size_t>(2 * d));  // apart: else no wide registers
     for (int64_t i = begin; i < end; ++i) {
       widen(x.const_data_ptr<c10::BFloat16>() + i * d, d, row.data());
-      norm_row(row.data(), scale, eps, d, row.data());
-      narrow(row.data(), d, out.mutable_data_ptr<c10::BFloat16>() + i * d);
+      norm_row(row.data(), scale, eps, d, row.data() + d);
+      narrow(row.data() + d, d, out.mutable_data_ptr<c10::BFloat16>() + i * d);
+    }
+  });
+}
+
+void silu_times_up_cpu(const at::Tensor& gate_up, at::Tensor& out) {
+  const int64_t m = out.size(1);
+  at::parallel_for(0, out.size(0), rows_per_task(2 * m), [&](int64_t begin, int64_t end) {
+    if (out.scalar_type() == at::kFloat) {
+      for (int64_t i = begin; i < end; ++i) {
+        const float* gate = gate_up.const_data_ptr<float>() + i * 2 * m;
+        silu_times_up_row(gate, gate + m, m, out.mutable_data_ptr<float>() + i * m);
+      }
+      return;
+    }
+    std::vector<float> row(static_cast<size_t>(3 * m));  // apart: else no wide registers
+    for (int64_t i = begin; i < end; ++i) {
+      widen(gate_up.const_data_ptr<c10::BFloat16>() + i * 2 * m, 2 * m, row.data());
+      silu_times_up_row(row.data(), row.data() + m, m, row.data() + 2 * m);
+      narrow(row.data() + 2 * m, m, out.mutable_data_ptr<c10::BFloat16>() + i * m);
     }
   });
 }
@@ -186,7 +277,13 @@ void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& 
   }
 }
 
+void softmax_rows(at::Tensor& scores, double scale) {
+  if (scores.is_cpu()) return softmax_rows_cpu(scores, static_cast<float>(scale));
+  scores.copy_(at::softmax(scores.mul_(scale), -1, at::kFloat));
+}
+
 void silu_times_up(const at::Tensor& gate_up, at::Tensor& out) {
+  if (out.is_cpu()) return silu_times_up_cpu(gate_up, out);
   const int64_t m = out.size(1);
   at::silu_out(out, gate_up.narrow(1, 0, m));
   out.mul_(gate_up.narrow(1, m, m));

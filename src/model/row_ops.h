@@ -30,8 +30,8 @@ struct RowIndex {
   at::Tensor slots;
 };
 
-// The elementwise steps of a layer. On the CPU norm and rotation are loops over raw memory, one
-// parallel region each (ATen would need five to ten passes); else ATen operations. N rows, dtype of
+// The elementwise steps of a layer. On the CPU they are loops over raw memory, one parallel region
+// each (ATen would need two to ten passes); else ATen operations. N rows, dtype of
 // the model.
 
 /// out [N, d] = x [N, d] / rms(x) * weight [d]; in float32, rounded once.
@@ -43,7 +43,10 @@ void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Ten
 void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
                       const RowIndex& index, std::pair<at::Tensor, at::Tensor> pool);
 
-/// out [N, M] = silu(gate) * up, gate_up [N, 2 M].
+/// scores [.., T], contiguous = softmax(scale * scores) over T; in float32, rounded once.
+void softmax_rows(at::Tensor& scores, double scale);
+
+/// out [N, M] = silu(gate) * up, gate_up [N, 2 M]; both contiguous.
 void silu_times_up(const at::Tensor& gate_up, at::Tensor& out);
 
 }  // namespace bicached

@@ -24,9 +24,7 @@ at::Tensor reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   return out;
 }
 
-class Attention : public ::testing::TestWithParam<AttentionKernel> {};
-
-TEST_P(Attention, OfGroupsAnywhereInThePoolIsTheDefinition) {
+TEST(Attention, OfGroupsAnywhereInThePoolIsTheDefinition) {
   for (const int64_t kv_heads : {6, 2, 1}) {
     const int64_t heads = 6, size = 16;
     const at::Tensor keys = at::randn({50, kv_heads, size});
@@ -36,7 +34,7 @@ TEST_P(Attention, OfGroupsAnywhereInThePoolIsTheDefinition) {
     AttentionIndex index;
     index.sequences = {{0, 5, 30, 20}, {5, 1, 2, 1}, {6, 6, 2, 17}};
     at::Tensor out = at::empty({12, heads * size});
-    attend(queries, keys, values, index, GetParam(), out);
+    attend(queries, keys, values, index, AttentionKernel::kProducts, out);
     for (const AttentionSequence& group : index.sequences) {
       const at::Tensor expected = reference(queries.narrow(0, group.first_row, group.num_rows),
                                             keys.narrow(0, group.key_begin, group.num_keys),
@@ -49,8 +47,18 @@ TEST_P(Attention, OfGroupsAnywhereInThePoolIsTheDefinition) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Kernels, Attention,
-                         ::testing::Values(AttentionKernel::kFused, AttentionKernel::kProducts));
+TEST(Attention, MoreQueriesThanAreTakenAtATimeAreTheDefinitionToo) {
+  const int64_t heads = 4, size = 16, rows = 700, num_keys = 800;  // 2.2 million scores
+  const at::Tensor keys = at::randn({num_keys, heads, size});
+  const at::Tensor values = at::randn({num_keys, heads, size});
+  const at::Tensor queries = at::randn({rows, heads, size});
+  AttentionIndex index;
+  index.sequences = {{0, rows, 0, num_keys}};
+  at::Tensor out = at::empty({rows, heads * size});
+  attend(queries, keys, values, index, AttentionKernel::kProducts, out);
+  const at::Tensor expected = reference(queries, keys, values);
+  EXPECT_TRUE(at::allclose(out.view(expected.sizes()), expected, 1e-5, 1e-5));
+}
 
 }  // namespace
 }  // namespace bicached
