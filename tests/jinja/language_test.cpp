@@ -96,6 +96,12 @@ TEST(Language, WhatIsNotSupportedIsNamed) {
       {"{{ {} | tojson(default=1) }}", "the argument 'default' of tojson"},
       {"{{ {} | tojson(sort_keys=true) }}", "the argument 'sort_keys' of tojson"},
       {"{% set ns = namespace() %}{% set ns.x = [ns] %}", "a namespace inside another value"},
+      {"{% for x in [1] %}{{ [loop] }}{% endfor %}", "a loop inside another value"},
+      {"{% for a, in [[1]] %}{% endfor %}", "unpacking into such targets"},
+      {"{{ 1 if 0 if 1 }}", "an if behind an if without else"},
+      {"{{ [{}] | map(attribute='a.b') | list }}", "the attribute 'a.b' of a filter"},
+      {"{{ [{}] | map('upper', attribute='a') | list }}", "the filter 'map' with such arguments"},
+      {"{{ '\\U0001F600' }}", "the string escape \\U"},
   };
   for (const auto& [source, name] : cases) {
     try {
