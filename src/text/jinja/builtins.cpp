@@ -1,6 +1,8 @@
 // Filters, tests, methods and global functions: rows of a table, and how a row is called.
 #include <algorithm>
 #include <cmath>
+#include <iomanip>
+#include <sstream>
 
 #include "base/utf8.h"
 #include "text/jinja/library.h"
@@ -82,23 +84,18 @@ Value has_affix(const Call& c) {
 // --- lists and dicts: filters and methods
 
 /// A dict's keys, its values, or both as pairs.
-template <bool kKeys, bool kValues>
-Items entries(const Value& dict) {
+template <Kind kKind, bool kKeys, bool kValues>
+Value entries(const Call& c) {
   Items out;
-  for (const auto& [key, value] : dict.members()) {
+  for (const auto& [key, value] : c.self.members()) {
     out.push_back(!kValues ? key : !kKeys ? value : Value::list({key, value}, kTuple));
   }
-  return out;
-}
-
-template <bool kKeys, bool kValues>
-Value view(const Call& c) {
-  return Value::list(entries<kKeys, kValues>(c.self), kView);
+  return Value::list(std::move(out), kKind);
 }
 
 Value get(const Call& c) {
   const Value* found = find_member(c.self.members(), c[0], c.meter);
-  return found ? *found : c.given.positional.size() > 1 ? c[1] : Value::none();
+  return found ? *found : c.given.size() > 1 ? c[1] : Value::none();
 }
 
 /// What `attribute` of a filter names; none: the item itself.
@@ -140,32 +137,31 @@ Value sort(const Call& c) { return sorted(iterate(c.self, c.meter), c[2], c[1], 
 Value dictsort(const Call& c) {
   if (!c.self.is(kDict)) fail_runtime("dictsort needs a dict");
   const bool by_value = c[1].is(kString) && c[1].text() == "value";
-  return sorted(entries<true, true>(c.self), Value::integer(by_value), c[0], c[2], c.meter);
+  return sorted(entries<kList, true, true>(c).items(), Value::integer(by_value), c[0], c[2],
+                c.meter);
 }
 
 Value items(const Call& c) {
   if (c.self.is(kUndefined)) return Value::list({}, kGenerator);
   if (!c.self.is(kDict)) fail_runtime("Can only get item pairs from a mapping.");
-  return Value::list(entries<true, true>(c.self), kGenerator);
+  return entries<kGenerator, true, true>(c);
 }
 
 /// The filter or test whose name stands at `index` of a filter's arguments, with those behind it.
 Value call_named(const Call& c, size_t index, Use use, const Value& self) {
-  const Items& given = c.given.positional;
-  if (!given[index].is(kString)) fail_runtime("the name of a filter or test must be a str");
-  const Builtin* builtin = find_builtin(use, given[index].text());
-  if (!builtin) refuse("the filter or test '" + given[index].text() + "'");
-  const auto begin = given.begin() + static_cast<std::ptrdiff_t>(index) + 1;
-  return call(*builtin, self, {{begin, given.end()}, c.given.named}, c.meter);
+  const Value& name = c.given[index].second;
+  const Builtin* builtin = name.is(kString) ? find_builtin(use, name.text()) : nullptr;
+  if (!builtin) refuse("a filter or test like " + to_text(name, c.meter));
+  const auto begin = c.given.begin() + static_cast<std::ptrdiff_t>(index) + 1;
+  return call(*builtin, self, {begin, c.given.end()}, c.meter);
 }
 
 /// What map and select go through.
 Items inputs(const Call& c) { return truthy(c.self) ? iterate(c.self, c.meter) : Items(); }
 
 Value map(const Call& c) {
-  const Value* attribute = find_name(c.given.named, "attribute");
-  if (c.given.positional.size() + c.given.named.size() == 0 ||
-      (attribute && c.given.named.size() + c.given.positional.size() > 1))
+  const Value* attribute = find_name(c.given, "attribute");
+  if (attribute ? c.given.size() > 1 : c.given.empty())
     refuse("the filter 'map' with such arguments");
   Items out;
   for (const Value& item : inputs(c)) {
@@ -177,13 +173,12 @@ Value map(const Call& c) {
 
 template <bool kWanted, bool kByAttribute>
 Value select(const Call& c) {
-  const size_t first = kByAttribute ? 1 : 0;
-  if (c.given.positional.size() < first) fail_runtime("the attribute's name is missing");
+  if (kByAttribute && c.given.empty()) fail_runtime("the attribute's name is missing");
   Items out;
   for (const Value& item : inputs(c)) {
     c.meter.step();
-    Value value = kByAttribute ? attribute_of(item, c.given.positional[0], c.meter) : item;
-    if (c.given.positional.size() > first) value = call_named(c, first, kTest, value);
+    Value value = kByAttribute ? attribute_of(item, c.given[0].second, c.meter) : item;
+    if (c.given.size() > kByAttribute) value = call_named(c, kByAttribute, kTest, value);
     if (truthy(value) == kWanted) out.push_back(item);
   }
   return Value::list(std::move(out), kGenerator);
@@ -234,7 +229,8 @@ Value to_integer(const Call& c) {
 Value or_default(const Call& c) {
   const bool missing = c.self.is(kUndefined) || (truthy(c[1]) && !truthy(c.self));
   if (!missing) return c.self;
-  return c[0].is(kUndefined) && c.given.positional.empty() ? Value::string("") : c[0];
+  const bool has_default = !c.given.empty() && c.given[0].first.is(kUndefined);
+  return has_default || !c[0].is(kUndefined) ? c[0] : Value::string("");
 }
 
 Value to_string(const Call& c) {
@@ -261,10 +257,10 @@ constexpr auto is_iterable =
 // --- global functions
 
 Value range(const Call& c) {
-  for (const Value& number : c.given.positional) {
+  for (const auto& [name, number] : c.given) {
     if (!number.is_integer()) fail_runtime("range of a " + type_name(number));
   }
-  const bool only_stop = c[1].is(kUndefined);
+  const bool only_stop = c.given.size() == 1;
   const int64_t start = only_stop ? 0 : c[0].as_integer(), stop = c[only_stop ? 0 : 1].as_integer();
   const int64_t step = c[2].is_integer() ? c[2].as_integer() : 1;
   if (step == 0) fail_runtime("range() arg 3 must not be zero");
@@ -279,23 +275,24 @@ Value range(const Call& c) {
 
 template <Kind kKind>
 Value dict(const Call& c) {
-  const Items& given = c.given.positional;
-  if (given.size() > 1) fail_runtime("dict and namespace take at most 1 argument");
-  if (!given.empty() && !given[0].is(kDict))
-    refuse("dict or namespace of a " + type_name(given[0]));
-  Members members = given.empty() ? Members() : given[0].members();
-  for (const auto& [name, value] : c.given.named) set_name(members, name.text(), value);
+  Members members;
+  for (const auto& [name, value] : c.given) {
+    if (name.is(kString)) {
+      set_name(members, name.text(), value);
+    } else if (value.is(kDict) && members.empty()) {
+      members = value.members();
+    } else {
+      refuse("dict or namespace of a " + type_name(value));
+    }
+  }
   return Value::dict(std::move(members), kKind);
 }
 
-Value raise_exception(const Call& c) {
-  fail(Failure::kRaised, c.given.positional.empty() ? "" : to_text(c[0], c.meter));
-}
+Value raise_exception(const Call& c) { fail(Failure::kRaised, to_text(c[0], c.meter)); }
 
 Value strftime_now(const Call& c) {
   constexpr std::string_view kKnown = "aAbBcdeFHIjmMpSTuUwWxXyY%";
   const std::string& format = text_argument(c, 0);
-  if (format.size() > 256) refuse("a time format of more than 256 bytes");
   for (size_t i = format.find('%'); i != std::string::npos; i = format.find('%', i + 2)) {
     if (i + 1 == format.size() || kKnown.find(format[i + 1]) == std::string_view::npos)
       refuse("the time format \"" + format + "\"");
@@ -303,20 +300,18 @@ Value strftime_now(const Call& c) {
   std::tm now{};
   const std::time_t seconds = std::time(nullptr);
   localtime_r(&seconds, &now);
-  if (c.meter.options().now) now = *c.meter.options().now;
-  char text[8192];
-  return Value::string(std::string(text, std::strftime(text, sizeof text, format.c_str(), &now)));
+  if (c.meter.options.now) now = *c.meter.options.now;
+  std::ostringstream out;
+  out << std::put_time(&now, format.c_str());
+  return Value::string(out.str());
 }
 
 // --- the table
 
-constexpr int kFilterAndMethod = kFilter | kOfText;
-
 constexpr Builtin kBuiltins[] = {
-    {kFilterAndMethod, "capitalize", change_text<Case::kCapitalized>},
-    {kFilterAndMethod, "lower", change_text<Case::kLower>},
-    {kFilterAndMethod, "upper", change_text<Case::kUpper>},
-
+    {kFilter | kOfText, "capitalize", change_text<Case::kCapitalized>},
+    {kFilter | kOfText, "lower", change_text<Case::kLower>},
+    {kFilter | kOfText, "upper", change_text<Case::kUpper>},
     {kFilter, "count", length},
     {kFilter, "d", or_default, 0, 2, {"default_value", "boolean"}},
     {kFilter, "default", or_default, 0, 2, {"default_value", "boolean"}},
@@ -340,7 +335,6 @@ constexpr Builtin kBuiltins[] = {
     {kFilter, "title", change_text<Case::kTitleOfFilter>},
     {kFilter, "tojson", tojson, 0, 3, {"ensure_ascii", "indent", "separators"}},
     {kFilter, "trim", strip_text<Side::kBoth>, 0, 1, {"chars"}},
-
     {kTest, "==", is_equal<true>, 1, 1},
     {kTest, "boolean", is_one_of<kBool>},
     {kTest, "defined", [](const Call& c) { return Value::boolean(!c.self.is(kUndefined)); }},
@@ -357,7 +351,6 @@ constexpr Builtin kBuiltins[] = {
     {kTest, "string", is_one_of<kString>},
     {kTest, "true", is_bool<true>},
     {kTest, "undefined", is_one_of<kUndefined>},
-
     {kOfText, "endswith", has_affix<false>, 1, 1},
     {kOfText, "lstrip", strip_text<Side::kLeft>, 0, 1},
     {kOfText, "replace", replace, 2, 3},
@@ -367,10 +360,9 @@ constexpr Builtin kBuiltins[] = {
     {kOfText, "strip", strip_text<Side::kBoth>, 0, 1},
     {kOfText, "title", change_text<Case::kTitleOfMethod>},
     {kOfDict, "get", get, 1, 2},
-    {kOfDict, "items", view<true, true>},
-    {kOfDict, "keys", view<true, false>},
-    {kOfDict, "values", view<false, true>},
-
+    {kOfDict, "items", entries<kView, true, true>},
+    {kOfDict, "keys", entries<kView, true, false>},
+    {kOfDict, "values", entries<kView, false, true>},
     {kGlobal, "dict", dict<kDict>, 0, -1},
     {kGlobal, "namespace", dict<kNamespace>, 0, -1},
     {kGlobal, "raise_exception", raise_exception, 0, 1},
@@ -394,18 +386,18 @@ Value call(const Builtin& builtin, const Value& self, const Arguments& given, Me
   meter.charge(self);
   Call call{self, given, meter, {}};
   if (builtin.most < 0) return meter.made(builtin.run(call));
-  const auto most = static_cast<size_t>(builtin.most);
   const std::string name(builtin.name);
-  if (given.positional.size() > most) fail_runtime(name + " got too many arguments");
-  std::ranges::copy(given.positional, call.args.begin());
-  for (const auto& [key, value] : given.named) {
-    const auto* at = std::ranges::find(builtin.parameters, key.text());
-    const auto place = static_cast<size_t>(at - builtin.parameters.begin());
-    if (place >= most) refuse("the argument '" + key.text() + "' of " + name);
-    if (place < given.positional.size()) fail_runtime(name + " got an argument twice");
+  size_t num_by_place = 0;
+  for (const auto& [key, value] : given) {
+    const bool by_place = key.is(kUndefined);
+    const auto* named = by_place ? nullptr : std::ranges::find(builtin.parameters, key.text());
+    const size_t place = by_place ? num_by_place++ : named - builtin.parameters.begin();
+    if (!by_place && place < num_by_place) fail_runtime(name + " got an argument twice");
+    if (place >= static_cast<size_t>(builtin.most))
+      refuse("the argument '" + to_text(by_place ? value : key, meter) + "' of " + name);
     call.args[place] = value;
   }
-  if (given.positional.size() + given.named.size() < static_cast<size_t>(builtin.required))
+  if (given.size() < static_cast<size_t>(builtin.required))
     fail_runtime(name + " needs more arguments");
   return meter.made(builtin.run(call));
 }

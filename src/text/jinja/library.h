@@ -10,27 +10,27 @@
 namespace bicached::jinja {
 
 /// What one rendering has used of its limits.
-class Meter {
- public:
-  explicit Meter(const RenderOptions& options) : options_(options) {}
+struct Meter {
+  const RenderOptions& options;
+  int64_t num_steps = 0, work_bytes = 0, made_bytes = 0;
 
   void step() {
-    if (++steps_ > limits().max_steps) fail(Failure::kLimit, "the template runs too long");
+    if (++num_steps > options.limits.max_steps) fail(Failure::kLimit, "the template runs too long");
   }
   /// So many bytes are about to be looked through, or all of a value's text or list.
-  void charge(size_t num_bytes) { add(num_bytes, work_bytes_, limits().max_work_bytes, "handles"); }
+  void charge(size_t num_bytes) {
+    add(num_bytes, work_bytes, options.limits.max_work_bytes, "handles");
+  }
   void charge(const Value& v) { charge(own_bytes(v)); }
   /// So many bytes are made.
   void make(size_t num_bytes) {
     charge(num_bytes);
-    add(num_bytes, made_bytes_, limits().max_made_bytes, "makes");
+    add(num_bytes, made_bytes, options.limits.max_made_bytes, "makes");
   }
   Value made(Value v) {
     make(own_bytes(v));
     return v;
   }
-  const RenderOptions& options() const { return options_; }
-  const Limits& limits() const { return options_.limits; }
 
  private:
   static size_t own_bytes(const Value& v) {
@@ -38,15 +38,12 @@ class Meter {
     if (v.has_items()) return v.items().size() * sizeof(Value);
     return v.is(kDict) ? v.members().size() * 2 * sizeof(Value) : 0;
   }
-  static void add(size_t num_bytes, int64_t& bytes, int64_t most, const char* verb) {
+  static void add(size_t num_bytes, int64_t& bytes, int64_t most, std::string_view verb) {
     bytes += static_cast<int64_t>(num_bytes);
-    if (bytes <= most) return;
-    fail(Failure::kLimit, "the template " + std::string(verb) + " more than " +
-                              std::to_string(most >> 20) + " MiB of text and lists");
+    if (bytes > most)
+      fail(Failure::kLimit, "the template " + std::string(verb) + " more than " +
+                                std::to_string(most >> 20) + " MiB of text and lists");
   }
-
-  const RenderOptions& options_;
-  int64_t steps_ = 0, work_bytes_ = 0, made_bytes_ = 0;
 };
 
 // --- filters, tests, methods and global functions (builtins.cpp): rows of a table

@@ -11,40 +11,45 @@ namespace {
 constexpr int kMaxNesting = 100;   // of brackets, prefixes and blocks in the source
 constexpr size_t kMaxLinks = 300;  // of what stands in a row: operators, filters, elif
 
-/// Operators between two values, those that bind least first.
+/// Operators between two values and how much they bind.
 constexpr std::pair<std::string_view, int> kOperators[] = {
     {"or", 0}, {"and", 1}, {"==", 3}, {"!=", 3}, {"<", 3}, {">", 3},
     {"<=", 3}, {">=", 3},  {"in", 3}, {"+", 4},  {"-", 4}, {"~", 5},
     {"*", 6},  {"/", 6},   {"//", 6}, {"%", 6},  {"**", 6}};
-constexpr int kNotLevel = 2, kCompareLevel = 3, kUnaryLevel = 7;
+constexpr int kNotLevel = 2, kCompareLevel = 3;
 
 Expression constant(Value v) {
   return [v = std::move(v)](Run&) { return v; };
 }
 
-Items values_of(Run& run, const std::vector<Expression>& expressions) {
-  Items items;
-  for (const Expression& expression : expressions) items.push_back(run.eval(expression));
-  return items;
-}
-
-/// Keys and values in turn; of a key that occurs twice the last value.
-Value dict_of(const Items& keys_and_values, Meter& meter) {
-  Members members;
-  for (size_t i = 0; i + 1 < keys_and_values.size(); i += 2) {
-    if (const Value* same = find_member(members, keys_and_values[i], meter)) {
-      const_cast<Value&>(*same) = keys_and_values[i + 1];
-    } else {
-      members.emplace_back(keys_and_values[i], keys_and_values[i + 1]);
+/// A list, a tuple or a dict; of a dict, keys and values in turn.
+Expression collection(std::vector<Expression> parts, Kind kind) {
+  return [parts = std::move(parts), kind](Run& run) {
+    Items items;
+    for (const Expression& part : parts) items.push_back(run.eval(part));
+    if (kind != kDict) return run.meter.made(Value::list(std::move(items), kind));
+    Members members;
+    for (size_t i = 0; i < items.size(); i += 2) {
+      const Value* same = find_member(members, items[i], run.meter);
+      if (!same) members.emplace_back(items[i], items[i + 1]);
+      if (same) const_cast<Value&>(*same) = items[i + 1];
     }
-  }
-  return Value::dict(std::move(members));
+    return run.meter.made(Value::dict(std::move(members)));
+  };
 }
 
-Expression tuple_of(std::vector<Expression> items) {
-  return [items = std::move(items)](Run& run) {
-    return run.meter.made(Value::list(values_of(run, items), kTuple));
+/// A value and what is done with it, step by step.
+Expression chain(Expression first, std::vector<Step> steps) {
+  if (steps.empty()) return first;
+  return [first = std::move(first), steps = std::move(steps)](Run& run) {
+    return run.apply(steps, run.eval(first));
   };
+}
+
+Value negated(Run&, const Value& v) { return Value::boolean(!truthy(v)); }
+
+Statement print(Expression value) {
+  return [value = std::move(value)](Run& run) { run.print(run.eval(value)); };
 }
 
 using Names = std::vector<std::string>;
@@ -83,9 +88,10 @@ class Parser : Reader {
     for (;;) {
       std::string text;
       const char delimiter = read_text(text);
-      if (!text.empty()) body.push_back([text](Run& run) { run.print(text); });
+      if (!text.empty()) body.push_back(print(constant(Value::string(std::move(text)))));
       if (delimiter == '{') {
-        body.push_back(parse_print());
+        body.push_back(print(parse_tuple()));
+        close("}}");
       } else if (delimiter == '%') {
         if (std::ranges::find(ends, now()) != ends.end()) return body;
         body.push_back(parse_tag());
@@ -108,7 +114,7 @@ class Parser : Reader {
       items.push_back(in_for ? parse_operators(0) : parse_expression());
       has_comma = at(",") || has_comma;
     } while (take(",") && now().find_first_of(")}") == std::string_view::npos);
-    return has_comma ? tuple_of(std::move(items)) : std::move(items[0]);
+    return has_comma ? collection(std::move(items), kTuple) : std::move(items[0]);
   }
 
   Expression parse_expression() {
@@ -128,42 +134,34 @@ class Parser : Reader {
     };
   }
 
-  /// The operator of that level that comes next, or "".
-  std::string operator_at(int level) const {
-    if (level == kCompareLevel && at("not") && before("in")) return "not in";
-    for (const auto& [text, of] : kOperators) {
-      if (of == level && at(text)) return std::string(text);
+  /// The operator that comes next, and its level: -1 if there is none.
+  std::pair<std::string, int> operator_ahead() const {
+    if (at("not") && before("in")) return {"not in", kCompareLevel};
+    for (const auto& [op, level] : kOperators) {
+      if (at(op)) return {std::string(op), level};
     }
-    return "";
+    return {"", -1};
   }
 
-  Expression parse_operators(int level) {
-    if (level == kUnaryLevel) return parse_unary(true);
-    if (level == kNotLevel && take("not")) {
-      const Level nesting(nesting_, kMaxNesting);
-      return [value = parse_operators(level)](Run& run) {
-        return Value::boolean(!truthy(run.eval(value)));
-      };
-    }
-    Expression first = parse_operators(level + 1);
-    std::vector<std::pair<std::string, Expression>> others;
-    for (std::string op; !(op = operator_at(level)).empty();) {
-      if (level == kCompareLevel && !others.empty()) refuse("a chain of comparisons");
+  /// With the operators that bind so much at least.
+  Expression parse_operators(int least) {
+    const Level nesting(nesting_, kMaxNesting);
+    const bool is_negated = least <= kNotLevel && take("not");
+    Expression first = is_negated ? parse_operators(kNotLevel) : parse_unary(true);
+    std::vector<Step> steps;
+    if (is_negated) steps.push_back(negated);
+    for (int last = -1;;) {
+      const auto [op, level] = operator_ahead();
+      if (level < least) return chain(std::move(first), std::move(steps));
+      if (level == kCompareLevel && last == level) refuse("a chain of comparisons");
+      last = level;
       if (take() == "not") take();
-      add_link(others, {op, parse_operators(level + 1)});
+      add_link(steps, [op, other = parse_operators(level + 1)](Run& run, const Value& value) {
+        if (op == "and" || op == "or")
+          return truthy(value) == (op == "or") ? value : run.eval(other);
+        return run.meter.made(binary(op, value, run.eval(other), run.meter));
+      });
     }
-    if (others.empty()) return first;
-    return [first = std::move(first), others = std::move(others)](Run& run) {
-      Value value = run.eval(first);
-      for (const auto& [op, other] : others) {
-        if (op != "and" && op != "or") {
-          value = run.meter.made(binary(op, value, run.eval(other), run.meter));
-        } else if (truthy(value) != (op == "or")) {
-          value = run.eval(other);
-        }
-      }
-      return value;
-    };
   }
 
   Expression parse_unary(bool with_filters) {
@@ -180,12 +178,13 @@ class Parser : Reader {
       while (at(".") || at("[") || at("(")) add_link(steps, parse_postfix());
     }
     while (with_filters && (at("|") || at("is"))) {
-      add_link(steps, take("|") ? parse_builtin(kFilter) : parse_test());
+      const bool is_filter = take() == "|";
+      const bool is_not = !is_filter && take("not");
+      add_link(steps, parse_builtin(is_filter ? kFilter : kTest));
+      if (is_not) steps.push_back(negated);
+      if (!is_filter && at("is")) syntax("tests can't be chained");
     }
-    if (steps.empty()) return value;
-    return [value = std::move(value), steps = std::move(steps)](Run& run) {
-      return run.apply(steps, run.eval(value));
-    };
+    return chain(std::move(value), std::move(steps));
   }
 
   Expression parse_primary() {
@@ -201,7 +200,7 @@ class Parser : Reader {
       return constant(Value::string(std::move(text)));
     }
     if (take("(")) {
-      Expression value = at(")") ? tuple_of({}) : parse_tuple();
+      Expression value = at(")") ? collection({}, kTuple) : parse_tuple();
       expect(")");
       return value;
     }
@@ -216,10 +215,7 @@ class Parser : Reader {
       }
       if (!at(is_dict ? "}" : "]")) expect(",");
     }
-    return [items = std::move(items), is_dict](Run& run) {
-      Items values = values_of(run, items);
-      return run.meter.made(is_dict ? dict_of(values, run.meter) : Value::list(std::move(values)));
-    };
+    return collection(std::move(items), is_dict ? kDict : kList);
   }
 
   static std::optional<Value> constant_of(std::string_view name) {
@@ -275,19 +271,17 @@ class Parser : Reader {
     };
   }
 
-  NamedExpressions parse_arguments() {
+  /// What is called with, or a macro's parameters with their defaults.
+  NamedExpressions parse_arguments(bool of_macro = false) {
     NamedExpressions given;
     expect("(");
     while (!take(")")) {
       if (at("*") || at("**")) refuse("a call with * or **");
-      std::string name;
-      if (at_name() && before("=")) {
-        name = take();
-        take();
-      } else if (!given.empty() && !given.back().first.empty()) {
+      const std::string name = of_macro || (at_name() && before("=")) ? take_name() : "";
+      if (name.empty() && !given.empty() && !given.back().first.empty())
         syntax("a positional argument follows a named one");
-      }
-      given.emplace_back(std::move(name), parse_expression());
+      const bool has_value = name.empty() || take("=");
+      given.emplace_back(name, has_value ? parse_expression() : Expression());
       if (!at(")")) expect(",");
     }
     return given;
@@ -318,17 +312,6 @@ class Parser : Reader {
            (at_name() && std::ranges::find(kBehindTest, now()) == std::end(kBehindTest));
   }
 
-  Step parse_test() {
-    expect("is");
-    const bool negated = take("not");
-    Step test = parse_builtin(kTest);
-    if (at("is")) syntax("tests can't be chained");
-    if (!negated) return test;
-    return [test = std::move(test)](Run& run, const Value& self) {
-      return Value::boolean(!truthy(test(run, self)));
-    };
-  }
-
   // --- statements
 
   /// What stands between a tag's end and the tag `end`.
@@ -338,12 +321,6 @@ class Parser : Reader {
     take();
     close("%}");
     return body;
-  }
-
-  Statement parse_print() {
-    Expression value = parse_tuple();
-    close("}}");
-    return [value = std::move(value)](Run& run) { run.print(to_text(run.eval(value), run.meter)); };
   }
 
   Statement parse_tag() {
@@ -394,12 +371,9 @@ class Parser : Reader {
     ++loops_;
     Body body = parse_body({"endfor", "else"});
     --loops_;
-    Body otherwise;
-    if (take() == "else") {
-      otherwise = parse_block("endfor");
-    } else {
-      close("%}");
-    }
+    const bool has_else = take() == "else";
+    Body otherwise = has_else ? parse_block("endfor") : Body();
+    if (!has_else) close("%}");
     return [names = std::move(names), over = std::move(over), condition = std::move(condition),
             body = std::move(body), otherwise = std::move(otherwise)](Run& run) {
       Items items = iterate(run.eval(over), run.meter);
@@ -457,13 +431,7 @@ class Parser : Reader {
   Statement parse_macro() {
     const auto macro = std::make_shared<Macro>();
     macro->name = take_name();
-    expect("(");
-    while (!take(")")) {
-      std::string name = take_name();
-      macro->parameters.emplace_back(std::move(name),
-                                     take("=") ? parse_expression() : Expression());
-      if (!at(")")) expect(",");
-    }
+    macro->parameters = parse_arguments(true);
     const int loops = std::exchange(loops_, 0);
     macro->body = parse_block("endmacro");
     loops_ = loops;
@@ -481,13 +449,12 @@ class Parser : Reader {
       add_link(filters, parse_builtin(kFilter));
     } while (take("|"));
     return [filters = std::move(filters), body = parse_block("endfilter")](Run& run) {
-      const Value text = run.apply(filters, Value::string(run.text_of(body)));
-      run.print(to_text(text, run.meter));
+      run.print(run.apply(filters, Value::string(run.text_of(body))));
     };
   }
 
   template <class Link>
-  static void add_link(std::vector<Link>& row, Link link) {
+  static void add_link(std::vector<Link>& row, std::type_identity_t<Link> link) {
     if (row.size() == kMaxLinks) fail(Failure::kLimit, "the template has too long a row of steps");
     row.push_back(std::move(link));
   }
@@ -501,8 +468,7 @@ class Parser : Reader {
 
 Template::Template(std::string_view source) {
   if (source.size() > kMaxSourceBytes)
-    fail(Failure::kLimit, "the template has " + std::to_string(source.size()) + " bytes; at most " +
-                              std::to_string(kMaxSourceBytes) + " are accepted");
+    fail(Failure::kLimit, "a template has at most " + std::to_string(kMaxSourceBytes) + " bytes");
   body_ = Parser(source).parse_body({});
 }
 

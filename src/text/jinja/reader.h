@@ -14,20 +14,18 @@ class Reader {
  public:
   explicit Reader(std::string_view source) {
     for (size_t i = 0; i < source.size(); ++i) {
-      const bool ends_line = source[i] == '\r';
-      if (ends_line && source.substr(i + 1, 1) == "\n") ++i;
-      source_ += ends_line ? '\n' : source[i];
+      if (source.substr(i, 2) == "\r\n") continue;
+      source_ += source[i] == '\r' ? '\n' : source[i];
     }
     if (source_.ends_with('\n')) source_.pop_back();  // keep_trailing_newline is off
     in_ = source_;
   }
-  Reader(const Reader&) = delete;
-  Reader& operator=(const Reader&) = delete;
 
   /// Text up to the next delimiter, which is read as well: '{' for "{{", '%' for "{%", 0 at the
   /// end.
   char read_text(std::string& text) {
-    for (size_t open; (open = find_opening()) < in_.size();) {
+    const auto find = [&](const char* delimiter) { return in_.find(delimiter, pos_); };
+    for (size_t open; (open = std::min({find("{{"), find("{%"), find("{#")})) < in_.size();) {
       const char kind = in_[open + 1];
       // In {{+ the sign is one of the expression.
       const char sign = kind == '{' && char_at(open + 2) == '+' ? ' ' : sign_of(char_at(open + 2));
@@ -141,15 +139,6 @@ class Reader {
     }
     const auto length = std::ranges::find_if_not(rest, is_letter) - rest.begin();
     return rest.substr(0, std::max<size_t>(1, static_cast<size_t>(length)));
-  }
-
-  /// Where the next delimiter is.
-  size_t find_opening() const {
-    constexpr std::string_view kSecond = "{%#";
-    size_t open = in_.find('{', pos_);
-    while (open < in_.size() && kSecond.find(char_at(open + 1)) == std::string_view::npos)
-      open = in_.find('{', open + 1);
-    return open;
   }
 
   /// The text before a delimiter, stripped as its sign and lstrip_blocks say.

@@ -20,18 +20,12 @@ struct Macro {
 };
 
 /// One level more of what runs or is parsed inside each other: keeps recursion to the stack.
-class Level {
- public:
-  Level(int& depth, int most) : depth_(depth) {
-    if (depth_ == most) fail(Failure::kLimit, "the template is nested too deep");
-    ++depth_;
+struct Level {
+  Level(int& d, int most) : depth(d) {
+    if (depth++ >= most) fail(Failure::kLimit, "the template is nested too deep");
   }
-  ~Level() { --depth_; }
-  Level(const Level&) = delete;
-  Level& operator=(const Level&) = delete;
-
- private:
-  int& depth_;
+  ~Level() { --depth; }
+  int& depth;
 };
 
 struct Scope {
@@ -57,7 +51,7 @@ struct Run {
   Flow flow = Flow::kNext;  // else what runs now ends, up to the loop around it
   int depth = 0;            // of what runs now
 
-  Run(const Value& globals, const RenderOptions& options) : meter(options) {
+  Run(const Value& globals, const RenderOptions& options) : meter{options} {
     scopes.push_back({0, global_functions(meter)});
     for (const auto& [key, value] : globals.members()) assign(key.text(), value);
     scopes.push_back({0, {}});  // the template's own variables
@@ -74,14 +68,15 @@ struct Run {
     set_name(scopes.back().variables, name, std::move(value));
   }
 
-  void print(const std::string& text) {
+  void print(const Value& value) {
+    const std::string text = to_text(value, meter);
     meter.make(text.size());
     out += text;
   }
 
   Value eval(const Expression& expression) {
     meter.step();
-    const Level level(depth, meter.limits().max_depth);
+    const Level level(depth, meter.options.limits.max_depth);
     return expression ? expression(*this) : Value::none();
   }
 
@@ -95,18 +90,13 @@ struct Run {
 
   Arguments arguments(const NamedExpressions& expressions) {
     Arguments given;
-    for (const auto& [name, expression] : expressions) {
-      if (name.empty()) {
-        given.positional.push_back(eval(expression));
-      } else {
-        given.named.emplace_back(Value::string(name), eval(expression));
-      }
-    }
+    for (const auto& [name, expression] : expressions)
+      given.emplace_back(name.empty() ? Value() : Value::string(name), eval(expression));
     return given;
   }
 
   void run(const Body& body) {
-    const Level level(depth, meter.limits().max_depth);
+    const Level level(depth, meter.options.limits.max_depth);
     for (const Statement& statement : body) {
       meter.step();
       statement(*this);
@@ -132,21 +122,18 @@ struct Run {
   /// A macro sees the scope it was defined in, not that of its caller.
   Value call(const Macro& macro, const Arguments& given, size_t home) {
     const ScopeGuard guard(*this, std::min(home, scopes.size() - 1));
-    size_t num_used = std::min(given.positional.size(), macro.parameters.size());
+    size_t num_used = 0;
     for (size_t i = 0; i < macro.parameters.size(); ++i) {
       const auto& [name, otherwise] = macro.parameters[i];
-      if (i < given.positional.size()) {
-        assign(name, given.positional[i]);
-      } else if (const Value* value = find_name(given.named, name)) {
-        assign(name, *value);
-        ++num_used;
-      } else {
-        assign(name, otherwise ? eval(otherwise)
-                               : Value::undefined("parameter '" + name + "' was not provided"));
-      }
+      const bool by_place = i < given.size() && given[i].first.is(kUndefined);
+      const Value* value = by_place ? &given[i].second : find_name(given, name);
+      num_used += value != nullptr;
+      if (!value && !otherwise)
+        assign(name, Value::undefined("parameter '" + name + "' was not provided"));
+      else
+        assign(name, value ? *value : eval(otherwise));
     }
-    if (num_used < given.positional.size() + given.named.size())
-      fail_runtime("macro '" + macro.name + "' takes no such argument");
+    if (num_used < given.size()) fail_runtime("macro '" + macro.name + "' takes no such argument");
     return Value::string(text_of(macro.body));
   }
 };

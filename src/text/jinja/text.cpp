@@ -96,10 +96,8 @@ struct Writer {
         [[fallthrough]];
       case kList: return write_all("[", "]", v.items(), level);
       case kDict: return write_all("{", "}", v.members(), level);
-      case kUndefined:
-        if (!style.json) return add("Undefined");
-        [[fallthrough]];
       default:
+        if (v.is(kUndefined) && !style.json) return add("Undefined");
         if (style.json)
           fail_runtime("Object of type " + type_name(v) + " is not JSON serializable");
         refuse("printing a " + type_name(v) + " (use | list)");

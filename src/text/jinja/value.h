@@ -58,11 +58,11 @@ enum class Kind : uint8_t {
 using enum Kind;
 
 class Value;
-struct Arguments;
 struct Loop;
-using Function = std::function<Value(const Arguments&)>;
 using Items = std::vector<Value>;
 using Members = std::vector<std::pair<Value, Value>>;  // in order of insertion
+using Arguments = Members;                             // undefined instead of a name: by place
+using Function = std::function<Value(const Arguments&)>;
 
 /// The value of a key that is text, or null.
 const Value* find_name(const Members& members, std::string_view key);
@@ -137,12 +137,6 @@ class Value {
   Kind kind_ = kUndefined;
   bool markup_ = false;
   uint8_t depth_ = 0;  // of containers in it
-};
-
-/// Arguments of a call, filter or test.
-struct Arguments {
-  Items positional;
-  Members named;
 };
 
 /// The variable `loop`.
