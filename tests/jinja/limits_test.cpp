@@ -152,7 +152,7 @@ TEST(Limits, DeepSourcesAreRefused) {
 TEST(Limits, AChainOfLoopsIsRefusedWhenMade) {
   EXPECT_THAT(failure_of("{% set ns = namespace(l=0) %}{% for i in range(20000) %}"
                          "{% for x in [ns.l] %}{% set ns.l = loop %}{% endfor %}{% endfor %}"),
-              testing::StartsWith("a loop inside another value"));
+              testing::StartsWith("a namespace or loop inside another value"));
 }
 
 TEST(Limits, WhatOutlivesItsLoopStaysValid) {

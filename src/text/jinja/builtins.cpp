@@ -112,24 +112,21 @@ Value length(const Call& c) {
   if (c.self.is(kString)) return Value::integer(count_code_points(c.self.text()));
   if (c.self.is(kDict)) return Value::integer(c.self.members().size());
   if (!c.self.has_items() || c.self.is(kGenerator))
-    fail_runtime("object of type '" + type_name(c.self) + "' has no len()");
+    fail_runtime("length of a " + type_name(c.self));
   return Value::integer(c.self.items().size());
 }
 
-Value sorted(const Items& items, const Value& attribute, const Value& case_sensitive,
-             const Value& reverse, Meter& meter) {
-  std::vector<std::pair<Value, Value>> keyed;
-  for (const Value& item : items) {
-    Value key = attribute_of(item, attribute, meter);
+Value sorted(Items items, const Value& attribute, const Value& case_sensitive, const Value& reverse,
+             Meter& meter) {
+  const auto key_of = [&](const Value& item) {
+    const Value key = attribute_of(item, attribute, meter);
     const bool folds = key.is(kString) && !truthy(case_sensitive);
-    keyed.emplace_back(folds ? Value::string(in_case(Case::kLower, key.text())) : key, item);
-  }
-  std::ranges::stable_sort(keyed, [&](const auto& x, const auto& y) {
-    return truthy(reverse) ? less(y.first, x.first, meter) : less(x.first, y.first, meter);
+    return folds ? meter.made(Value::string(in_case(Case::kLower, key.text()))) : key;
+  };
+  std::ranges::stable_sort(items, [&](const Value& x, const Value& y) {
+    return less(key_of(truthy(reverse) ? y : x), key_of(truthy(reverse) ? x : y), meter);
   });
-  Items out;
-  for (auto& [key, item] : keyed) out.push_back(std::move(item));
-  return Value::list(std::move(out));
+  return Value::list(std::move(items));
 }
 
 Value sort(const Call& c) { return sorted(iterate(c.self, c.meter), c[2], c[1], c[0], c.meter); }
@@ -208,27 +205,25 @@ Value tojson(const Call& c) {
   return Value::string(written(c.self, style, c.meter));
 }
 
-template <bool kLast>
-Value end_of(const Call& c) {
-  if (c.self.is(kString)) return get_item(c.self, Value::integer(kLast ? -1 : 0), c.meter);
-  if (kLast && c.self.is(kGenerator)) fail_runtime("'generator' object is not reversible");
-  const Items items = iterate(c.self, c.meter);
-  if (items.empty()) return Value::undefined("there is no first or last item");
-  return kLast ? items.back() : items.front();
+template <int kIndex>
+Value item_at(const Call& c) {
+  if (kIndex < 0 && c.self.is(kGenerator)) fail_runtime("the last item of a generator");
+  const bool is_text = c.self.is(kString);
+  const Value items = is_text ? c.self : Value::list(iterate(c.self, c.meter));
+  return get_item(items, Value::integer(kIndex), c.meter);
 }
 
 // --- other filters
 
 Value to_integer(const Call& c) {
   if (c.self.is_integer()) return Value::integer(c.self.as_integer());
-  if (c.self.is(kFloat) && std::abs(c.self.as_number()) < 9e15)
-    return Value::integer(static_cast<int64_t>(c.self.as_number()));
-  refuse("the filter 'int' of a " + type_name(c.self));
+  const bool fits = c.self.is(kFloat) && std::abs(c.self.as_number()) < 9e15;
+  if (!fits) refuse("the filter 'int' of a " + type_name(c.self));
+  return Value::integer(static_cast<int64_t>(c.self.as_number()));
 }
 
 Value or_default(const Call& c) {
-  const bool missing = c.self.is(kUndefined) || (truthy(c[1]) && !truthy(c.self));
-  if (!missing) return c.self;
+  if (truthy(c.self) || !(truthy(c[1]) || c.self.is(kUndefined))) return c.self;
   const bool has_default = !c.given.empty() && c.given[0].first.is(kUndefined);
   return has_default || !c[0].is(kUndefined) ? c[0] : Value::string("");
 }
@@ -316,20 +311,20 @@ constexpr Builtin kBuiltins[] = {
     {kFilter, "d", or_default, 0, 2, {"default_value", "boolean"}},
     {kFilter, "default", or_default, 0, 2, {"default_value", "boolean"}},
     {kFilter, "dictsort", dictsort, 0, 3, {"case_sensitive", "by", "reverse"}},
-    {kFilter, "first", end_of<false>},
+    {kFilter, "first", item_at<0>},
     {kFilter, "int", to_integer},
     {kFilter, "items", items},
     {kFilter, "join", join, 0, 2, {"d", "attribute"}},
-    {kFilter, "last", end_of<true>},
+    {kFilter, "last", item_at<-1>},
     {kFilter, "length", length},
     {kFilter, "list", [](const Call& c) { return Value::list(iterate(c.self, c.meter)); }},
-    {kFilter, "map", map, 0, -1},
-    {kFilter, "reject", select<false, false>, 0, -1},
-    {kFilter, "rejectattr", select<false, true>, 0, -1},
+    {kFilter, "map", map, 0, kAny},
+    {kFilter, "reject", select<false, false>, 0, kAny},
+    {kFilter, "rejectattr", select<false, true>, 0, kAny},
     {kFilter, "replace", replace, 2, 2, {"old", "new"}},
     {kFilter, "safe", [](const Call& c) { return Value::markup(to_text(c.self, c.meter)); }},
-    {kFilter, "select", select<true, false>, 0, -1},
-    {kFilter, "selectattr", select<true, true>, 0, -1},
+    {kFilter, "select", select<true, false>, 0, kAny},
+    {kFilter, "selectattr", select<true, true>, 0, kAny},
     {kFilter, "sort", sort, 0, 3, {"reverse", "case_sensitive", "attribute"}},
     {kFilter, "string", to_string},
     {kFilter, "title", change_text<Case::kTitleOfFilter>},
@@ -363,8 +358,8 @@ constexpr Builtin kBuiltins[] = {
     {kOfDict, "items", entries<kView, true, true>},
     {kOfDict, "keys", entries<kView, true, false>},
     {kOfDict, "values", entries<kView, false, true>},
-    {kGlobal, "dict", dict<kDict>, 0, -1},
-    {kGlobal, "namespace", dict<kNamespace>, 0, -1},
+    {kGlobal, "dict", dict<kDict>, 0, kAny},
+    {kGlobal, "namespace", dict<kNamespace>, 0, kAny},
     {kGlobal, "raise_exception", raise_exception, 0, 1},
     {kGlobal, "range", range, 1, 3},
     {kGlobal, "strftime_now", strftime_now, 1, 1},
@@ -385,7 +380,7 @@ Value call(const Builtin& builtin, const Value& self, const Arguments& given, Me
   meter.step();
   meter.charge(self);
   Call call{self, given, meter, {}};
-  if (builtin.most < 0) return meter.made(builtin.run(call));
+  if (builtin.most == kAny) return meter.made(builtin.run(call));
   const std::string name(builtin.name);
   size_t num_by_place = 0;
   for (const auto& [key, value] : given) {
@@ -393,26 +388,25 @@ Value call(const Builtin& builtin, const Value& self, const Arguments& given, Me
     const auto* named = by_place ? nullptr : std::ranges::find(builtin.parameters, key.text());
     const size_t place = by_place ? num_by_place++ : named - builtin.parameters.begin();
     if (!by_place && place < num_by_place) fail_runtime(name + " got an argument twice");
-    if (place >= static_cast<size_t>(builtin.most))
+    if (place >= builtin.most)
       refuse("the argument '" + to_text(by_place ? value : key, meter) + "' of " + name);
     call.args[place] = value;
   }
-  if (given.size() < static_cast<size_t>(builtin.required))
-    fail_runtime(name + " needs more arguments");
+  if (given.size() < builtin.required) fail_runtime(name + " needs more arguments");
   return meter.made(builtin.run(call));
 }
 
 const Builtin* find_builtin(Use use, std::string_view name) {
-  const auto* row = std::ranges::find_if(
-      kBuiltins, [&](const Builtin& b) { return (b.uses & use) != 0 && b.name == name; });
-  return row == std::end(kBuiltins) ? nullptr : row;
+  for (const Builtin& row : kBuiltins) {
+    if ((row.uses & use) != 0 && row.name == name) return &row;
+  }
+  return nullptr;
 }
 
 const Builtin* find_method(const Value& object, std::string_view name) {
   const bool is_text = object.is(kString), is_dict = object.is(kDict);
   if (!is_text && !is_dict && !object.has_items()) return nullptr;
-  const Builtin* found =
-      object.has_items() ? nullptr : find_builtin(is_text ? kOfText : kOfDict, name);
+  const Builtin* found = find_builtin(is_text ? kOfText : is_dict ? kOfDict : kOfList, name);
   if (found && object.is_markup()) refuse("a method of text behind safe");
   const std::string_view others = is_dict ? kOthersOfDict : kOthers;
   if (!found && others.find(' ' + std::string(name) + ' ') != std::string::npos)

@@ -49,7 +49,7 @@ struct Meter {
 // --- filters, tests, methods and global functions (builtins.cpp): rows of a table
 
 /// Where a row's name is looked for: a row can be of several.
-enum Use : uint8_t { kFilter = 1, kTest = 2, kOfText = 4, kOfDict = 8, kGlobal = 16 };
+enum Use { kFilter = 1, kTest = 2, kOfText = 4, kOfDict = 8, kOfList = 16, kGlobal = 32 };
 
 struct Call {
   const Value& self;  // of a filter, test or method: its input
@@ -59,11 +59,13 @@ struct Call {
   const Value& operator[](size_t i) const { return args[i]; }
 };
 
+constexpr size_t kAny = SIZE_MAX;
+
 struct Builtin {
   int uses;
   std::string_view name;
   Value (*run)(const Call&);
-  int required = 0, most = 0;                       // arguments; most < 0: any, not bound to `args`
+  size_t required = 0, most = 0;                    // arguments; kAny: not bound to `args`
   std::array<std::string_view, 4> parameters = {};  // names that may be given; empty: by place only
 };
 

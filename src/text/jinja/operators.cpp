@@ -56,8 +56,7 @@ Value arithmetic(std::string_view op, const Value& a, const Value& b, Meter& met
       return Value::list(std::move(items), a.kind());
     }
   }
-  fail_runtime("unsupported operand type(s) for " + std::string(op) + ": '" + type_name(a) +
-               "' and '" + type_name(b) + "'");
+  fail_runtime(name + " of a " + type_name(a) + " and a " + type_name(b));
 }
 
 bool contains(const Value& container, const Value& item, Meter& meter) {
@@ -67,9 +66,8 @@ bool contains(const Value& container, const Value& item, Meter& meter) {
   if (container.has_items())
     return std::ranges::any_of(container.items(),
                                [&](const Value& v) { return equal(v, item, meter); });
-  if (!container.is(kString))
-    fail_runtime("argument of type '" + type_name(container) + "' is not iterable");
-  if (!item.is(kString)) fail_runtime("'in <string>' requires string as left operand");
+  if (!container.is(kString)) fail_runtime("a search in a " + type_name(container));
+  if (!item.is(kString)) fail_runtime("a search for a " + type_name(item) + " in a str");
   meter.charge(3 * container.text().size());  // a search costs more than a copy
   return container.text().find(item.text()) != std::string::npos;
 }
@@ -141,8 +139,7 @@ bool less(const Value& a, const Value& b, Meter& meter) {
   if (a.has_items() && b.has_items()) refuse("< or > of lists");
   require_defined(a);
   require_defined(b);
-  fail_runtime("'<' not supported between instances of '" + type_name(a) + "' and '" +
-               type_name(b) + "'");
+  fail_runtime("the operator < of a " + type_name(a) + " and a " + type_name(b));
 }
 
 const Value* find_member(const Members& members, const Value& key, Meter& meter) {
@@ -202,8 +199,7 @@ Value slice(const Value& object, const std::array<Value, 3>& parts, Meter& meter
   require_defined(object);
   if (!can_be_indexed(object) || object.is_markup()) refuse("a slice of a " + type_name(object));
   for (const Value& part : parts) {
-    if (!part.is(kNone) && !part.is_integer())
-      fail_runtime("slice indices must be integers or None");
+    if (!part.is(kNone) && !part.is_integer()) fail_runtime("a slice's bound must be an integer");
   }
   meter.charge(object);
   const int64_t size = size_of(object);

@@ -58,9 +58,7 @@ using Names = std::vector<std::string>;
 void assign(Run& run, const Names& names, const Value& value) {
   if (names.size() == 1) return run.assign(names[0], value);
   const Items items = iterate(value, run.meter);
-  if (items.size() != names.size())
-    fail_runtime("can't unpack " + std::to_string(items.size()) + " values into " +
-                 std::to_string(names.size()) + " names");
+  if (items.size() != names.size()) fail_runtime("there are not as many names as values");
   for (size_t i = 0; i < items.size(); ++i) run.assign(names[i], items[i]);
 }
 
@@ -123,9 +121,8 @@ class Parser : Reader {
     if (!take("if")) return value;
     ++branches_;
     Expression condition = parse_operators(0);
-    Expression otherwise =
-        take("else") ? parse_expression()
-                     : constant(Value::undefined("the if-expression is false and has no else"));
+    Value none = Value::undefined("the if-expression is false and has no else");
+    Expression otherwise = take("else") ? parse_expression() : constant(std::move(none));
     if (at("if")) refuse("an if behind an if without else");
     --branches_;
     return [value = std::move(value), condition = std::move(condition),
@@ -424,7 +421,8 @@ class Parser : Reader {
       if (attribute.empty()) return run.assign(name, std::move(given));
       const Value object = run.find(name);
       if (!object.is(kNamespace)) fail_runtime("cannot assign attribute on non-namespace object");
-      object.set_member(attribute, std::move(given));
+      if (given.is(kNamespace)) refuse("a namespace inside another value");
+      set_name(object.members_of_namespace(), attribute, std::move(given));
     };
   }
 

@@ -23,8 +23,7 @@ void append_upper(std::string& out, char32_t c, bool as_title) {
 }
 
 void append_lower(std::string& out, char32_t c) {
-  if (c == 0x130 || c == 0x3A3)
-    refuse("the lower case of a letter that depends on its place or is two");
+  if (c == 0x130 || c == 0x3A3) refuse("the lower case of a letter like \u0130 or \u03A3");
   append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
 }
 
@@ -41,9 +40,7 @@ bool is_printable(char32_t c) {
 }
 
 std::string string_repr(std::string_view s) {
-  const bool single =
-      s.find('\'') == std::string_view::npos || s.find('"') != std::string_view::npos;
-  const char quote = single ? '\'' : '"';
+  const char quote = s.find('\'') < s.size() && s.find('"') == s.npos ? '"' : '\'';
   constexpr std::string_view kEscaped = "\n\r\t", kLetters = "nrt";
   std::string out(1, quote);
   for (size_t pos = 0; pos < s.size();) {
@@ -98,8 +95,7 @@ struct Writer {
       case kDict: return write_all("{", "}", v.members(), level);
       default:
         if (v.is(kUndefined) && !style.json) return add("Undefined");
-        if (style.json)
-          fail_runtime("Object of type " + type_name(v) + " is not JSON serializable");
+        if (style.json) fail_runtime("a " + type_name(v) + " is not JSON serializable");
         refuse("printing a " + type_name(v) + " (use | list)");
     }
   }
@@ -120,8 +116,7 @@ struct Writer {
   void write_item(const std::pair<Value, Value>& member, int level) {
     const Value& key = member.first;
     const char* quote = style.json && !key.is(kString) ? "\"" : "";
-    if (*quote && !key.is_number() && !key.is(kNone) && !key.is(kBigInt))
-      fail_runtime("keys must be str, int, float, bool or None, not " + type_name(key));
+    if (key.has_items() || key.is(kDict)) fail_runtime("a key must not be a " + type_name(key));
     add(quote);
     write(key, level);
     add(quote + style.key_separator);

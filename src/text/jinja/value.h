@@ -32,9 +32,13 @@ class TemplateError : public std::runtime_error {
   Failure failure_;
 };
 
-[[noreturn]] void fail(Failure failure, const std::string& message);
+[[noreturn]] inline void fail(Failure failure, const std::string& message) {
+  throw TemplateError(failure, message);
+}
 [[noreturn]] inline void fail_runtime(const std::string& m) { fail(Failure::kRuntime, m); }
-[[noreturn]] void refuse(const std::string& what);
+[[noreturn]] inline void refuse(const std::string& what) {
+  fail(Failure::kUnsupported, what + " is not supported by this server's template engine");
+}
 
 /// From kList to kRange: what holds items.
 enum class Kind : uint8_t {
@@ -66,7 +70,6 @@ using Function = std::function<Value(const Arguments&)>;
 
 /// The value of a key that is text, or null.
 const Value* find_name(const Members& members, std::string_view key);
-void set_name(Members& members, std::string_view key, Value value);
 
 /// A Python value as templates see it. Containers are shared by copies, as in Python, and are never
 /// changed after they are made (the sandbox forbids it), except namespaces. No container holds a
@@ -85,8 +88,21 @@ class Value {
   static Value number(double d) { return {kFloat, d}; }
   static Value string(std::string s) { return {kString, share(std::move(s))}; }
   static Value markup(std::string s) { return {kString, share(std::move(s)), true}; }
-  static Value list(Items items, Kind kind = kList);
-  static Value dict(Members members, Kind kind = kDict);
+  static Value list(Items items, Kind kind = kList) {
+    Value v(kind, std::monostate());
+    for (const Value& item : items) v.hold(item);
+    v.data_ = share(std::move(items));
+    return v;
+  }
+  static Value dict(Members members, Kind kind = kDict) {
+    Value v(kind, std::monostate());
+    for (const auto& [key, value] : members) {
+      v.hold(key);
+      v.hold(value);
+    }
+    v.data_ = share(std::move(members));
+    return v;
+  }
   static Value callable(Function f) { return {kCallable, share(std::move(f))}; }
   static Value loop(std::shared_ptr<Loop> l) { return {kLoop, std::move(l)}; }
 
@@ -108,7 +124,7 @@ class Value {
   Items take_items() const { return is(kGenerator) ? std::move(held<Items>()) : items(); }
   const Members& members() const { return held<Members>(); }
   const Value* member(std::string_view key) const { return find_name(members(), key); }
-  void set_member(std::string_view key, Value value) const;  // namespaces only
+  Members& members_of_namespace() const { return held<Members>(); }
   const Function& function() const { return held<Function>(); }
   const Loop& loop() const { return held<Loop>(); }
   /// Why it is undefined ("'x' is undefined").
@@ -131,7 +147,11 @@ class Value {
   T& held() const {
     return *std::get<Shared<T>>(data_);
   }
-  void hold(const Value& child);
+  void hold(const Value& child) {
+    if (child.is(kNamespace) || child.is(kLoop)) refuse("a namespace or loop inside another value");
+    if (child.depth_ >= kMaxDepth) fail(Failure::kLimit, "a value is nested too deep");
+    depth_ = std::max<uint8_t>(depth_, child.depth_ + 1);
+  }
 
   Data data_;
   Kind kind_ = kUndefined;
@@ -145,9 +165,39 @@ struct Loop {
   size_t index = 0;
 };
 
-bool truthy(const Value& v);
-void require_defined(const Value& v);
+inline const Value* find_name(const Members& members, std::string_view key) {
+  for (const auto& [k, v] : members) {
+    if (k.is(kString) && k.text() == key) return &v;
+  }
+  return nullptr;
+}
+
+inline void set_name(Members& members, std::string_view key, Value value) {
+  if (const Value* old = find_name(members, key)) {
+    const_cast<Value&>(*old) = std::move(value);
+  } else {
+    members.emplace_back(Value::string(std::string(key)), std::move(value));
+  }
+}
+
+inline bool truthy(const Value& v) {
+  if (v.is_missing()) return false;
+  if (v.is_number()) return v.as_number() != 0;
+  if (v.is(kString)) return !v.text().empty();
+  if (v.is(kDict)) return !v.members().empty();
+  return !v.has_items() || v.is(kGenerator) || !v.items().empty();
+}
+
+inline void require_defined(const Value& v) {
+  if (v.is(kUndefined)) fail_runtime(v.undefined_message());
+}
+
 /// Python's type name, for messages.
-std::string type_name(const Value& v);
+inline std::string type_name(const Value& v) {
+  constexpr const char* kNames[] = {
+      "Undefined", "NoneType",  "bool",      "int",   "int",  "float",     "str",      "list",
+      "tuple",     "generator", "dict view", "range", "dict", "namespace", "function", "loop"};
+  return kNames[static_cast<size_t>(v.kind())];
+}
 
 }  // namespace bicached::jinja
