@@ -213,8 +213,6 @@ Value item_at(const Call& c) {
   return get_item(items, Value::integer(kIndex), c.meter);
 }
 
-// --- other filters
-
 Value to_integer(const Call& c) {
   if (c.self.is_integer()) return Value::integer(c.self.as_integer());
   const bool fits = c.self.is(kFloat) && std::abs(c.self.as_number()) < 9e15;

@@ -46,15 +46,11 @@ Value arithmetic(std::string_view op, const Value& a, const Value& b, Meter& met
     return Value::integer(integers(op, a.as_integer(), b.as_integer()));
   if (op == "*" && a.is(kString) && b.is_integer()) return repeated(a, b.as_integer(), meter);
   if (op == "*" && a.is_integer() && b.is(kString)) return repeated(b, a.as_integer(), meter);
-  if (op == "+" && a.kind() == b.kind()) {
-    meter.charge(a);
-    meter.charge(b);
-    if (a.is(kString)) return Value::string(a.text() + b.text());
-    if (a.is(kList) || a.is(kTuple)) {
-      Items items = a.items();
-      items.insert(items.end(), b.items().begin(), b.items().end());
-      return Value::list(std::move(items), a.kind());
-    }
+  if (op == "+" && a.is(kString) && b.is(kString)) return Value::string(a.text() + b.text());
+  if (op == "+" && a.kind() == b.kind() && (a.is(kList) || a.is(kTuple))) {
+    Items items = a.items();
+    items.insert(items.end(), b.items().begin(), b.items().end());
+    return Value::list(std::move(items), a.kind());
   }
   fail_runtime(name + " of a " + type_name(a) + " and a " + type_name(b));
 }

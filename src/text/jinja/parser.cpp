@@ -47,6 +47,7 @@ Expression chain(Expression first, std::vector<Step> steps) {
 }
 
 Value negated(Run&, const Value& v) { return Value::boolean(!truthy(v)); }
+Value minus(Run& run, const Value& v) { return binary("-", Value::integer(0), v, run.meter); }
 
 Statement print(Expression value) {
   return [value = std::move(value)](Run& run) { run.print(run.eval(value)); };
@@ -87,17 +88,12 @@ class Parser : Reader {
       std::string text;
       const char delimiter = read_text(text);
       if (!text.empty()) body.push_back(print(constant(Value::string(std::move(text)))));
-      if (delimiter == '{') {
-        body.push_back(print(parse_tuple()));
-        close("}}");
-      } else if (delimiter == '%') {
-        if (std::ranges::find(ends, now()) != ends.end()) return body;
-        body.push_back(parse_tag());
-      } else if (ends.size() > 0) {
+      if (delimiter == 0 && ends.size() > 0)
         syntax("the tag '" + std::string(*ends.begin()) + "' is missing");
-      } else {
+      if (delimiter == 0 || (delimiter == '%' && std::ranges::find(ends, now()) != ends.end()))
         return body;
-      }
+      body.push_back(delimiter == '%' ? parse_tag() : print(parse_tuple()));
+      if (delimiter == '{') close("}}");
     }
   }
 
@@ -162,18 +158,13 @@ class Parser : Reader {
   }
 
   Expression parse_unary(bool with_filters) {
+    size_t num_signs = 0;
+    while (take("-")) ++num_signs;
     if (at("+")) refuse("the sign +");
+    Expression value = parse_primary();
     std::vector<Step> steps;
-    Expression value;
-    if (take("-")) {
-      const Level level(nesting_, kMaxNesting);
-      value = parse_unary(false);
-      steps.push_back(
-          [](Run& run, const Value& v) { return binary("-", Value::integer(0), v, run.meter); });
-    } else {
-      value = parse_primary();
-      while (at(".") || at("[") || at("(")) add_link(steps, parse_postfix());
-    }
+    while (at(".") || at("[") || at("(")) add_link(steps, parse_postfix());
+    for (; num_signs > 0; --num_signs) add_link(steps, minus);
     while (with_filters && (at("|") || at("is"))) {
       const bool is_filter = take() == "|";
       const bool is_not = !is_filter && take("not");
@@ -278,7 +269,8 @@ class Parser : Reader {
       if (name.empty() && !given.empty() && !given.back().first.empty())
         syntax("a positional argument follows a named one");
       const bool has_value = name.empty() || take("=");
-      given.emplace_back(name, has_value ? parse_expression() : Expression());
+      Value absent = Value::undefined("parameter '" + name + "' was not provided");
+      given.emplace_back(name, has_value ? parse_expression() : constant(std::move(absent)));
       if (!at(")")) expect(",");
     }
     return given;

@@ -82,13 +82,12 @@ class Reader {
 
   Value take_integer() {
     const std::string text = take();
-    if (!std::ranges::all_of(text, is_digit) ||
-        (char_at(pos_) == '.' && is_digit(char_at(pos_ + 1))))
-      refuse("the number '" + text + "...'");
-    if (text.size() > 1 && text[0] == '0') syntax("an integer must not begin with 0");
+    const bool is_float = char_at(pos_) == '.' && is_digit(char_at(pos_ + 1));
+    const bool is_octal = text.size() > 1 && text[0] == '0';
     int64_t i = 0;
-    if (std::from_chars(text.data(), text.data() + text.size(), i).ec != std::errc())
-      refuse("the integer " + text.substr(0, 40));
+    const auto read = std::from_chars(text.data(), text.data() + text.size(), i);
+    if (is_float || is_octal || read.ec != std::errc() || read.ptr != text.data() + text.size())
+      refuse("the number '" + text.substr(0, 40) + "...'");
     return Value::integer(i);
   }
 

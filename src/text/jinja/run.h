@@ -128,10 +128,7 @@ struct Run {
       const bool by_place = i < given.size() && given[i].first.is(kUndefined);
       const Value* value = by_place ? &given[i].second : find_name(given, name);
       num_used += value != nullptr;
-      if (!value && !otherwise)
-        assign(name, Value::undefined("parameter '" + name + "' was not provided"));
-      else
-        assign(name, value ? *value : eval(otherwise));
+      assign(name, value ? *value : eval(otherwise));
     }
     if (num_used < given.size()) fail_runtime("macro '" + macro.name + "' takes no such argument");
     return Value::string(text_of(macro.body));

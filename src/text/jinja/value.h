@@ -68,9 +68,6 @@ using Members = std::vector<std::pair<Value, Value>>;  // in order of insertion
 using Arguments = Members;                             // undefined instead of a name: by place
 using Function = std::function<Value(const Arguments&)>;
 
-/// The value of a key that is text, or null.
-const Value* find_name(const Members& members, std::string_view key);
-
 /// A Python value as templates see it. Containers are shared by copies, as in Python, and are never
 /// changed after they are made (the sandbox forbids it), except namespaces. No container holds a
 /// namespace or a loop and none is nested deeper than kMaxDepth, so that values form no cycles and
@@ -123,7 +120,7 @@ class Value {
   /// What iterating over items gives: a generator gives them once.
   Items take_items() const { return is(kGenerator) ? std::move(held<Items>()) : items(); }
   const Members& members() const { return held<Members>(); }
-  const Value* member(std::string_view key) const { return find_name(members(), key); }
+  const Value* member(std::string_view key) const;
   Members& members_of_namespace() const { return held<Members>(); }
   const Function& function() const { return held<Function>(); }
   const Loop& loop() const { return held<Loop>(); }
@@ -165,12 +162,15 @@ struct Loop {
   size_t index = 0;
 };
 
+/// The value of a key that is text, or null.
 inline const Value* find_name(const Members& members, std::string_view key) {
   for (const auto& [k, v] : members) {
     if (k.is(kString) && k.text() == key) return &v;
   }
   return nullptr;
 }
+
+inline const Value* Value::member(std::string_view key) const { return find_name(members(), key); }
 
 inline void set_name(Members& members, std::string_view key, Value value) {
   if (const Value* old = find_name(members, key)) {
