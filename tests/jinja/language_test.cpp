@@ -103,6 +103,10 @@ TEST(Language, WhatIsNotSupportedIsNamed) {
       {"{{ [{}] | map(attribute='a.b') | list }}", "the attribute 'a.b' of a filter"},
       {"{{ [{}] | map('upper', attribute='a') | list }}", "the filter 'map' with such arguments"},
       {"{{ '\\U0001F600' }}", "the string escape \\U"},
+      {"{{ '\\u00e9' }}", "the string escape \\u"},
+      {"{{ '\\x41' }}", "the string escape \\x"},
+      {"{% for x in [] %}{% else %}none{% endfor %}", "the tag 'else'"},
+      {"{{ 'a'.startswith(('a', 'b')) }}", "an argument that is no str but a tuple"},
   };
   for (const auto& [source, name] : cases) {
     try {

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "base/utf8.h"
-#include "text/jinja/library.h"
+#include "text/jinja/run.h"
 
 namespace bicached::jinja {
 namespace {
@@ -34,7 +34,7 @@ Value repeated(const Value& text, int64_t times, Meter& meter) {
 Value arithmetic(std::string_view op, const Value& a, const Value& b, Meter& meter) {
   const std::string name = "the operator " + std::string(op);
   for (const Value* v : {&a, &b}) {
-    require_defined(*v);
+    v->require_defined();
     if (v->is(kFloat) || v->is(kBigInt))
       refuse(name + " with a number that is no integer of 64 bits");
     if (v->is_markup()) refuse(name + " with text behind safe");
@@ -133,8 +133,8 @@ bool less(const Value& a, const Value& b, Meter& meter) {
     return a.text() < b.text();
   }
   if (a.has_items() && b.has_items()) refuse("< or > of lists");
-  require_defined(a);
-  require_defined(b);
+  a.require_defined();
+  b.require_defined();
   fail_runtime("the operator < of a " + type_name(a) + " and a " + type_name(b));
 }
 
@@ -159,7 +159,7 @@ Value binary(std::string_view op, const Value& a, const Value& b, Meter& meter) 
 }
 
 Value get_attribute(const Value& object, const std::string& name) {
-  require_defined(object);
+  object.require_defined();
   if (name.starts_with("_")) fail_runtime("access to attribute '" + name + "' is unsafe.");
   if (object.is(kLoop)) return loop_attribute(object.loop(), name);
   if (object.is(kCallable) || object.is_number() || object.is(kBigInt))
@@ -173,7 +173,7 @@ Value get_attribute(const Value& object, const std::string& name) {
 }
 
 Value get_item(const Value& object, const Value& key, Meter& meter) {
-  require_defined(object);
+  object.require_defined();
   if (object.is(kDict)) {
     if (const Value* found = find_member(object.members(), key, meter)) return *found;
   } else if ((object.has_items() || object.is(kString)) && key.is_integer()) {
@@ -192,7 +192,7 @@ Value get_item(const Value& object, const Value& key, Meter& meter) {
 }
 
 Value slice(const Value& object, const std::array<Value, 3>& parts, Meter& meter) {
-  require_defined(object);
+  object.require_defined();
   if (!can_be_indexed(object) || object.is_markup()) refuse("a slice of a " + type_name(object));
   for (const Value& part : parts) {
     if (!part.is(kNone) && !part.is_integer()) fail_runtime("a slice's bound must be an integer");

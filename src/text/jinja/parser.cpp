@@ -3,7 +3,6 @@
 #include <optional>
 
 #include "text/jinja/reader.h"
-#include "text/jinja/run.h"
 
 namespace bicached::jinja {
 namespace {
@@ -356,15 +355,11 @@ class Parser : Reader {
     Expression over = parse_tuple(true);
     Expression condition = take("if") ? parse_expression() : Expression();
     if (at("recursive")) refuse("a recursive loop");
-    close("%}");
     ++loops_;
-    Body body = parse_body({"endfor", "else"});
+    Body body = parse_block("endfor");
     --loops_;
-    const bool has_else = take() == "else";
-    Body otherwise = has_else ? parse_block("endfor") : Body();
-    if (!has_else) close("%}");
     return [names = std::move(names), over = std::move(over), condition = std::move(condition),
-            body = std::move(body), otherwise = std::move(otherwise)](Run& run) {
+            body = std::move(body)](Run& run) {
       Items items = iterate(run.eval(over), run.meter);
       if (condition) {
         std::erase_if(items, [&](const Value& item) {
@@ -373,9 +368,7 @@ class Parser : Reader {
           return !truthy(run.eval(condition));
         });
       }
-      if (!items.empty()) return run_loop(run, std::move(items), names, body);
-      const Run::ScopeGuard guard(run);
-      run.run(otherwise);
+      run_loop(run, std::move(items), names, body);
     };
   }
 

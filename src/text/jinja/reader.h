@@ -5,7 +5,7 @@
 #include <charconv>
 
 #include "base/utf8.h"
-#include "text/jinja/library.h"
+#include "text/jinja/run.h"
 
 namespace bicached::jinja {
 
@@ -168,17 +168,7 @@ class Reader {
     pos_ += 2;
     if (const size_t known = kFrom.find(e); known != std::string_view::npos) {
       out += kTo[known];
-    } else if (e == 'u' || e == 'x') {
-      const size_t width = e == 'x' ? 2 : 4;
-      const std::string_view digits = in_.substr(std::min(pos_, in_.size()), width);
-      uint32_t c = 0;
-      const char* end = digits.data() + digits.size();
-      if (digits.size() != width || std::from_chars(digits.data(), end, c, 16).ptr != end)
-        syntax("a string's escape is not complete");
-      if (c >= 0xD800 && c <= 0xDFFF) refuse("a string escape of no character");
-      append_utf8(out, c);
-      pos_ += width;
-    } else if (is_digit(e) || e == 'N' || e == 'U') {
+    } else if (std::string_view("uxUN01234567").find(e) != std::string_view::npos) {
       refuse("the string escape \\" + std::string(1, e));
     } else if (e != '\n') {
       out += '\\';

@@ -1,10 +1,121 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
+#include <string>
+#include <string_view>
 
-#include "text/jinja/library.h"
+#include "text/jinja/template.h"
 
 namespace bicached::jinja {
+
+/// What one rendering has used of its limits.
+struct Meter {
+  const RenderOptions& options;
+  int64_t num_steps = 0, work_bytes = 0, made_bytes = 0;
+
+  void step() {
+    if (++num_steps > options.limits.max_steps) fail(Failure::kLimit, "the template runs too long");
+  }
+  /// So many bytes are about to be looked through, or all of a value's text or list.
+  void charge(size_t num_bytes) {
+    add(num_bytes, work_bytes, options.limits.max_work_bytes, "handles");
+  }
+  void charge(const Value& v) { charge(own_bytes(v)); }
+  /// So many bytes are made.
+  void make(size_t num_bytes) {
+    charge(num_bytes);
+    add(num_bytes, made_bytes, options.limits.max_made_bytes, "makes");
+  }
+  Value made(Value v) {
+    make(own_bytes(v));
+    return v;
+  }
+
+ private:
+  static size_t own_bytes(const Value& v) {
+    if (v.is(kString)) return v.text().size() + sizeof(Value) + sizeof(std::string);
+    if (v.has_items()) return v.items().size() * sizeof(Value);
+    return v.is(kDict) ? v.members().size() * 2 * sizeof(Value) : 0;
+  }
+  static void add(size_t num_bytes, int64_t& bytes, int64_t most, std::string_view verb) {
+    bytes += static_cast<int64_t>(num_bytes);
+    if (bytes > most)
+      fail(Failure::kLimit, "the template " + std::string(verb) + " more than " +
+                                std::to_string(most >> 20) + " MiB of text and lists");
+  }
+};
+
+// --- filters, tests, methods and global functions (builtins.cpp): rows of a table
+
+/// Where a row's name is looked for: a row can be of several.
+enum Use { kFilter = 1, kTest = 2, kOfText = 4, kOfDict = 8, kOfList = 16, kGlobal = 32 };
+
+struct Call {
+  const Value& self;  // of a filter, test or method: its input
+  const Arguments& given;
+  Meter& meter;
+  std::array<Value, 4> args;  // `given` in the order of the row's parameters; undefined when absent
+  const Value& operator[](size_t i) const { return args[i]; }
+};
+
+constexpr size_t kAny = SIZE_MAX;
+
+struct Builtin {
+  int uses;
+  std::string_view name;
+  Value (*run)(const Call&);
+  size_t required = 0, most = 0;                    // arguments; kAny: not bound to `args`
+  std::array<std::string_view, 4> parameters = {};  // names that may be given; empty: by place only
+};
+
+/// Null when there is none of that name: Jinja may have it.
+const Builtin* find_builtin(Use use, std::string_view name);
+/// Null when the object's type has no method of that name in Python. Throws kUnsupported when
+/// Python has it and this engine has not.
+const Builtin* find_method(const Value& object, std::string_view name);
+Value call(const Builtin& builtin, const Value& self, const Arguments& given, Meter& meter);
+/// namespace, dict, range, raise_exception, strftime_now.
+Members global_functions(Meter& meter);
+
+// --- operators (operators.cpp)
+
+bool equal(const Value& a, const Value& b, Meter& meter);
+/// a < b; throws for kinds that have no order.
+bool less(const Value& a, const Value& b, Meter& meter);
+/// The value of a dict's key that equals `key`, or null.
+const Value* find_member(const Members& members, const Value& key, Meter& meter);
+/// Every operator between two values but `and` and `or`.
+Value binary(std::string_view op, const Value& a, const Value& b, Meter& meter);
+Value get_attribute(const Value& object, const std::string& name);
+Value get_item(const Value& object, const Value& key, Meter& meter);
+/// `parts`: start, stop and step, each may be none.
+Value slice(const Value& object, const std::array<Value, 3>& parts, Meter& meter);
+/// What iterating gives: items, keys, characters. Throws when it can't be iterated.
+Items iterate(const Value& v, Meter& meter);
+
+// --- text (text.cpp)
+
+/// How a value is written: as Python's repr does, or as its json.dumps.
+struct Style {
+  bool json = true;
+  bool ensure_ascii = false;
+  int indent = -1;  // -1: one line
+  std::string item_separator = ", ", key_separator = ": ";
+};
+std::string written(const Value& v, const Style& style, Meter& meter);
+/// Python's str().
+std::string to_text(const Value& v, Meter& meter);
+
+/// Titles: Jinja's filter begins words behind white space and brackets, Python's behind no letter.
+enum class Case { kUpper, kLower, kCapitalized, kTitleOfFilter, kTitleOfMethod };
+std::string in_case(Case which, std::string_view s);
+
+enum class Side { kLeft, kRight, kBoth };
+/// Without the characters at its ends; not given: without white space.
+std::string_view strip(std::string_view s, const Value& characters, Side side);
+
+// --- one rendering
 
 /// A parsed expression. Empty: it was left out.
 using Expression = std::function<Value(Run&)>;
@@ -57,8 +168,9 @@ struct Run {
     scopes.push_back({0, {}});  // the template's own variables
   }
 
-  Value find(const std::string& name) const {
+  Value find(const std::string& name) {
     for (size_t at = scopes.size() - 1;; at = scopes[at].parent) {
+      meter.charge(scopes[at].variables.size());
       if (const Value* found = find_name(scopes[at].variables, name)) return *found;
       if (at == 0) return Value::undefined("'" + name + "' is undefined");
     }
@@ -106,7 +218,7 @@ struct Run {
 
   Value call(const Value& function, const Arguments& arguments) {
     if (function.is(kCallable)) return meter.made(function.function()(arguments));
-    require_defined(function);
+    function.require_defined();
     fail_runtime("'" + type_name(function) + "' object is not callable");
   }
 

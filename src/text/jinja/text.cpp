@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/utf8.h"
-#include "text/jinja/library.h"
+#include "text/jinja/run.h"
 
 namespace bicached::jinja {
 namespace {
@@ -77,20 +77,18 @@ struct Writer {
   std::string out;
 
   void write(const Value& v, int level) {
+    constexpr const char* kBools[2][2] = {{"False", "True"}, {"false", "true"}};
     meter.step();
     switch (v.kind()) {
       case kNone: return add(style.json ? "null" : "None");
-      case kBool:
-        if (v.as_integer()) return add(style.json ? "true" : "True");
-        return add(style.json ? "false" : "False");
+      case kBool: return add(kBools[style.json][v.as_integer()]);
       case kInt: return add(std::to_string(v.as_integer()));
       case kBigInt: return add(v.text());
       case kFloat: return add(float_repr(v.as_number()));  // finite: it was read from JSON
       case kString: return write_string(v);
       case kTuple:
-        if (!style.json)
-          return write_all("(", v.items().size() == 1 ? ",)" : ")", v.items(), level);
-        [[fallthrough]];
+        if (style.json) return write_all("[", "]", v.items(), level);
+        return write_all("(", v.items().size() == 1 ? ",)" : ")", v.items(), level);
       case kList: return write_all("[", "]", v.items(), level);
       case kDict: return write_all("{", "}", v.members(), level);
       default:
@@ -145,7 +143,7 @@ bool is_space(char32_t c) { return is_white_space(c) || (c >= 0x1C && c <= 0x1F)
 }  // namespace
 
 std::string in_case(Case which, std::string_view s) {
-  constexpr std::string_view kBeforeWord = "-({[<";  // in Jinja's filter
+  constexpr std::u32string_view kBeforeWord = U"-({[<";  // in Jinja's filter
   std::string out;
   bool begins = true;  // a word
   for (size_t pos = 0; pos < s.size();) {
@@ -158,8 +156,7 @@ std::string in_case(Case which, std::string_view s) {
     begins = false;
     if (which == Case::kTitleOfMethod) begins = !has_case(c);
     if (which == Case::kTitleOfFilter)
-      begins =
-          is_space(c) || (c < 0x80 && kBeforeWord.find(static_cast<char>(c)) != std::string::npos);
+      begins = is_space(c) || kBeforeWord.find(c) < kBeforeWord.size();
   }
   return out;
 }
@@ -174,13 +171,10 @@ std::string_view strip(std::string_view s, const Value& characters, Side side) {
     }
     return false;
   };
+  const bool left = side != Side::kRight, right = side != Side::kLeft;
   size_t begin = 0, end = s.size();
-  if (side != Side::kRight) {
-    for (size_t pos = 0; pos < end && goes(next_code_point(s, pos));) begin = pos;
-  }
-  if (side != Side::kLeft) {
-    for (size_t pos = end; pos > begin && goes(previous_code_point(s, pos));) end = pos;
-  }
+  for (size_t pos = 0; left && pos < end && goes(next_code_point(s, pos));) begin = pos;
+  for (size_t pos = end; right && pos > begin && goes(previous_code_point(s, pos));) end = pos;
   return s.substr(begin, end - begin);
 }
 

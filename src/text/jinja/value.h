@@ -124,9 +124,9 @@ class Value {
   Members& members_of_namespace() const { return held<Members>(); }
   const Function& function() const { return held<Function>(); }
   const Loop& loop() const { return held<Loop>(); }
-  /// Why it is undefined ("'x' is undefined").
-  std::string undefined_message() const {
-    return std::holds_alternative<std::monostate>(data_) ? "value is undefined" : text();
+  void require_defined() const {
+    const bool has_reason = !std::holds_alternative<std::monostate>(data_);
+    if (is(kUndefined)) fail_runtime(has_reason ? text() : "value is undefined");
   }
 
  private:
@@ -186,10 +186,6 @@ inline bool truthy(const Value& v) {
   if (v.is(kString)) return !v.text().empty();
   if (v.is(kDict)) return !v.members().empty();
   return !v.has_items() || v.is(kGenerator) || !v.items().empty();
-}
-
-inline void require_defined(const Value& v) {
-  if (v.is(kUndefined)) fail_runtime(v.undefined_message());
 }
 
 /// Python's type name, for messages.
