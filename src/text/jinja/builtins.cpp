@@ -256,7 +256,7 @@ Value dict(const Call& c) {
   Members members;
   for (const auto& [name, value] : c.given) {
     if (name.is(kString)) {
-      set_name(members, name.text(), value);
+      set_name(members, name, value);
     } else if (value.is(kDict) && members.empty()) {
       members = value.members();
     } else {
@@ -284,12 +284,8 @@ Value strftime_now(const Call& c) {
   return Value::string(out.str());
 }
 
-// --- the table
-
 constexpr Builtin kBuiltins[] = {
-    {kFilter | kOfText, "capitalize", change_text<Case::kCapitalized>},
-    {kFilter | kOfText, "lower", change_text<Case::kLower>},
-    {kFilter | kOfText, "upper", change_text<Case::kUpper>},
+    {kFilter, "capitalize", change_text<Case::kCapitalized>},
     {kFilter, "count", length},
     {kFilter, "d", or_default, 0, 2, {"default_value", "boolean"}},
     {kFilter, "default", or_default, 0, 2, {"default_value", "boolean"}},
@@ -301,6 +297,7 @@ constexpr Builtin kBuiltins[] = {
     {kFilter, "last", item_at<-1>},
     {kFilter, "length", length},
     {kFilter, "list", [](const Call& c) { return Value::list(iterate(c.self, c.meter)); }},
+    {kFilter, "lower", change_text<Case::kLower>},
     {kFilter, "map", map, 0, kAny},
     {kFilter, "reject", select<false, false>, 0, kAny},
     {kFilter, "rejectattr", select<false, true>, 0, kAny},
@@ -313,6 +310,7 @@ constexpr Builtin kBuiltins[] = {
     {kFilter, "title", change_text<Case::kTitleOfFilter>},
     {kFilter, "tojson", tojson, 0, 3, {"ensure_ascii", "indent", "separators"}},
     {kFilter, "trim", strip_text<Side::kBoth>, 0, 1, {"chars"}},
+    {kFilter, "upper", change_text<Case::kUpper>},
     {kTest, "==", [](const Call& c) { return binary("==", c.self, c[0], c.meter); }, 1, 1},
     {kTest, "boolean", is_one_of<kBool>},
     {kTest, "defined", [](const Call& c) { return Value::boolean(!c.self.is(kUndefined)); }},
@@ -330,7 +328,9 @@ constexpr Builtin kBuiltins[] = {
     {kTest, "string", is_one_of<kString>},
     {kTest, "true", is_bool<true>},
     {kTest, "undefined", is_one_of<kUndefined>},
+    {kOfText, "capitalize", change_text<Case::kCapitalized>},
     {kOfText, "endswith", has_affix<false>, 1, 1},
+    {kOfText, "lower", change_text<Case::kLower>},
     {kOfText, "lstrip", strip_text<Side::kLeft>, 0, 1},
     {kOfText, "replace", replace, 2, 3},
     {kOfText, "rstrip", strip_text<Side::kRight>, 0, 1},
@@ -338,6 +338,7 @@ constexpr Builtin kBuiltins[] = {
     {kOfText, "startswith", has_affix<true>, 1, 1},
     {kOfText, "strip", strip_text<Side::kBoth>, 0, 1},
     {kOfText, "title", change_text<Case::kTitleOfMethod>},
+    {kOfText, "upper", change_text<Case::kUpper>},
     {kOfDict, "get", get, 1, 2},
     {kOfDict, "items", entries<kView, true, true>},
     {kOfDict, "keys", entries<kView, true, false>},
@@ -348,6 +349,7 @@ constexpr Builtin kBuiltins[] = {
     {kGlobal, "range", range, 1, 3},
     {kGlobal, "strftime_now", strftime_now, 1, 1},
 };
+static_assert(std::ranges::is_sorted(kBuiltins, {}, &Builtin::use));
 
 // Python's other methods and attributes: refused, since they are not merely absent.
 constexpr std::string_view kOthersOfDict = " clear copy fromkeys pop popitem setdefault update ";
@@ -381,10 +383,9 @@ Value call(const Builtin& builtin, const Value& self, const Arguments& given, Me
 }
 
 const Builtin* find_builtin(Use use, std::string_view name) {
-  for (const Builtin& row : kBuiltins) {
-    if ((row.uses & use) != 0 && row.name == name) return &row;
-  }
-  return nullptr;
+  const auto rows = std::ranges::equal_range(kBuiltins, use, {}, &Builtin::use);
+  const auto row = std::ranges::find(rows, name, &Builtin::name);
+  return row == rows.end() ? nullptr : &*row;
 }
 
 const Builtin* find_method(const Value& object, std::string_view name) {
@@ -402,7 +403,8 @@ Members global_functions(Meter& meter) {
   Members out;
   for (const Builtin& row : kBuiltins) {
     const auto function = [&](const Arguments& given) { return call(row, Value(), given, meter); };
-    if (row.uses == kGlobal) set_name(out, row.name, Value::callable(function));
+    const Value name = Value::string(std::string(row.name));
+    if (row.use == kGlobal) out.emplace_back(name, Value::callable(function));
   }
   return out;
 }

@@ -52,23 +52,22 @@ Statement print(Expression value) {
   return [value = std::move(value)](Run& run) { run.print(run.eval(value)); };
 }
 
-using Names = std::vector<std::string>;
-
 /// Several names take a value apart.
-void assign(Run& run, const Names& names, const Value& value) {
+void assign(Run& run, const Items& names, const Value& value) {
   if (names.size() == 1) return run.assign(names[0], value);
   const Items items = iterate(value, run.meter);
   if (items.size() != names.size()) fail_runtime("there are not as many names as values");
   for (size_t i = 0; i < items.size(); ++i) run.assign(names[i], items[i]);
 }
 
-void run_loop(Run& run, Items items, const Names& names, const Body& body) {
+void run_loop(Run& run, Items items, const Items& names, const Body& body) {
+  const Value name = Value::string("loop");
   const auto loop = std::make_shared<Loop>(std::move(items));  // a template may keep it for later
   for (size_t i = 0; i < loop->items.size(); ++i) {
     loop->index = i;
     run.meter.step();
     const Run::ScopeGuard guard(run);
-    run.assign("loop", Value::loop(loop));
+    run.assign(name, Value::loop(loop));
     assign(run, names, loop->items[i]);
     run.run(body);
     if (std::exchange(run.flow, Flow::kNext) == Flow::kBreak) break;
@@ -350,7 +349,7 @@ class Parser : Reader {
   }
 
   Statement parse_for() {
-    Names names = parse_targets();
+    Items names = parse_targets();
     expect("in");
     Expression over = parse_tuple(true);
     Expression condition = take("if") ? parse_expression() : Expression();
@@ -372,15 +371,15 @@ class Parser : Reader {
     };
   }
 
-  std::string parse_target() {
-    std::string name = take_name();
+  Value parse_target() {
+    const std::string name = take_name();
     if (constant_of(name)) syntax("can't assign to '" + name + "'");
-    return name;
+    return Value::string(name);
   }
 
-  Names parse_targets() {
+  Items parse_targets() {
     const bool bracket = take("(");
-    Names names{parse_target()};
+    Items names{parse_target()};
     while (take(",")) {
       if (at("(") || at(")") || at("in")) refuse("unpacking into such targets");
       names.push_back(parse_target());
@@ -390,8 +389,8 @@ class Parser : Reader {
   }
 
   Statement parse_set() {
-    const std::string name = parse_target();
-    const std::string attribute = take(".") ? take_name() : "";
+    const Value name = parse_target();
+    const Value attribute = take(".") ? Value::string(take_name()) : Value();
     if (at(",")) refuse("set with several names");
     if (at("|")) refuse("a set block with a filter");
     Expression value;
@@ -403,8 +402,8 @@ class Parser : Reader {
     }
     return [name, attribute, value = std::move(value)](Run& run) {
       Value given = run.eval(value);
-      if (attribute.empty()) return run.assign(name, std::move(given));
-      const Value object = run.find(name);
+      if (attribute.is(kUndefined)) return run.assign(name, std::move(given));
+      const Value object = run.find(name.text());
       if (!object.is(kNamespace)) fail_runtime("cannot assign attribute on non-namespace object");
       if (given.is(kNamespace)) refuse("a namespace inside another value");
       set_name(object.members_of_namespace(), attribute, std::move(given));
@@ -420,7 +419,8 @@ class Parser : Reader {
     loops_ = loops;
     return [macro](Run& run) {
       const size_t home = run.scopes.size() - 1;
-      run.assign(macro->name, Value::callable([&run, macro, home](const Arguments& given) {
+      run.assign(Value::string(macro->name),
+                 Value::callable([&run, macro, home](const Arguments& given) {
                    return run.call(*macro, given, home);
                  }));
     };

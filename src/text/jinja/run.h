@@ -48,8 +48,8 @@ struct Meter {
 
 // --- filters, tests, methods and global functions (builtins.cpp): rows of a table
 
-/// Where a row's name is looked for: a row can be of several.
-enum Use { kFilter = 1, kTest = 2, kOfText = 4, kOfDict = 8, kOfList = 16, kGlobal = 32 };
+/// What a row is. The rows stand in this order.
+enum Use { kFilter, kTest, kOfText, kOfDict, kOfList, kGlobal };
 
 struct Call {
   const Value& self;  // of a filter, test or method: its input
@@ -60,9 +60,8 @@ struct Call {
 };
 
 constexpr size_t kAny = SIZE_MAX;
-
 struct Builtin {
-  int uses;
+  Use use;
   std::string_view name;
   Value (*run)(const Call&);
   size_t required = 0, most = 0;                    // arguments; kAny: not bound to `args`
@@ -164,7 +163,7 @@ struct Run {
 
   Run(const Value& globals, const RenderOptions& options) : meter{options} {
     scopes.push_back({0, global_functions(meter)});
-    for (const auto& [key, value] : globals.members()) assign(key.text(), value);
+    for (const auto& [key, value] : globals.members()) assign(key, value);
     scopes.push_back({0, {}});  // the template's own variables
   }
 
@@ -176,7 +175,7 @@ struct Run {
     }
   }
 
-  void assign(std::string_view name, Value value) {
+  void assign(const Value& name, Value value) {
     set_name(scopes.back().variables, name, std::move(value));
   }
 
@@ -240,7 +239,7 @@ struct Run {
       const bool by_place = i < given.size() && given[i].first.is(kUndefined);
       const Value* value = by_place ? &given[i].second : find_name(given, name);
       num_used += value != nullptr;
-      assign(name, value ? *value : eval(otherwise));
+      assign(Value::string(name), value ? *value : eval(otherwise));
     }
     if (num_used < given.size()) fail_runtime("macro '" + macro.name + "' takes no such argument");
     return Value::string(text_of(macro.body));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <concepts>
 #include <cstdint>
 #include <functional>
@@ -8,7 +9,6 @@
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
 
 namespace bicached::jinja {
@@ -82,22 +82,22 @@ class Value {
   static Value boolean(bool b) { return {kBool, int64_t{b}}; }
   static Value integer(std::integral auto i) { return {kInt, static_cast<int64_t>(i)}; }
   static Value big_integer(std::string digits) { return {kBigInt, share(std::move(digits))}; }
-  static Value number(double d) { return {kFloat, d}; }
+  static Value number(double d) { return {kFloat, std::bit_cast<int64_t>(d)}; }
   static Value string(std::string s) { return {kString, share(std::move(s))}; }
   static Value markup(std::string s) { return {kString, share(std::move(s)), true}; }
   static Value list(Items items, Kind kind = kList) {
-    Value v(kind, std::monostate());
+    Value v(kind, 0);
     for (const Value& item : items) v.hold(item);
-    v.data_ = share(std::move(items));
+    v.shared_ = share(std::move(items));
     return v;
   }
   static Value dict(Members members, Kind kind = kDict) {
-    Value v(kind, std::monostate());
+    Value v(kind, 0);
     for (const auto& [key, value] : members) {
       v.hold(key);
       v.hold(value);
     }
-    v.data_ = share(std::move(members));
+    v.shared_ = share(std::move(members));
     return v;
   }
   static Value callable(Function f) { return {kCallable, share(std::move(f))}; }
@@ -111,38 +111,35 @@ class Value {
   bool is_missing() const { return is(kUndefined) || is(kNone); }
   bool is_markup() const { return markup_; }  // counts as HTML already (the filter safe)
 
-  int64_t as_integer() const { return std::get<int64_t>(data_); }  // bool and int
+  int64_t as_integer() const { return bits_; }  // bool and int
   double as_number() const {
-    return is(kFloat) ? std::get<double>(data_) : static_cast<double>(as_integer());
+    return is(kFloat) ? std::bit_cast<double>(bits_) : static_cast<double>(bits_);
   }
-  const std::string& text() const { return held<std::string>(); }
-  const Items& items() const { return held<Items>(); }
+  const std::string& text() const { return held<std::string>(!has_items() && kind_ < kDict); }
+  const Items& items() const { return held<Items>(has_items()); }
   /// What iterating over items gives: a generator gives them once.
-  Items take_items() const { return is(kGenerator) ? std::move(held<Items>()) : items(); }
-  const Members& members() const { return held<Members>(); }
+  Items take_items() const { return is(kGenerator) ? std::move(held<Items>(true)) : items(); }
+  const Members& members() const { return members_of_namespace(); }
   const Value* member(std::string_view key) const;
-  Members& members_of_namespace() const { return held<Members>(); }
-  const Function& function() const { return held<Function>(); }
-  const Loop& loop() const { return held<Loop>(); }
+  Members& members_of_namespace() const { return held<Members>(is(kDict) || is(kNamespace)); }
+  const Function& function() const { return held<Function>(is(kCallable)); }
+  const Loop& loop() const { return held<Loop>(is(kLoop)); }
   void require_defined() const {
-    const bool has_reason = !std::holds_alternative<std::monostate>(data_);
-    if (is(kUndefined)) fail_runtime(has_reason ? text() : "value is undefined");
+    if (is(kUndefined)) fail_runtime(shared_ ? text() : "value is undefined");
   }
 
  private:
+  Value(Kind kind, int64_t bits) : bits_(bits), kind_(kind) {}
+  Value(Kind kind, std::shared_ptr<void> shared, bool markup = false)
+      : shared_(std::move(shared)), kind_(kind), markup_(markup) {}
   template <class T>
-  using Shared = std::shared_ptr<T>;
-  using Data = std::variant<std::monostate, int64_t, double, Shared<std::string>, Shared<Items>,
-                            Shared<Members>, Shared<Function>, Shared<Loop>>;
-  Value(Kind kind, Data data, bool markup = false)
-      : data_(std::move(data)), kind_(kind), markup_(markup) {}
-  template <class T>
-  static Shared<T> share(T whole) {
+  static std::shared_ptr<void> share(T whole) {
     return std::make_shared<T>(std::move(whole));
   }
   template <class T>
-  T& held() const {
-    return *std::get<Shared<T>>(data_);
+  T& held(bool is_of_kind) const {
+    if (!is_of_kind || !shared_) fail_runtime("a value is of another kind");
+    return *static_cast<T*>(shared_.get());
   }
   void hold(const Value& child) {
     if (child.is(kNamespace) || child.is(kLoop)) refuse("a namespace or loop inside another value");
@@ -150,7 +147,8 @@ class Value {
     depth_ = std::max<uint8_t>(depth_, child.depth_ + 1);
   }
 
-  Data data_;
+  std::shared_ptr<void> shared_;  // what the kind says; of a number nothing
+  int64_t bits_ = 0;
   Kind kind_ = kUndefined;
   bool markup_ = false;
   uint8_t depth_ = 0;  // of containers in it
@@ -172,11 +170,11 @@ inline const Value* find_name(const Members& members, std::string_view key) {
 
 inline const Value* Value::member(std::string_view key) const { return find_name(members(), key); }
 
-inline void set_name(Members& members, std::string_view key, Value value) {
-  if (const Value* old = find_name(members, key)) {
+inline void set_name(Members& members, const Value& key, Value value) {
+  if (const Value* old = find_name(members, key.text())) {
     const_cast<Value&>(*old) = std::move(value);
   } else {
-    members.emplace_back(Value::string(std::string(key)), std::move(value));
+    members.emplace_back(key, std::move(value));
   }
 }
 
