@@ -7,18 +7,19 @@
 namespace bicached::jinja {
 namespace {
 
-int64_t integers(std::string_view op, int64_t a, int64_t b) {
+Value integers(std::string_view op, int64_t a, int64_t b) {
   if (op == "%") {
     if (b == 0) fail_runtime("integer modulo by zero");
     const int64_t rest = b == -1 ? 0 : a % b;
-    return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;  // the sign of b, as in Python
+    const bool other_sign = rest != 0 && (rest < 0) != (b < 0);
+    return Value::integer(other_sign ? rest + b : rest);  // the sign of b, as in Python
   }
   int64_t out = 0;
   const bool overflow = op == "+"   ? __builtin_add_overflow(a, b, &out)
                         : op == "-" ? __builtin_sub_overflow(a, b, &out)
                                     : __builtin_mul_overflow(a, b, &out);
   if (overflow) refuse("an integer beyond 64 bits");
-  return out;
+  return Value::integer(out);
 }
 
 /// `text` so many times.
@@ -35,15 +36,13 @@ Value arithmetic(std::string_view op, const Value& a, const Value& b, Meter& met
   const std::string name = "the operator " + std::string(op);
   for (const Value* v : {&a, &b}) {
     v->require_defined();
-    if (v->is(kFloat) || v->is(kBigInt))
-      refuse(name + " with a number that is no integer of 64 bits");
+    if (v->is(kFloat) || v->is(kBigInt)) refuse(name + " with a float or a big integer");
     if (v->is_markup()) refuse(name + " with text behind safe");
     if (op == "*" && v->has_items()) refuse(name + " with a " + type_name(*v));
   }
   if (op == "/" || op == "//" || op == "**") refuse(name);
   if (op == "%" && a.is(kString)) refuse(name + " with a str");
-  if (a.is_integer() && b.is_integer())
-    return Value::integer(integers(op, a.as_integer(), b.as_integer()));
+  if (a.is_integer() && b.is_integer()) return integers(op, a.as_integer(), b.as_integer());
   if (op == "*" && a.is(kString) && b.is_integer()) return repeated(a, b.as_integer(), meter);
   if (op == "*" && a.is_integer() && b.is(kString)) return repeated(b, a.as_integer(), meter);
   if (op == "+" && a.is(kString) && b.is(kString)) return Value::string(a.text() + b.text());
@@ -158,7 +157,7 @@ Value binary(std::string_view op, const Value& a, const Value& b, Meter& meter) 
   return arithmetic(op, a, b, meter);
 }
 
-Value get_attribute(const Value& object, const std::string& name) {
+Value get_attribute(const Value& object, const std::string& name, Meter& meter) {
   object.require_defined();
   if (name.starts_with("_")) fail_runtime("access to attribute '" + name + "' is unsafe.");
   if (object.is(kLoop)) return loop_attribute(object.loop(), name);
@@ -167,6 +166,7 @@ Value get_attribute(const Value& object, const std::string& name) {
   if (find_method(object, name))
     refuse("the method '" + name + "' of a " + type_name(object) + " without a call");
   if (object.is(kDict) || object.is(kNamespace)) {
+    meter.charge(object.members().size());  // which are looked through one by one
     if (const Value* found = object.member(name)) return *found;
   }
   return Value::undefined("'" + type_name(object) + " object' has no attribute '" + name + "'");
@@ -187,7 +187,7 @@ Value get_item(const Value& object, const Value& key, Meter& meter) {
                    meter);
     }
   }
-  if (key.is(kString)) return get_attribute(object, key.text());
+  if (key.is(kString)) return get_attribute(object, key.text(), meter);
   return Value::undefined("'" + type_name(object) + " object' has no such element");
 }
 

@@ -222,12 +222,13 @@ class Parser : Reader {
     expect(".");
     if (at_integer()) return item(constant(take_integer()));
     const std::string name = take_name();
-    if (!at("(")) return [name](Run&, const Value& self) { return get_attribute(self, name); };
+    if (!at("("))
+      return [name](Run& run, const Value& self) { return get_attribute(self, name, run.meter); };
     return [name, given = parse_arguments()](Run& run, const Value& self) {
       const Arguments arguments = run.arguments(given);
       const Builtin* method = find_method(self, name);
       return method ? call(*method, self, arguments, run.meter)
-                    : run.call(get_attribute(self, name), arguments);
+                    : run.call(get_attribute(self, name, run.meter), arguments);
     };
   }
 

@@ -24,8 +24,10 @@ class Reader {
   /// Text up to the next delimiter, which is read as well: '{' for "{{", '%' for "{%", 0 at the
   /// end.
   char read_text(std::string& text) {
-    const auto find = [&](const char* delimiter) { return in_.find(delimiter, pos_); };
-    for (size_t open; (open = std::min({find("{{"), find("{%"), find("{#")})) < in_.size();) {
+    for (;;) {
+      const auto found = std::adjacent_find(in_.begin() + pos_, in_.end(), opens);
+      if (found == in_.end()) break;
+      const auto open = static_cast<size_t>(found - in_.begin());
       const char kind = in_[open + 1];
       // In {{+ the sign is one of the expression.
       const char sign = kind == '{' && char_at(open + 2) == '+' ? ' ' : sign_of(char_at(open + 2));
@@ -119,6 +121,7 @@ class Reader {
   static bool is_digit(char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; }
   static bool is_letter(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
   static bool is_word(std::string_view word) { return !word.empty() && is_letter(word[0]); }
+  static bool opens(char a, char b) { return a == '{' && (b == '{' || b == '%' || b == '#'); }
   /// What says how white space goes: '-', '+' or ' ' for neither.
   static char sign_of(char c) { return c == '-' || c == '+' ? c : ' '; }
 

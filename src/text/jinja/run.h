@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <string>
-#include <string_view>
 
 #include "text/jinja/template.h"
 
@@ -86,7 +84,7 @@ bool less(const Value& a, const Value& b, Meter& meter);
 const Value* find_member(const Members& members, const Value& key, Meter& meter);
 /// Every operator between two values but `and` and `or`.
 Value binary(std::string_view op, const Value& a, const Value& b, Meter& meter);
-Value get_attribute(const Value& object, const std::string& name);
+Value get_attribute(const Value& object, const std::string& name, Meter& meter);
 Value get_item(const Value& object, const Value& key, Meter& meter);
 /// `parts`: start, stop and step, each may be none.
 Value slice(const Value& object, const std::array<Value, 3>& parts, Meter& meter);

@@ -1,7 +1,6 @@
 // Python's functions of strings, and values as text: str, repr and json.dumps.
 #include <utf8proc.h>
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
