@@ -189,9 +189,9 @@ Value tojson(const Call& c) {
     style.indent = static_cast<int>(indent);
     style.item_separator = ",";
   }
-  if (c[2].has_items()) {
-    const Items& separators = c[2].items();
-    if (separators.size() != 2) fail_runtime("tojson: separators must be two strings");
+  if (!c[2].is_missing()) {
+    const Items separators = c[2].has_items() ? c[2].items() : Items();
+    if (separators.size() != 2) refuse("tojson with such separators");
     style.item_separator = to_text(separators[0], c.meter);
     style.key_separator = to_text(separators[1], c.meter);
   }

@@ -226,7 +226,7 @@ Value slice(const Value& object, const std::array<Value, 3>& parts, Meter& meter
 Items iterate(const Value& v, Meter& meter) {
   meter.made(v);
   Items out;
-  if (v.has_items()) return v.take_items();
+  if (v.has_items()) return v.take();
   if (v.is(kDict)) {
     for (const auto& member : v.members()) out.push_back(member.first);
   } else if (v.is(kString)) {

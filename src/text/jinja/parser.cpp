@@ -98,12 +98,12 @@ class Parser : Reader {
  private:
   // --- expressions, by Jinja's precedence
 
-  /// One expression, or several with commas: a tuple. In `for`, an `if` is not part of it.
-  Expression parse_tuple(bool in_for = false) {
+  /// One expression, or several with commas: a tuple. In a tag, an `if` may not be part of it.
+  Expression parse_tuple(bool without_if = false) {
     std::vector<Expression> items;
     bool has_comma = false;
     do {
-      items.push_back(in_for ? parse_operators(0) : parse_expression());
+      items.push_back(without_if ? parse_operators(0) : parse_expression());
       has_comma = at(",") || has_comma;
     } while (take(",") && now().find_first_of(")}") == std::string_view::npos);
     return has_comma ? collection(std::move(items), kTuple) : std::move(items[0]);
@@ -335,7 +335,7 @@ class Parser : Reader {
     ++branches_;
     for (std::string tag = "if"; tag != "endif"; tag = take()) {
       const bool is_else = tag == "else";
-      Expression condition = is_else ? constant(Value::boolean(true)) : parse_tuple();
+      Expression condition = is_else ? constant(Value::boolean(true)) : parse_tuple(true);
       close("%}");
       add_link(branches, {std::move(condition), parse_body({"endif", "elif", "else"})});
       if (is_else && !at("endif")) unexpected();

@@ -101,7 +101,7 @@ class Value {
     return v;
   }
   static Value callable(Function f) { return {kCallable, share(std::move(f))}; }
-  static Value loop(std::shared_ptr<Loop> l) { return {kLoop, std::move(l)}; }
+  static Value loop(std::shared_ptr<Loop> l) { return {kLoop, l}; }
 
   Kind kind() const { return kind_; }
   bool is(Kind k) const { return kind_ == k; }
@@ -118,7 +118,7 @@ class Value {
   const std::string& text() const { return held<std::string>(!has_items() && kind_ < kDict); }
   const Items& items() const { return held<Items>(has_items()); }
   /// What iterating over items gives: a generator gives them once.
-  Items take_items() const { return is(kGenerator) ? std::move(held<Items>(true)) : items(); }
+  Items take() const { return is(kGenerator) ? std::exchange(held<Items>(true), {}) : items(); }
   const Members& members() const { return members_of_namespace(); }
   const Value* member(std::string_view key) const;
   Members& members_of_namespace() const { return held<Members>(is(kDict) || is(kNamespace)); }
