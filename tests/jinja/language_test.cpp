@@ -95,7 +95,18 @@ TEST(Language, WhatIsNotSupportedIsNamed) {
       {"{{ strftime_now('%Q') }}", "the time format \"%Q\""},
       {"{{ {} | tojson(default=1) }}", "the argument 'default' of tojson"},
       {"{{ {} | tojson(sort_keys=true) }}", "the argument 'sort_keys' of tojson"},
-      {"{% set ns = namespace() %}{% set ns.x = [ns] %}", "a namespace inside another value"},
+      {"{% set ns = namespace() %}{% set ns.x = [ns] %}",
+       "a namespace or loop inside another value"},
+      {"{% for x in [1] %}{{ [loop] }}{% endfor %}", "a namespace or loop inside another value"},
+      {"{% for a, in [[1]] %}{% endfor %}", "unpacking into such targets"},
+      {"{{ 1 if 0 if 1 }}", "an if behind an if without else"},
+      {"{{ [{}] | map(attribute='a.b') | list }}", "the attribute 'a.b' of a filter"},
+      {"{{ [{}] | map('upper', attribute='a') | list }}", "the filter 'map' with such arguments"},
+      {"{{ '\\U0001F600' }}", "the string escape \\U"},
+      {"{{ '\\u00e9' }}", "the string escape \\u"},
+      {"{{ '\\x41' }}", "the string escape \\x"},
+      {"{% for x in [] %}{% else %}none{% endfor %}", "the tag 'else'"},
+      {"{{ 'a'.startswith(('a', 'b')) }}", "an argument that is no str but a tuple"},
   };
   for (const auto& [source, name] : cases) {
     try {

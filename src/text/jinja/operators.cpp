@@ -7,69 +7,97 @@
 namespace bicached::jinja {
 namespace {
 
-int64_t integers(const std::string& op, int64_t a, int64_t b) {
-  int64_t out = 0;
-  bool overflow = false;
-  if (op == "+") {
-    overflow = __builtin_add_overflow(a, b, &out);
-  } else if (op == "-") {
-    overflow = __builtin_sub_overflow(a, b, &out);
-  } else if (op == "*") {
-    overflow = __builtin_mul_overflow(a, b, &out);
-  } else {
+Value integers(std::string_view op, int64_t a, int64_t b) {
+  if (op == "%") {
     if (b == 0) fail_runtime("integer modulo by zero");
-    out = b == -1 ? 0 : a % b;
-    if (out != 0 && (out < 0) != (b < 0)) out += b;  // the sign of the divisor, as in Python
+    const int64_t rest = b == -1 ? 0 : a % b;
+    const bool other_sign = rest != 0 && (rest < 0) != (b < 0);
+    return Value::integer(other_sign ? rest + b : rest);  // the sign of b, as in Python
   }
-  if (overflow) fail_unsupported("an integer beyond 64 bits");
-  return out;
+  int64_t out = 0;
+  const bool overflow = op == "+"   ? __builtin_add_overflow(a, b, &out)
+                        : op == "-" ? __builtin_sub_overflow(a, b, &out)
+                                    : __builtin_mul_overflow(a, b, &out);
+  if (overflow) refuse("an integer beyond 64 bits");
+  return Value::integer(out);
 }
 
-bool can_be_indexed(const Value& v) {
-  return v.is(Kind::kString) || v.is(Origin::kList) || v.is(Origin::kTuple) || v.is(Origin::kRange);
-}
-
-/// + and * of texts, + of lists. Undefined: these have no such operator.
-Value joined(const std::string& op, const Value& a, const Value& b, Meter& meter) {
-  if (op == "+" && a.is(Kind::kString) && b.is(Kind::kString)) {
-    meter.charge(a), meter.charge(b);
-    return Value::string(a.text() + b.text());
-  }
-  if (op == "+" && a.origin() == b.origin() &&
-      ((a.is(Origin::kList) && b.is(Origin::kList)) ||
-       (a.is(Origin::kTuple) && b.is(Origin::kTuple)))) {
-    meter.charge(a), meter.charge(b);
-    Items items = a.items();
-    items.insert(items.end(), b.items().begin(), b.items().end());
-    return Value::list(std::move(items), a.origin());
-  }
-  if (op != "*" || !(a.is_integer() || b.is_integer())) return Value();
-  const Value &what = a.is_integer() ? b : a, &times = a.is_integer() ? a : b;
-  if (what.is(Kind::kList)) fail_unsupported("the operator * with a " + type_name(what));
-  if (!what.is(Kind::kString)) return Value();
+/// `text` so many times.
+Value repeated(const Value& text, int64_t times, Meter& meter) {
   std::string out;
-  for (int64_t i = 0; !what.text().empty() && i < times.as_integer(); ++i) {
-    meter.make(what.text().size());
-    out += what.text();
+  for (int64_t i = 0; !text.text().empty() && i < times; ++i) {
+    meter.make(text.text().size());
+    out += text.text();
   }
   return Value::string(std::move(out));
 }
 
-Value arithmetic(const std::string& op, const Value& a, const Value& b, Meter& meter) {
+Value arithmetic(std::string_view op, const Value& a, const Value& b, Meter& meter) {
+  const std::string name = "the operator " + std::string(op);
   for (const Value* v : {&a, &b}) {
-    if (v->is(Kind::kUndefined)) fail_runtime(v->undefined_message());
-    if (v->is(Kind::kFloat) || v->is(Kind::kBigInt))
-      fail_unsupported("the operator " + op + " with a number that is no integer of 64 bits");
-    if (v->is_markup()) fail_unsupported("the operator " + op + " with text behind safe");
+    v->require_defined();
+    if (v->is(kFloat) || v->is(kBigInt)) refuse(name + " with a float or a big integer");
+    if (v->is_markup()) refuse(name + " with text behind safe");
+    if (op == "*" && v->has_items()) refuse(name + " with a " + type_name(*v));
   }
-  if (op == "/" || op == "//" || op == "**") fail_unsupported("the operator " + op);
-  if (op == "%" && a.is(Kind::kString)) fail_unsupported("the operator % with a str");
-  if (a.is_integer() && b.is_integer())
-    return Value::integer(integers(op, a.as_integer(), b.as_integer()));
-  Value out = joined(op, a, b, meter);
-  if (!out.is(Kind::kUndefined)) return out;
-  fail_runtime("unsupported operand type(s) for " + op + ": '" + type_name(a) + "' and '" +
-               type_name(b) + "'");
+  if (op == "/" || op == "//" || op == "**") refuse(name);
+  if (op == "%" && a.is(kString)) refuse(name + " with a str");
+  if (a.is_integer() && b.is_integer()) return integers(op, a.as_integer(), b.as_integer());
+  if (op == "*" && a.is(kString) && b.is_integer()) return repeated(a, b.as_integer(), meter);
+  if (op == "*" && a.is_integer() && b.is(kString)) return repeated(b, a.as_integer(), meter);
+  if (op == "+" && a.is(kString) && b.is(kString)) return Value::string(a.text() + b.text());
+  if (op == "+" && a.kind() == b.kind() && (a.is(kList) || a.is(kTuple))) {
+    Items items = a.items();
+    items.insert(items.end(), b.items().begin(), b.items().end());
+    return Value::list(std::move(items), a.kind());
+  }
+  fail_runtime(name + " of a " + type_name(a) + " and a " + type_name(b));
+}
+
+bool contains(const Value& container, const Value& item, Meter& meter) {
+  meter.charge(container);
+  if (container.is(kUndefined)) return false;
+  if (container.is(kDict)) return find_member(container.members(), item, meter) != nullptr;
+  if (container.has_items())
+    return std::ranges::any_of(container.items(),
+                               [&](const Value& v) { return equal(v, item, meter); });
+  if (!container.is(kString)) fail_runtime("a search in a " + type_name(container));
+  if (!item.is(kString)) fail_runtime("a search for a " + type_name(item) + " in a str");
+  meter.charge(3 * container.text().size());  // a search costs more than a copy
+  return container.text().find(item.text()) != std::string::npos;
+}
+
+Value loop_attribute(const Loop& loop, const std::string& name) {
+  const size_t index = loop.index, size = loop.items.size();
+  if (name == "index") return Value::integer(index + 1);
+  if (name == "index0") return Value::integer(index);
+  if (name == "revindex") return Value::integer(size - index);
+  if (name == "revindex0") return Value::integer(size - index - 1);
+  if (name == "length") return Value::integer(size);
+  if (name == "first") return Value::boolean(index == 0);
+  if (name == "last") return Value::boolean(index + 1 == size);
+  const size_t other = name == "previtem" ? index - 1 : index + 1;
+  if (name != "previtem" && name != "nextitem") refuse("loop." + name);
+  return other < size ? loop.items[other] : Value::undefined("there is no " + name);
+}
+
+/// What has items that are counted: a text's are its characters.
+bool can_be_indexed(const Value& v) {
+  return v.is(kString) || (v.has_items() && !v.is(kGenerator) && !v.is(kView));
+}
+
+int64_t size_of(const Value& v) {
+  const bool is_text = v.is(kString);
+  return static_cast<int64_t>(is_text ? count_code_points(v.text()) : v.items().size());
+}
+
+/// Every so many-th item of `all` from `first` on, up to before `last`.
+template <class List>
+List picked(const List& all, int64_t first, int64_t last, int64_t step) {
+  List out;
+  for (int64_t i = first; step > 0 ? i < last : i > last; i += step)
+    out.push_back(all[static_cast<size_t>(i)]);
+  return out;
 }
 
 }  // namespace
@@ -79,62 +107,34 @@ bool equal(const Value& a, const Value& b, Meter& meter) {
   if (a.is_integer() && b.is_integer()) return a.as_integer() == b.as_integer();
   if (a.is_number() && b.is_number()) return a.as_number() == b.as_number();
   if (a.kind() != b.kind()) return false;
-  switch (a.kind()) {
-    case Kind::kUndefined:
-    case Kind::kNone: return true;
-    case Kind::kBigInt:
-    case Kind::kString:
-      if (a.text().size() != b.text().size()) return false;
-      meter.charge(a);
-      return a.text() == b.text();
-    case Kind::kList:
-      for (const Value* v : {&a, &b}) {
-        if (!v->is(Origin::kList) && !v->is(Origin::kTuple))
-          fail_unsupported("comparing a " + type_name(*v));
-      }
-      return a.origin() == b.origin() &&
-             std::ranges::equal(a.items(), b.items(),
-                                [&](const Value& x, const Value& y) { return equal(x, y, meter); });
-    case Kind::kDict:
-      if (a.members().size() != b.members().size()) return false;
-      return std::ranges::all_of(a.members(), [&](const auto& m) {
-        const Value* other = find_member(b.members(), m.first, meter);
-        return other && equal(m.second, *other, meter);
-      });
-    default: fail_unsupported("comparing functions, loops or namespaces");
+  if (a.is_missing()) return true;
+  if (a.is(kString) || a.is(kBigInt)) {
+    if (a.text().size() != b.text().size()) return false;
+    meter.charge(a);
+    return a.text() == b.text();
   }
+  const auto same = [&](const Value& x, const Value& y) { return equal(x, y, meter); };
+  if (a.is(kList) || a.is(kTuple)) return std::ranges::equal(a.items(), b.items(), same);
+  if (!a.is(kDict)) refuse("comparing a " + type_name(a) + " with another");
+  if (a.members().size() != b.members().size()) return false;
+  return std::ranges::all_of(a.members(), [&](const auto& member) {
+    const Value* other = find_member(b.members(), member.first, meter);
+    return other && same(member.second, *other);
+  });
 }
 
 bool less(const Value& a, const Value& b, Meter& meter) {
   meter.step();
   if (a.is_integer() && b.is_integer()) return a.as_integer() < b.as_integer();
   if (a.is_number() && b.is_number()) return a.as_number() < b.as_number();
-  if (a.is(Kind::kString) && b.is(Kind::kString)) {
+  if (a.is(kString) && b.is(kString)) {
     meter.charge(std::min(a.text().size(), b.text().size()));
     return a.text() < b.text();
   }
-  if (a.is(Kind::kList) && b.is(Kind::kList)) fail_unsupported("< or > of lists");
-  for (const Value* v : {&a, &b}) {
-    if (v->is(Kind::kUndefined)) fail_runtime(v->undefined_message());
-  }
-  fail_runtime("'<' not supported between instances of '" + type_name(a) + "' and '" +
-               type_name(b) + "'");
-}
-
-bool contains(const Value& container, const Value& item, Meter& meter) {
-  meter.charge(container);
-  switch (container.kind()) {
-    case Kind::kUndefined: return false;
-    case Kind::kString:
-      if (!item.is(Kind::kString)) fail_runtime("'in <string>' requires string as left operand");
-      meter.charge(3 * container.text().size());  // a search costs more than a copy
-      return container.text().find(item.text()) != std::string::npos;
-    case Kind::kDict: return find_member(container.members(), item, meter) != nullptr;
-    case Kind::kList:
-      return std::ranges::any_of(container.items(),
-                                 [&](const Value& v) { return equal(v, item, meter); });
-    default: fail_runtime("argument of type '" + type_name(container) + "' is not iterable");
-  }
+  if (a.has_items() && b.has_items()) refuse("< or > of lists");
+  a.require_defined();
+  b.require_defined();
+  fail_runtime("the operator < of a " + type_name(a) + " and a " + type_name(b));
 }
 
 const Value* find_member(const Members& members, const Value& key, Meter& meter) {
@@ -144,7 +144,7 @@ const Value* find_member(const Members& members, const Value& key, Meter& meter)
   return nullptr;
 }
 
-Value binary(const std::string& op, const Value& a, const Value& b, Meter& meter) {
+Value binary(std::string_view op, const Value& a, const Value& b, Meter& meter) {
   if (op == "==") return Value::boolean(equal(a, b, meter));
   if (op == "!=") return Value::boolean(!equal(a, b, meter));
   if (op == "<") return Value::boolean(less(a, b, meter));
@@ -153,123 +153,92 @@ Value binary(const std::string& op, const Value& a, const Value& b, Meter& meter
   if (op == ">=") return Value::boolean(!less(a, b, meter));
   if (op == "in") return Value::boolean(contains(b, a, meter));
   if (op == "not in") return Value::boolean(!contains(b, a, meter));
-  if (op != "~") return arithmetic(op, a, b, meter);
-  std::string text = to_text(a, meter);
-  return Value::string(std::move(text) + to_text(b, meter));
+  if (op == "~") return Value::string(to_text(a, meter) + to_text(b, meter));
+  return arithmetic(op, a, b, meter);
 }
 
-Value get_attribute(const Value& object, const std::string& name) {
-  if (object.is(Kind::kUndefined)) fail_runtime(object.undefined_message());
+Value get_attribute(const Value& object, const std::string& name, Meter& meter) {
+  object.require_defined();
   if (name.starts_with("_")) fail_runtime("access to attribute '" + name + "' is unsafe.");
-  if (object.is(Kind::kLoop)) return object.function()({{Value::string(name)}, {}});
-  if (object.is(Kind::kCallable) || object.is_number() || object.is(Kind::kBigInt))
-    fail_unsupported("an attribute of a " + type_name(object));
+  if (object.is(kLoop)) return loop_attribute(object.loop(), name);
+  if (object.is(kCallable) || object.is_number() || object.is(kBigInt))
+    refuse("an attribute of a " + type_name(object));
   if (find_method(object, name))
-    fail_unsupported("the method '" + name + "' of a " + type_name(object) + " without a call");
-  if (object.is(Kind::kDict) || object.is(Kind::kNamespace)) {
+    refuse("the method '" + name + "' of a " + type_name(object) + " without a call");
+  if (object.is(kDict) || object.is(kNamespace)) {
+    meter.charge(object.members().size());  // which are looked through one by one
     if (const Value* found = object.member(name)) return *found;
   }
   return Value::undefined("'" + type_name(object) + " object' has no attribute '" + name + "'");
 }
 
 Value get_item(const Value& object, const Value& key, Meter& meter) {
-  if (object.is(Kind::kUndefined)) fail_runtime(object.undefined_message());
-  if (object.is(Kind::kDict)) {
+  object.require_defined();
+  if (object.is(kDict)) {
     if (const Value* found = find_member(object.members(), key, meter)) return *found;
-  } else if ((object.is(Kind::kList) || object.is(Kind::kString)) && key.is_integer()) {
-    if (!can_be_indexed(object)) fail_unsupported("an item of a " + type_name(object));
-    if (object.is(Kind::kString)) meter.charge(object);
-    const auto size = static_cast<int64_t>(
-        object.is(Kind::kString) ? count_code_points(object.text()) : object.items().size());
+  } else if ((object.has_items() || object.is(kString)) && key.is_integer()) {
+    if (!can_be_indexed(object)) refuse("an item of a " + type_name(object));
+    if (object.is(kString)) meter.charge(object);
+    const int64_t size = size_of(object);
     const int64_t index = key.as_integer() < 0 ? key.as_integer() + size : key.as_integer();
     if (index >= 0 && index < size) {
-      if (object.is(Kind::kList)) return object.items()[static_cast<size_t>(index)];
+      if (object.has_items()) return object.items()[static_cast<size_t>(index)];
       return slice(object, {Value::integer(index), Value::integer(index + 1), Value::none()},
                    meter);
     }
   }
-  if (key.is(Kind::kString)) return get_attribute(object, key.text());
+  if (key.is(kString)) return get_attribute(object, key.text(), meter);
   return Value::undefined("'" + type_name(object) + " object' has no such element");
 }
 
 Value slice(const Value& object, const std::array<Value, 3>& parts, Meter& meter) {
-  if (object.is(Kind::kUndefined)) fail_runtime(object.undefined_message());
-  if (!can_be_indexed(object) || object.is_markup())
-    fail_unsupported("a slice of a " + type_name(object));
+  object.require_defined();
+  if (!can_be_indexed(object) || object.is_markup()) refuse("a slice of a " + type_name(object));
   for (const Value& part : parts) {
-    if (!part.is(Kind::kNone) && !part.is_integer())
-      fail_runtime("slice indices must be integers or None");
+    if (!part.is(kNone) && !part.is_integer()) fail_runtime("a slice's bound must be an integer");
   }
-  const bool is_text = object.is(Kind::kString);
   meter.charge(object);
-  // A text is cut by its characters, which take four bytes each.
-  std::u32string characters;
-  if (is_text) meter.charge(object.text().size() * sizeof(char32_t));
-  if (is_text) characters.reserve(count_code_points(object.text()));
-  for (size_t pos = 0; is_text && pos < object.text().size();)
-    characters += next_code_point(object.text(), pos);
-  const auto size = static_cast<int64_t>(is_text ? characters.size() : object.items().size());
-  const int64_t step = parts[2].is(Kind::kNone) ? 1 : parts[2].as_integer();
+  const int64_t size = size_of(object);
+  const int64_t step = parts[2].is(kNone) ? 1 : parts[2].as_integer();
   if (step == 0) fail_runtime("slice step cannot be zero");
   const auto place = [&](const Value& v, int64_t otherwise) {
-    if (v.is(Kind::kNone)) return otherwise;
+    if (v.is(kNone)) return otherwise;
     int64_t i = v.as_integer();
     if (i < 0) i = i < -size ? -1 : i + size;
     return step > 0 ? std::clamp<int64_t>(i, 0, size) : std::clamp<int64_t>(i, -1, size - 1);
   };
+  const int64_t first = place(parts[0], step > 0 ? 0 : size - 1);
   const int64_t last = place(parts[1], step > 0 ? size : -1);
   const int64_t stride = std::clamp<int64_t>(step, -size - 1, size + 1);
+  if (object.has_items())
+    return Value::list(picked(object.items(), first, last, stride), object.kind());
+  // A text is cut by its characters, which take four bytes each.
+  meter.charge(object.text().size() * sizeof(char32_t));
+  std::u32string characters;
+  characters.reserve(static_cast<size_t>(size));
+  for (size_t pos = 0; pos < object.text().size();)
+    characters += next_code_point(object.text(), pos);
   std::string cut;
-  Items items;
-  for (int64_t i = place(parts[0], step > 0 ? 0 : size - 1); stride > 0 ? i < last : i > last;
-       i += stride) {
-    if (is_text) {
-      append_utf8(cut, characters[static_cast<size_t>(i)]);
-    } else {
-      items.push_back(object.items()[static_cast<size_t>(i)]);
-    }
-  }
-  return is_text ? Value::string(std::move(cut)) : Value::list(std::move(items), object.origin());
-}
-
-Value dict_of(const Items& keys_and_values, Meter& meter) {
-  Members members;
-  for (size_t i = 0; i + 1 < keys_and_values.size(); i += 2) {
-    const Value* same = find_member(members, keys_and_values[i], meter);
-    if (same) {
-      const_cast<Value&>(*same) = keys_and_values[i + 1];
-    } else {
-      members.emplace_back(keys_and_values[i], keys_and_values[i + 1]);
-    }
-  }
-  return Value::dict(std::move(members));
-}
-
-Items pairs_of(const Members& members) {
-  Items pairs;
-  for (const auto& [key, value] : members) pairs.push_back(Value::tuple({key, value}));
-  return pairs;
+  for (const char32_t c : picked(characters, first, last, stride)) append_utf8(cut, c);
+  return Value::string(std::move(cut));
 }
 
 Items iterate(const Value& v, Meter& meter) {
   meter.made(v);
   Items out;
-  switch (v.kind()) {
-    case Kind::kUndefined: return out;
-    case Kind::kList: return v.take_items();
-    case Kind::kDict:
-      for (const auto& member : v.members()) out.push_back(member.first);
-      return out;
-    case Kind::kString:
-      meter.make(v.text().size() * 4 * sizeof(Value));  // a character is a value and its text
-      for (size_t pos = 0; pos < v.text().size();) {
-        const size_t begin = pos;
-        next_code_point(v.text(), pos);
-        out.push_back(Value::string(v.text().substr(begin, pos - begin)));
-      }
-      return out;
-    default: fail_runtime("'" + type_name(v) + "' object is not iterable");
+  if (v.has_items()) return v.take();
+  if (v.is(kDict)) {
+    for (const auto& member : v.members()) out.push_back(member.first);
+  } else if (v.is(kString)) {
+    meter.make(v.text().size() * 4 * sizeof(Value));  // a character is a value and its text
+    for (size_t begin = 0, end = 0; end < v.text().size(); begin = end) {
+      next_code_point(v.text(), end);
+      out.push_back(Value::string(v.text().substr(begin, end - begin)));
+    }
+  } else if (!v.is(kUndefined)) {
+    fail_runtime("'" + type_name(v) + "' object is not iterable");
   }
+  return out;
 }
 
 }  // namespace bicached::jinja

@@ -24,10 +24,9 @@ struct RenderOptions {
 };
 
 struct Run;
-enum class Flow { kNext, kBreak, kContinue };
 /// What is parsed is a tree of functions, each of which does its part of a rendering.
-using Stmt = std::function<Flow(Run&)>;
-using Body = std::vector<Stmt>;
+using Statement = std::function<void(Run&)>;
+using Body = std::vector<Statement>;
 
 /// A Jinja template, as Hugging Face's apply_chat_template runs it: immutable sandbox, trim_blocks,
 /// lstrip_blocks, loop controls. What it renders is what Jinja renders. It has what templates of

@@ -1,7 +1,6 @@
 // Python's functions of strings, and values as text: str, repr and json.dumps.
 #include <utf8proc.h>
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -18,26 +17,13 @@ void append_upper(std::string& out, char32_t c, bool as_title) {
   const auto big = as_title ? utf8proc_totitle(i) : utf8proc_toupper(i);
   const bool is_small = utf8proc_category(i) == UTF8PROC_CATEGORY_LL;
   if ((is_small && big == i) || c == 0xDF || (c >= 0x1F80 && c <= 0x1FFC))
-    fail_unsupported("the upper case of a character with several upper-case letters");
+    refuse("the upper case of a character with several upper-case letters");
   append_utf8(out, static_cast<char32_t>(big));
 }
 
 void append_lower(std::string& out, char32_t c) {
-  if (c == 0x130 || c == 0x3A3)
-    fail_unsupported("the lower case of a letter that depends on its place or is two");
+  if (c == 0x130 || c == 0x3A3) refuse("the lower case of a letter like \u0130 or \u03A3");
   append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
-}
-
-/// Every word with a capital, else lower case; a word begins behind what ends one.
-std::string title(std::string_view s, bool (*ends_word)(char32_t), bool as_title) {
-  std::string out;
-  bool begins = true;
-  for (size_t pos = 0; pos < s.size();) {
-    const char32_t c = next_code_point(s, pos);
-    begins ? append_upper(out, c, as_title) : append_lower(out, c);
-    begins = ends_word(c);
-  }
-  return out;
 }
 
 bool has_case(char32_t c) {
@@ -53,9 +39,7 @@ bool is_printable(char32_t c) {
 }
 
 std::string string_repr(std::string_view s) {
-  const bool single =
-      s.find('\'') == std::string_view::npos || s.find('"') != std::string_view::npos;
-  const char quote = single ? '\'' : '"';
+  const char quote = s.find('\'') < s.size() && s.find('"') == s.npos ? '"' : '\'';
   constexpr std::string_view kEscaped = "\n\r\t", kLetters = "nrt";
   std::string out(1, quote);
   for (size_t pos = 0; pos < s.size();) {
@@ -85,119 +69,100 @@ std::string float_repr(double d) {
   return text;
 }
 
-/// Collects the text of a value: shared parts are written, and charged, each time they occur.
-class Writer {
- public:
-  /// `style` null: Python's repr, else JSON.
-  Writer(const JsonStyle* style, Meter& meter) : style_(style), meter_(meter) {}
-  std::string text() { return std::move(out_); }
+/// Writes a value: shared parts are written, and charged, each time they occur.
+struct Writer {
+  const Style& style;
+  Meter& meter;
+  std::string out;
 
   void write(const Value& v, int level) {
-    meter_.step();
+    constexpr const char* kBools[2][2] = {{"False", "True"}, {"false", "true"}};
+    meter.step();
     switch (v.kind()) {
-      case Kind::kNone: return add(style_ ? "null" : "None");
-      case Kind::kBool:
-        return add(style_ ? (v.as_integer() ? "true" : "false")
-                          : (v.as_integer() ? "True" : "False"));
-      case Kind::kInt: return add(std::to_string(v.as_integer()));
-      case Kind::kBigInt: return add(v.text());
-      case Kind::kFloat: return add(float_repr(v.as_number()));  // finite: it was read from JSON
-      case Kind::kString: return write_string(v);
-      case Kind::kList:
-        if (v.is(Origin::kTuple) && !style_)
-          return write_all("(", v.items().size() == 1 ? ",)" : ")", v.items(), level);
-        if (!v.is(Origin::kList) && !v.is(Origin::kTuple)) break;
-        return write_all("[", "]", v.items(), level);
-      case Kind::kDict: return write_all("{", "}", v.members(), level);
-      case Kind::kUndefined:
-        if (!style_) return add("Undefined");
-        break;
-      default: break;
+      case kNone: return add(style.json ? "null" : "None");
+      case kBool: return add(kBools[style.json][v.as_integer()]);
+      case kInt: return add(std::to_string(v.as_integer()));
+      case kBigInt: return add(v.text());
+      case kFloat: return add(float_repr(v.as_number()));  // finite: it was read from JSON
+      case kString: return write_string(v);
+      case kTuple:
+        if (style.json) return write_all("[", "]", v.items(), level);
+        return write_all("(", v.items().size() == 1 ? ",)" : ")", v.items(), level);
+      case kList: return write_all("[", "]", v.items(), level);
+      case kDict: return write_all("{", "}", v.members(), level);
+      default:
+        if (v.is(kUndefined) && !style.json) return add("Undefined");
+        if (style.json) fail_runtime("a " + type_name(v) + " is not JSON serializable");
+        refuse("printing a " + type_name(v) + " (use | list)");
     }
-    if (!style_) fail_unsupported("printing a " + type_name(v) + " (use | list)");
-    fail_runtime("Object of type " + type_name(v) + " is not JSON serializable");
   }
 
- private:
   void add(std::string_view text) {
-    meter_.make(text.size());
-    out_ += text;
+    meter.make(text.size());
+    out += text;
   }
 
   void write_string(const Value& v) {
-    if (style_) return add(nlohmann::json(v.text()).dump(-1, ' ', style_->ensure_ascii));
-    if (v.is_markup()) fail_unsupported("the repr of escaped text");
-    meter_.charge(3 * v.text().size());  // character by character
+    if (style.json) return add(nlohmann::json(v.text()).dump(-1, ' ', style.ensure_ascii));
+    if (v.is_markup()) refuse("the repr of escaped text");
+    meter.charge(3 * v.text().size());  // character by character
     add(string_repr(v.text()));
   }
 
   void write_item(const Value& item, int level) { write(item, level); }
   void write_item(const std::pair<Value, Value>& member, int level) {
     const Value& key = member.first;
-    const bool quoted = style_ && !key.is(Kind::kString);
-    if (quoted && !key.is_number() && !key.is(Kind::kNone) && !key.is(Kind::kBigInt))
-      fail_runtime("keys must be str, int, float, bool or None, not " + type_name(key));
-    if (quoted) add("\"");
+    const char* quote = style.json && !key.is(kString) ? "\"" : "";
+    if (key.has_items() || key.is(kDict)) fail_runtime("a key must not be a " + type_name(key));
+    add(quote);
     write(key, level);
-    add((quoted ? "\"" : "") + (style_ ? style_->key_separator : ": "));
+    add(quote + style.key_separator);
     write(member.second, level);
   }
 
   template <class Range>
   void write_all(const char* open, const char* close, const Range& range, int level) {
     const auto new_line = [&](int inner) {
-      if (!style_ || style_->indent < 0 || range.empty()) return;
-      add("\n" + std::string(static_cast<size_t>(style_->indent * inner), ' '));
+      if (style.indent < 0 || range.empty()) return;
+      add("\n" + std::string(static_cast<size_t>(style.indent * inner), ' '));
     };
     add(open);
     for (const auto& item : range) {
-      if (&item != &range.front()) add(style_ ? style_->item_separator : ", ");
+      if (&item != &range.front()) add(style.item_separator);
       new_line(level + 1);
       write_item(item, level + 1);
     }
     new_line(level);
     add(close);
   }
-
-  const JsonStyle* style_;
-  Meter& meter_;
-  std::string out_;
 };
-
-}  // namespace
 
 bool is_space(char32_t c) { return is_white_space(c) || (c >= 0x1C && c <= 0x1F); }
 
-std::string upper(std::string_view s) {
+}  // namespace
+
+std::string in_case(Case which, std::string_view s) {
+  constexpr std::u32string_view kBeforeWord = U"-({[<";  // in Jinja's filter
   std::string out;
-  for (size_t pos = 0; pos < s.size();) append_upper(out, next_code_point(s, pos), false);
+  bool begins = true;  // a word
+  for (size_t pos = 0; pos < s.size();) {
+    const char32_t c = next_code_point(s, pos);
+    if (which == Case::kUpper || (begins && which != Case::kLower)) {
+      append_upper(out, c, which == Case::kCapitalized || which == Case::kTitleOfMethod);
+    } else {
+      append_lower(out, c);
+    }
+    begins = false;
+    if (which == Case::kTitleOfMethod) begins = !has_case(c);
+    if (which == Case::kTitleOfFilter)
+      begins = is_space(c) || kBeforeWord.find(c) < kBeforeWord.size();
+  }
   return out;
 }
 
-std::string lower(std::string_view s) {
-  std::string out;
-  for (size_t pos = 0; pos < s.size();) append_lower(out, next_code_point(s, pos));
-  return out;
-}
-
-std::string capitalize(std::string_view s) {
-  return title(s, [](char32_t) { return false; }, true);
-}
-
-std::string title_of_words(std::string_view s) {
-  const auto ends_word = [](char32_t c) {
-    return is_space(c) || c == '-' || c == '(' || c == '{' || c == '[' || c == '<';
-  };
-  return title(s, ends_word, false);
-}
-
-std::string title_of_letters(std::string_view s) {
-  return title(s, [](char32_t c) { return !has_case(c); }, true);
-}
-
-std::string strip(std::string_view s, const Value& characters, bool left, bool right) {
+std::string_view strip(std::string_view s, const Value& characters, Side side) {
   const bool spaces = characters.is_missing();
-  if (!spaces && !characters.is(Kind::kString)) fail_runtime("strip arg must be None or str");
+  if (!spaces && !characters.is(kString)) fail_runtime("strip arg must be None or str");
   const auto goes = [&](char32_t c) {
     if (spaces) return is_space(c);
     for (size_t pos = 0; pos < characters.text().size();) {
@@ -205,27 +170,24 @@ std::string strip(std::string_view s, const Value& characters, bool left, bool r
     }
     return false;
   };
+  const bool left = side != Side::kRight, right = side != Side::kLeft;
   size_t begin = 0, end = s.size();
   for (size_t pos = 0; left && pos < end && goes(next_code_point(s, pos));) begin = pos;
   for (size_t pos = end; right && pos > begin && goes(previous_code_point(s, pos));) end = pos;
-  return std::string(s.substr(begin, end - begin));
+  return s.substr(begin, end - begin);
 }
 
 std::string to_text(const Value& v, Meter& meter) {
-  if (v.is(Kind::kUndefined)) return "";
-  if (v.is(Kind::kString)) {
-    meter.make(v.text().size());
-    return v.text();
-  }
-  Writer writer(nullptr, meter);
-  writer.write(v, 0);
-  return writer.text();
+  if (v.is(kUndefined)) return "";
+  if (!v.is(kString)) return written(v, {.json = false}, meter);
+  meter.make(v.text().size());
+  return v.text();
 }
 
-std::string to_json(const Value& v, const JsonStyle& style, Meter& meter) {
-  Writer writer(&style, meter);
+std::string written(const Value& v, const Style& style, Meter& meter) {
+  Writer writer{style, meter, {}};
   writer.write(v, 0);
-  return writer.text();
+  return std::move(writer.out);
 }
 
 }  // namespace bicached::jinja
