@@ -78,7 +78,7 @@ struct ServerSettings {
   void visit(V& v) {
     v.field("host", host,
             "Addresses and names to listen on; a path that ends in .sock is a Unix socket.");
-    v.field("port", port, Range{0, 65535}, "port", "Port; 0 picks a free one.");
+    v.field("port", port, Range{0, 65535}, "", "Port; 0 picks a free one.");
     v.field("api_key_file", api_key_file, "File with one API key a line; empty = open.");
     v.field("admin_key_file", admin_key_file,
             "File with keys that may also use /v1/cache and /config; without it a server's only "
@@ -161,7 +161,8 @@ struct DecodeSettings {
     v.field("block_length", block_length, Range{-1, 1 << 20}, "tokens",
             "Block; -1 = model's, else the family's (LLaDA 32, Dream all).");
     v.field("algorithm", algorithm,
-            "Decoding algorithm; empty = model's, else the family's (see the table below).");
+            "Decoding algorithm, of the table in docs/settings.md; empty = model's, else the "
+            "family's.");
     v.choice(
         "schedule", schedule, {"auto", "even", "timesteps"},
         "Tokens a step: as many in each (LLaDA), or by Dream's walk in time; auto = family's.");

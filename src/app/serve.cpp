@@ -103,13 +103,11 @@ void fit_threads(Settings& settings) {
 
 /// The server is not ready before they are.
 void warm(Engine& engine, const std::vector<std::vector<TokenId>>& pinned_prefixes) {
-  try {
+  name_errors("pinned_prefixes", [&] {
     std::vector<std::future<void>> warmed;
     for (const auto& prefix : pinned_prefixes) warmed.push_back(engine.warm_prefix(prefix, true));
     for (std::future<void>& one : warmed) one.get();
-  } catch (const Error& error) {
-    throw Error(error.code(), std::string("pinned_prefixes: ") + error.what(), "pinned_prefixes");
-  }
+  });
 }
 
 int run_serve(const Settings& given) {

@@ -19,7 +19,9 @@ int64_t whole_number(const std::string& field, double value) {
     return static_cast<int64_t>(value);
   }
   throw Error(ErrorCode::kInvalidRequest,
-              field + " is " + nlohmann::json(value).dump() + "; it must be an integer", field);
+              field + " is " + nlohmann::json(value).dump() + "; it must be an integer" +
+                  (value == std::floor(value) ? " of 64 bits" : ""),
+              field);
 }
 
 }  // namespace

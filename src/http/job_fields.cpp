@@ -116,7 +116,9 @@ void check_num_canvases(size_t num_prompts, const CodecContext& context, const J
 }
 
 void finish_reading(const Fields& fields, const CodecContext& context) {
-  context.unknown_fields.report(fields.unknown());
+  const std::vector<std::string> unknown = fields.unknown();
+  if (unknown.empty()) return;
+  context.unknown_fields.report(unknown, "is not known and is ignored", fields.known());
 }
 
 }  // namespace bicached

@@ -98,7 +98,9 @@ TEST(CommandLine, MistakesNameTheNearestFlag) {
               AllOf(HasSubstr("'--prot'"), HasSubstr("mean --port?")));
   EXPECT_THAT(error_of({"serve", "m", "extra"}), HasSubstr("'extra'"));
   EXPECT_NE(error_of({"serve", "--port"}), "");
-  EXPECT_NE(error_of({"sevre"}), "");
+  EXPECT_THAT(error_of({"serve", "--zzzzzzzz"}), HasSubstr("serve. See"));
+  EXPECT_THAT(error_of({"sevre"}), AllOf(HasSubstr("'sevre'"), HasSubstr("mean serve?")));
+  EXPECT_THAT(error_of({"--hlp"}), HasSubstr("mean --help?"));
   EXPECT_NE(error_of({}), "");
 }
 
