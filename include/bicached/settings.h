@@ -234,10 +234,12 @@ struct CacheSettings {
             "System prompts that are stored at start and never dropped.");
     v.field("state_dir", state_dir,
             "Folder that keeps what probes found over a restart; empty = nothing is kept.");
-    v.field("max_disagreement", max_disagreement, Range{0, 1}, "share",
-            "measured: most requests that may decide otherwise than without the cache.");
-    v.field("probe_budget", probe_budget, Range{0, 1}, "share",
-            "measured: work that may go into probes, beside a third of what reuse saved.");
+    v.field(
+        "max_disagreement", max_disagreement, Range{0, 1}, "",
+        "measured: largest share of requests that may decide otherwise than without the cache.");
+    v.field(
+        "probe_budget", probe_budget, Range{0, 1}, "",
+        "measured: share of the work that may go into probes, beside a third of what reuse saved.");
     v.field(
         "deterministic", deterministic,
         "Every request is decoded as with cache_policy off and without reuse of its own forwards.");

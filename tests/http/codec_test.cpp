@@ -142,11 +142,12 @@ TEST_F(CodecTest, AChatThatComesToCompletionsIsToldWhereItGoes) {
   EXPECT_NE(found.message.find("/v1/chat/completions"), std::string::npos) << found.message;
 }
 
-TEST_F(CodecTest, UnknownFieldsAreLoggedOnceWithTheNearestName) {
+TEST_F(CodecTest, FieldsThatChangeNothingAreLoggedOnce) {
   const std::string path = ::testing::TempDir() + "/bicached_codec_test.log";
   std::remove(path.c_str());
   log_setup("info", "text", path);
-  for (int i = 0; i < 2; ++i) chat(R"("treshold":0.5,"unheard_of":1)");
+  for (int i = 0; i < 2; ++i) chat(R"("treshold":0.5,"unheard_of":1,"threshold":0.5)");
+  chat(R"("algorithm":"random","threshold":0.5)");
   log_setup("error", "text");
   std::stringstream log;
   log << std::ifstream(path).rdbuf();
@@ -158,6 +159,7 @@ TEST_F(CodecTest, UnknownFieldsAreLoggedOnceWithTheNearestName) {
   };
   EXPECT_EQ(count("\"treshold\" is not known and is ignored; did you mean threshold?\n"), 1u);
   EXPECT_EQ(count("\"unheard_of\" is not known and is ignored\n"), 1u);
+  EXPECT_EQ(count("\"threshold\" changes nothing: the algorithm random has no such "), 1u);
 }
 
 TEST_F(CodecTest, RefusesWhatIsWrongAndNamesIt) {

@@ -21,10 +21,10 @@ const DepthPolicy& find_depth_policy(const std::string& name, bool has_table) {
     known += (known.empty() ? "" : ", ") + std::string(policy.name);
     if (name != policy.name) continue;
     if (has_table || !policy.needs_table) return policy;
-    throw Error(
-        ErrorCode::kInvalidRequest,
-        "the policy \"" + name + "\" needs a depth table, and the setting depth_table names none",
-        "cache.policy");
+    throw Error(ErrorCode::kInvalidRequest,
+                "the policy \"" + name +
+                    "\" needs a depth table, and the server has none: --depth-table FILE",
+                "cache.policy");
   }
   throw Error(ErrorCode::kInvalidRequest,
               "cache.policy is \"" + name.substr(0, 64) + "\"; allowed is one of " + known,
