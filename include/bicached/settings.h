@@ -231,7 +231,8 @@ struct CacheSettings {
     v.field("refresh_depth", refresh_depth, Range{-1, 4096}, "layers",
             "It is recomputed from this layer on; -1 = the plan's.");
     v.field("pinned_prefixes", pinned_prefixes,
-            "System prompts that are stored at start and never dropped.");
+            "System prompts that are stored at start and never dropped; in a flag or variable one "
+            "with commas would be several.");
     v.field("state_dir", state_dir,
             "Folder that keeps what probes found over a restart; empty = nothing is kept.");
     v.field(

@@ -127,8 +127,13 @@ CommandLine parse_command_line(const Program& program, int argc, const char* con
     const auto used = app.get_subcommands();
     if (used.empty()) check_subcommand(program, argc, argv);
     for (const CLI::App* command : used) check_extras(program.name, *command);
+    std::string message = error.what();
+    // "--port: 1 required 0 to 65535 missing"
+    if (dynamic_cast<const CLI::ArgumentMismatch*>(&error)) {
+      message = message.substr(0, message.find(':')) + " needs a value";
+    }
     throw Error(ErrorCode::kInvalidSettings,
-                std::string(error.what()) + ". See " + program.name + " " +
+                message + ". See " + program.name + " " +
                     (used.empty() ? "" : used.front()->get_name() + " ") + "--help");
   }
   const CLI::App& command = *app.get_subcommands().front();
