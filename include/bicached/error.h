@@ -45,13 +45,13 @@ class Error : public std::runtime_error {
   std::string param_;
 };
 
-/// What `work` throws gets `name`, a setting or flag, before its message.
+/// What `work` throws is kInvalidSettings, with `name`, a setting or flag, before its message.
 template <class Work>
 auto name_errors(const std::string& name, Work&& work) {
   try {
     return work();
   } catch (const Error& error) {
-    throw Error(error.code(), name + ": " + error.what(), name);
+    throw Error(ErrorCode::kInvalidSettings, name + ": " + error.what(), name);
   }
 }
 
