@@ -19,7 +19,10 @@ import pathlib
 import shutil
 import sys
 
-import torch
+try:
+    import torch
+except ImportError as missing:
+    sys.exit(f"make_random_model: {missing}: run it with .venv/bin/python")
 
 DEMO = pathlib.Path(__file__).resolve().parent.parent / "models" / "demo"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

@@ -193,6 +193,10 @@ class Denoiser {
   virtual void load_entry(EntryId entry, SlabId to, int depth) = 0;
   virtual void destroy_entry(EntryId entry) = 0;
 
+  /// Nothing has run for a while: gives back memory that the next forward makes anew, where that
+  /// costs little. Changes no slab and no entry.
+  virtual void rest() {}
+
   /// Throws kInternal if slabs overlap, leak, or the accounts don't add up.
   virtual void check_integrity() const = 0;
 };

@@ -45,4 +45,14 @@ class Error : public std::runtime_error {
   std::string param_;
 };
 
+/// What `work` throws is kInvalidSettings, with `name`, a setting or flag, before its message.
+template <class Work>
+auto name_errors(const std::string& name, Work&& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kInvalidSettings, name + ": " + error.what(), name);
+  }
+}
+
 }  // namespace bicached

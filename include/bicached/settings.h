@@ -78,7 +78,7 @@ struct ServerSettings {
   void visit(V& v) {
     v.field("host", host,
             "Addresses and names to listen on; a path that ends in .sock is a Unix socket.");
-    v.field("port", port, Range{0, 65535}, "port", "Port; 0 picks a free one.");
+    v.field("port", port, Range{0, 65535}, "", "Port; 0 picks a free one.");
     v.field("api_key_file", api_key_file, "File with one API key a line; empty = open.");
     v.field("admin_key_file", admin_key_file,
             "File with keys that may also use /v1/cache and /config; without it a server's only "
@@ -162,7 +162,8 @@ struct DecodeSettings {
     v.field("block_length", block_length, Range{-1, 1 << 20}, "tokens",
             "Block; -1 = model's, else the family's (LLaDA 32, Dream all).");
     v.field("algorithm", algorithm,
-            "Decoding algorithm; empty = model's, else the family's (see the table below).");
+            "Decoding algorithm, of the table in docs/settings.md; empty = model's, else the "
+            "family's.");
     v.choice(
         "schedule", schedule, {"auto", "even", "timesteps"},
         "Tokens a step: as many in each (LLaDA), or by Dream's walk in time; auto = family's.");
@@ -231,13 +232,16 @@ struct CacheSettings {
     v.field("refresh_depth", refresh_depth, Range{-1, 4096}, "layers",
             "It is recomputed from this layer on; -1 = the plan's.");
     v.field("pinned_prefixes", pinned_prefixes,
-            "System prompts that are stored at start and never dropped.");
+            "System prompts that are stored at start and never dropped; in a flag or variable one "
+            "with commas would be several.");
     v.field("state_dir", state_dir,
             "Folder that keeps what probes found over a restart; empty = nothing is kept.");
-    v.field("max_disagreement", max_disagreement, Range{0, 1}, "share",
-            "measured: most requests that may decide otherwise than without the cache.");
-    v.field("probe_budget", probe_budget, Range{0, 1}, "share",
-            "measured: work that may go into probes, beside a third of what reuse saved.");
+    v.field(
+        "max_disagreement", max_disagreement, Range{0, 1}, "",
+        "measured: largest share of requests that may decide otherwise than without the cache.");
+    v.field(
+        "probe_budget", probe_budget, Range{0, 1}, "",
+        "measured: share of the work that may go into probes, beside a third of what reuse saved.");
     v.field(
         "deterministic", deterministic,
         "Every request is decoded as with cache_policy off and without reuse of its own forwards.");

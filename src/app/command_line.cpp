@@ -58,18 +58,31 @@ void add_flag(CLI::App& command, const CommandFlag& flag) {
   option->group(flag.group);
 }
 
+/// `given` is not among what `name`, a program or one of its commands, knows.
+[[noreturn]] void refuse_unknown(const std::string& given, const std::string& name,
+                                 const std::vector<std::string>& known) {
+  const std::string near = nearest_name(given.substr(0, given.find('=')), known);
+  throw Error(ErrorCode::kInvalidSettings,
+              "'" + given + "' is not known to " + name +
+                  (near.empty() ? "." : "; did you mean " + near + "?") + " See " + name +
+                  " --help");
+}
+
 void check_extras(const std::string& program, const CLI::App& command) {
-  for (const std::string& extra : command.remaining()) {
-    const std::string name = program + " " + command.get_name();
-    std::string message = "'" + extra + "' is not known to " + name;
-    std::vector<std::string> known;
-    for (const CLI::Option* option : command.get_options()) {
-      for (const std::string& long_name : option->get_lnames()) known.push_back("--" + long_name);
-    }
-    const std::string near = nearest_name(extra.substr(0, extra.find('=')), known);
-    if (!near.empty()) message += "; did you mean " + near + "?";
-    throw Error(ErrorCode::kInvalidSettings, message + " See " + name + " --help");
+  std::vector<std::string> known;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& long_name : option->get_lnames()) known.push_back("--" + long_name);
   }
+  for (const std::string& extra : command.remaining()) {
+    refuse_unknown(extra, program + " " + command.get_name(), known);
+  }
+}
+
+/// The library only says that a subcommand is missing.
+void check_subcommand(const Program& program, int argc, const char* const* argv) {
+  std::vector<std::string> known{"--help", "--version"};
+  for (const Command& command : program.commands) known.emplace_back(command.name);
+  if (argc > 1 && !contains(known, argv[1])) refuse_unknown(argv[1], program.name, known);
 }
 
 std::vector<std::pair<std::string, std::string>> given(const SettingFlags& flags,
@@ -112,9 +125,15 @@ CommandLine parse_command_line(const Program& program, int argc, const char* con
     return line;
   } catch (const CLI::ParseError& error) {
     const auto used = app.get_subcommands();
+    if (used.empty()) check_subcommand(program, argc, argv);
     for (const CLI::App* command : used) check_extras(program.name, *command);
+    std::string message = error.what();
+    // "--port: 1 required 0 to 65535 missing"
+    if (dynamic_cast<const CLI::ArgumentMismatch*>(&error)) {
+      message = message.substr(0, message.find(':')) + " needs a value";
+    }
     throw Error(ErrorCode::kInvalidSettings,
-                std::string(error.what()) + ". See " + program.name + " " +
+                message + ". See " + program.name + " " +
                     (used.empty() ? "" : used.front()->get_name() + " ") + "--help");
   }
   const CLI::App& command = *app.get_subcommands().front();

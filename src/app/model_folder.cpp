@@ -12,6 +12,7 @@
 #include "bicached/unmasker.h"
 #include "config/decode_defaults.h"
 #include "config/reuse_start.h"
+#include "engine/prefix_cache.h"
 
 namespace bicached {
 namespace {
@@ -99,6 +100,7 @@ DecodeSettings load_decode_defaults(const Settings& settings, const ModelInfo& m
 }
 
 CacheSettings load_cache_settings(const Settings& settings, const ModelInfo& model) {
+  check_cache_settings(settings.cache, model.num_layers);
   CacheSettings cache = settings.cache;
   cache.start = load_reuse_start(settings.model.path, model);
   if (cache.cache_bytes < 0) {

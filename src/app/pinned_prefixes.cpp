@@ -29,18 +29,23 @@ std::vector<TokenId> encode_prefix(const std::string& prompt, const TextTools& t
 
 }  // namespace
 
-std::vector<std::vector<TokenId>> encode_pinned_prefixes(const std::vector<std::string>& texts,
+std::vector<std::vector<TokenId>> encode_pinned_prefixes(const CacheSettings& settings,
                                                          const TextTools& text,
                                                          const ModelInfo& model) {
+  const std::vector<std::string>& texts = settings.pinned_prefixes;
   std::vector<std::vector<TokenId>> prefixes;
   for (size_t i = 0; i < texts.size(); ++i) {
     const std::string name = "pinned_prefixes[" + std::to_string(i) + "]";
     if (texts[i].empty()) refuse(name, "the text is empty");
     prefixes.push_back(encode_prefix(texts[i], text, name));
+    const std::string length = "has " + std::to_string(prefixes.back().size()) + " tokens; ";
+    if (prefixes.back().size() < static_cast<size_t>(settings.min_prefix_len)) {
+      refuse(name, length + "less than min_prefix_len, " + std::to_string(settings.min_prefix_len) +
+                       ", are never reused. A prompt that has commas goes into a file of settings");
+    }
     const size_t longest = static_cast<size_t>(model.max_length);
     if (prefixes.back().size() >= longest) {
-      refuse(name, "has " + std::to_string(prefixes.back().size()) +
-                       " tokens; the model's longest canvas, with question and answer, is " +
+      refuse(name, length + "the model's longest canvas, with question and answer, is " +
                        std::to_string(longest));
     }
   }

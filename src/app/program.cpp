@@ -2,9 +2,6 @@
 
 #include <fcntl.h>
 #include <unistd.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 
 #include <algorithm>
 #include <cstdio>
@@ -15,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/free_memory.h"
 #include "base/log.h"
 #include "base/log_text.h"
 
@@ -46,19 +44,6 @@ void restart_with_libraries_set(const Program& program, int argc, char** argv) {
     changed = true;
   }
   if (changed) execv("/proc/self/exe", argv);  // where there is no /proc it only runs slower
-}
-
-/// A forward asks for the same megabytes again and again. As glibc is set, it gives them back to
-/// the system at once and gets them anew a page at a time: a third of the time of a small model
-/// with a large vocabulary. Each arena keeps its own, and by default there are eight for each core:
-/// two are enough where one thread computes. What they keep goes back now and then
-/// (engine/engine_loop.cpp).
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  mallopt(M_ARENA_MAX, 2);
-  mallopt(M_TRIM_THRESHOLD, 128 << 20);
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the greatest that is allowed
-#endif
 }
 
 /// A socket must not get the number of a standard stream that is closed: log lines would go to it.

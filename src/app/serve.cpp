@@ -54,11 +54,16 @@ class HttpThread {
   std::thread thread_;
 };
 
-void announce(const Settings& settings, int port, const std::string& model_id, bool has_chat) {
+std::string local_urls(const Settings& settings, int port) {
   std::string urls;
   for (const std::string& host : settings.server.host) {
     urls += (urls.empty() ? "" : ", ") + local_url(host, port);
   }
+  return urls;
+}
+
+void announce(const Settings& settings, int port, const std::string& model_id, bool has_chat) {
+  const std::string urls = local_urls(settings, port);
   const std::string first = local_url(settings.server.host.front(), port);
   const std::string curl = example_curl(settings, first, model_id, has_chat);
   std::printf("bicached serves %s at %s\n%s\n", model_id.c_str(), urls.c_str(), curl.c_str());
@@ -104,13 +109,11 @@ void fit_threads(Settings& settings) {
 
 /// The server is not ready before they are.
 void warm(Engine& engine, const std::vector<std::vector<TokenId>>& pinned_prefixes) {
-  try {
+  name_errors("pinned_prefixes", [&] {
     std::vector<std::future<void>> warmed;
     for (const auto& prefix : pinned_prefixes) warmed.push_back(engine.warm_prefix(prefix, true));
     for (std::future<void>& one : warmed) one.get();
-  } catch (const Error& error) {
-    throw Error(error.code(), std::string("pinned_prefixes: ") + error.what(), "pinned_prefixes");
-  }
+  });
 }
 
 int run_serve(const Settings& given) {
@@ -130,11 +133,10 @@ int run_serve(const Settings& given) {
   const DecodeSettings defaults = load_decode_defaults(settings, model);
   const CacheSettings cache = load_cache_settings(settings, model);
   const TextTools text = load_text_tools(settings.model.path, model);
-  const auto pinned = encode_pinned_prefixes(settings.cache.pinned_prefixes, text, model);
+  const auto pinned = encode_pinned_prefixes(settings.cache, text, model);
 
   HttpThread http(server, signals);
-  log_info("listening on " + local_url(settings.server.host.front(), port) + ", loading " +
-           settings.model.path);
+  log_info("listening on " + local_urls(settings, port) + ", loading " + settings.model.path);
   notify_service_manager("STATUS=loading the model");
   Engine engine(load_with_progress(settings), settings.engine, cache);
   log_info("runs with " + describe(read_machine_limits()) + "; " +

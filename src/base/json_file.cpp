@@ -84,6 +84,14 @@ class Shape final : public nlohmann::json_sax<nlohmann::json> {
   std::vector<std::set<std::string>> keys_;  // of the objects and lists that are open
 };
 
+/// The library's message without its own number of the error, which stands in brackets before it.
+std::string message_of(const nlohmann::json::exception& error) {
+  const std::string message = error.what();
+  const size_t bracket = message.find("] ");
+  return message.starts_with('[') && bracket != std::string::npos ? message.substr(bracket + 2)
+                                                                  : message;
+}
+
 }  // namespace
 
 std::string foreign_content(std::string_view first_bytes) {
@@ -145,6 +153,9 @@ nlohmann::json parse_json_text(std::string_view text, const std::string& what, E
   if (text.size() > limits.max_bytes) {
     throw Error(code, what + ": longer than " + std::to_string(limits.max_bytes) + " bytes");
   }
+  if (text.find_first_not_of(" \t\r\n") == std::string_view::npos) {
+    throw Error(code, what + ": not valid JSON: there is nothing in it");
+  }
   // The parser takes it for the end, and would leave out what follows.
   if (const size_t at = text.find('\0'); at != std::string_view::npos) {
     throw Error(code, what + ": not valid JSON: byte " + std::to_string(at) + " is NUL");
@@ -154,7 +165,7 @@ nlohmann::json parse_json_text(std::string_view text, const std::string& what, E
     nlohmann::json::sax_parse(text, &shape);
     return nlohmann::json::parse(text);
   } catch (const nlohmann::json::exception& error) {
-    throw Error(code, what + ": not valid JSON: " + error.what());
+    throw Error(code, what + ": not valid JSON: " + message_of(error));
   }
 }
 

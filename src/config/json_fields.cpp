@@ -19,14 +19,20 @@ int64_t whole_number(const std::string& field, double value) {
     return static_cast<int64_t>(value);
   }
   throw Error(ErrorCode::kInvalidRequest,
-              field + " is " + nlohmann::json(value).dump() + "; it must be an integer", field);
+              field + " is " + nlohmann::json(value).dump() + "; it must be an integer" +
+                  (value == std::floor(value) ? " of 64 bits" : ""),
+              field);
 }
 
 }  // namespace
 
 nlohmann::json parse_body(const std::string& body) {
   constexpr JsonLimits kLimits{std::numeric_limits<size_t>::max(), 32};
-  return parse_json_text(body, "the request body", ErrorCode::kInvalidRequest, kLimits);
+  nlohmann::json json =
+      parse_json_text(body, "the request body", ErrorCode::kInvalidRequest, kLimits);
+  if (json.is_object()) return json;
+  throw Error(ErrorCode::kInvalidRequest,
+              std::string("the request body must be an object, not ") + json.type_name());
 }
 
 void throw_wrong_type(const std::string& field, const char* what, const nlohmann::json& value) {
@@ -39,7 +45,9 @@ void throw_wrong_type(const std::string& field, const char* what, const nlohmann
 Fields::Fields(const nlohmann::json& object, std::string path)
     : object_(object), path_(std::move(path)) {
   if (object_.is_object()) return;
-  throw_wrong_type(path_.empty() ? "the request body" : path_, "an object", object_);
+  if (!path_.empty()) throw_wrong_type(path_, "an object", object_);
+  throw Error(ErrorCode::kInvalidRequest,
+              std::string("must be an object, not ") + object_.type_name());
 }
 
 std::string Fields::path_of(std::string_view name) const {

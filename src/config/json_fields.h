@@ -38,7 +38,10 @@ class Fields {
 
   /// Accepted and not used.
   void ignore(std::initializer_list<const char*> names);
+  /// Names that are in the object and were not asked for.
   std::vector<std::string> unknown() const;
+  /// Names that were asked for.
+  std::vector<std::string> known() const { return {known_.begin(), known_.end()}; }
   std::string path_of(std::string_view name) const;
 
  private:

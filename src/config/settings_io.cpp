@@ -263,7 +263,8 @@ std::vector<std::string> setting_names() {
 }
 
 void apply_file(Settings& settings, const std::string& path) {
-  const nlohmann::json file = read_json_file(path, ErrorCode::kInvalidSettings);
+  const nlohmann::json file =
+      name_errors("config", [&] { return read_json_file(path, ErrorCode::kInvalidSettings); });
   if (!file.is_object()) {
     throw Error(ErrorCode::kInvalidSettings,
                 path + ": must be one JSON object whose keys are settings");

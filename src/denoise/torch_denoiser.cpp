@@ -119,6 +119,13 @@ void TorchDenoiser::load_entry(EntryId entry, SlabId to, int depth) {
 
 void TorchDenoiser::destroy_entry(EntryId entry) { entries_.destroy(entry); }
 
+/// On a card the allocator keeps what is freed, and graphs hold the addresses of the buffers.
+void TorchDenoiser::rest() {
+  if (!weights_.embedding.is_cpu()) return;
+  forward_.drop_scratch();
+  pool_.drop_pages_of_nobody();
+}
+
 void TorchDenoiser::check_integrity() const {
   pool_.slabs().check_integrity();
   entries_.check_integrity();

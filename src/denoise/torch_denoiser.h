@@ -31,6 +31,7 @@ class TorchDenoiser final : public Denoiser {
   void fill_entry(EntryId entry, SlabId from) override;
   void load_entry(EntryId entry, SlabId to, int depth) override;
   void destroy_entry(EntryId entry) override;
+  void rest() override;
   void check_integrity() const override;
 
   /// Logits of the rows asked, float32 [rows, V], before sampling; and inner tensors through the

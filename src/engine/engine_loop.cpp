@@ -107,6 +107,7 @@ void Engine::Impl::arrive(std::unique_ptr<Sequence> arriving) {
 void Engine::Impl::step() {
   device.look_after(Clock::now());
   if (!is_trimmed && Clock::now() - trimmed >= kTrimInterval) {
+    if (scheduler.empty()) device.rest();
     give_free_memory_back();
     trimmed = Clock::now();
     is_trimmed = scheduler.empty();

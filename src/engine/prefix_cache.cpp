@@ -40,12 +40,13 @@ int64_t saved_row_layers(const Reuse& reuse, int num_refreshes) {
 
 std::optional<DepthTable> load_table(const CacheSettings& settings, int num_layers) {
   if (settings.depth_table.empty()) return std::nullopt;
-  return DepthTable::load(settings.depth_table, num_layers);
+  return name_errors("depth_table",
+                     [&] { return DepthTable::load(settings.depth_table, num_layers); });
 }
 
-void check_layers(const char* name, int layers, int num_layers) {
+void check_layers(const char* name, int layers, int num_layers, ErrorCode code) {
   if (layers <= num_layers) return;
-  throw Error(ErrorCode::kInvalidSettings,
+  throw Error(code,
               std::string(name) + " is " + std::to_string(layers) + "; the model has " +
                   std::to_string(num_layers) + " layers",
               name);
@@ -75,6 +76,14 @@ std::vector<int> learned_depths(const std::vector<int>& depths, int num_layers) 
 
 }  // namespace
 
+void check_cache_settings(const CacheSettings& settings, int num_layers) {
+  const auto code = ErrorCode::kInvalidSettings;
+  check_layers("cache_depth", settings.depth, num_layers, code);
+  check_layers("refresh_depth", settings.refresh_depth, num_layers, code);
+  const bool has_table = load_table(settings, num_layers).has_value();
+  name_errors("cache_policy", [&] { find_depth_policy(settings.policy, has_table); });
+}
+
 PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
     : denoiser_(denoiser),
       settings_(settings),
@@ -87,8 +96,7 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
       learner_(settings_, info_.num_layers, learned_depths(depths_, info_.num_layers)),
       state_file_(settings.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json"),
       failed_(kMaxFailed) {
-  check_layers("cache_depth", settings_.depth, info_.num_layers);
-  check_layers("refresh_depth", settings_.refresh_depth, info_.num_layers);
+  check_cache_settings(settings_, info_.num_layers);
   load_state();
   update_gauges();
 }
@@ -100,7 +108,11 @@ const DepthPolicy& PrefixCache::find_policy(const std::string& name) const {
 }
 
 void PrefixCache::check(const GenerateRequest& request) const {
-  if (!request.cache.policy.empty()) find_policy(request.cache.policy);
+  const CacheParams& asked = request.cache;
+  if (!asked.policy.empty()) find_policy(asked.policy);
+  const auto code = ErrorCode::kInvalidRequest;
+  check_layers("cache.depth", asked.depth.value_or(0), info_.num_layers, code);
+  check_layers("cache.refresh_depth", asked.refresh_depth.value_or(0), info_.num_layers, code);
 }
 
 // --- Which prefix ------------------------------------------------------------------------------

@@ -24,6 +24,10 @@ namespace bicached {
 /// Whether a request may go on to its first forward.
 enum class Readiness { kReady, kWaitsForEntry };
 
+/// Throws kInvalidSettings for what a model of so many layers can't do. Before the model is loaded,
+/// which may take minutes.
+void check_cache_settings(const CacheSettings& settings, int num_layers);
+
 /// What requests reuse, of each other and of their own forwards (DESIGN 6). Which prefixes are
 /// stored is `PrefixStore`'s, how deep they are reused the policy's, what is probed the learner's;
 /// here it comes together. Engine thread only.
@@ -38,7 +42,7 @@ class PrefixCache {
  public:
   PrefixCache(Denoiser& denoiser, const CacheSettings& settings);
 
-  /// Throws kInvalidRequest when the request's policy is not possible here. Any thread.
+  /// Throws kInvalidRequest when the request's policy or depths are not possible here. Any thread.
   void check(const GenerateRequest& request) const;
   /// A request arrives: its prompt counts as a use of all its prefixes.
   void arrive(const GenerateRequest& request, CacheUse& use);

@@ -176,4 +176,8 @@ void WatchedDenoiser::destroy_entry(EntryId entry) {
   give_back({false, entry});
 }
 
+void WatchedDenoiser::rest() {
+  watch([&] { device_->rest(); });
+}
+
 }  // namespace bicached

@@ -56,6 +56,7 @@ class WatchedDenoiser final : public Denoiser {
   void fill_entry(EntryId entry, SlabId from) override;
   void load_entry(EntryId entry, SlabId to, int depth) override;
   void destroy_entry(EntryId entry) override;  // throws nothing
+  void rest() override;
   void check_integrity() const override { device_->check_integrity(); }
 
   /// Held by whoever opened or created them.

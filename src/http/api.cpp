@@ -257,13 +257,12 @@ HttpReply Api::metrics_text(const HttpRequest&) {
 
 HttpReply Api::cache(const HttpRequest& request) {
   int limit = kListedEntries;
-  const auto [begin, end] = request.query.equal_range("limit");
-  for (auto it = begin; it != end; ++it) {
-    const std::string& value = it->second;
-    const auto [last, error] = std::from_chars(value.data(), value.data() + value.size(), limit);
-    if (error != std::errc() || last != value.data() + value.size() || limit < 0 ||
+  for (const auto& [name, value] : request.query) {
+    const char* end = value.data() + value.size();
+    const auto [last, error] = std::from_chars(value.data(), end, limit);
+    if (name != "limit" || error != std::errc() || last != end || limit < 0 ||
         limit > kMaxListedEntries) {
-      refuse_query("limit", value, "0 to " + std::to_string(kMaxListedEntries), "limit");
+      refuse_query(name, value, "limit=N, 0 to " + std::to_string(kMaxListedEntries), "limit");
     }
   }
   return json_reply(cache_json(backend().engine->cache_report(limit)));

@@ -31,8 +31,7 @@ std::string tenant_of(const std::string& key) {
 
 }  // namespace
 
-void ApiKeys::add_file(const std::string& path, bool are_admins, const char* setting) {
-  if (path.empty()) return;
+void ApiKeys::add_file(const std::string& path, bool are_admins) {
   std::istringstream lines(read_text_file(path, 1 << 20, ErrorCode::kInvalidSettings));
   std::string line;
   size_t num_added = 0;
@@ -40,23 +39,23 @@ void ApiKeys::add_file(const std::string& path, bool are_admins, const char* set
     if (!line.empty() && line.back() == '\r') line.pop_back();
     if (line.empty() || line[0] == '#') continue;
     if (!std::all_of(line.begin(), line.end(), is_safe)) {
-      throw Error(
-          ErrorCode::kInvalidSettings,
-          path + ":" + std::to_string(number) + ": a key may hold visible ASCII characters but %",
-          setting);
+      throw Error(ErrorCode::kInvalidSettings,
+                  path + ":" + std::to_string(number) +
+                      ": a key is made of visible ASCII characters, without % and spaces");
     }
     keys_.push_back({line, are_admins});
     ++num_added;
   }
-  if (num_added == 0) {
-    throw Error(ErrorCode::kInvalidSettings, path + ": holds no key", setting);
-  }
+  if (num_added == 0) throw Error(ErrorCode::kInvalidSettings, path + ": holds no key");
 }
 
 ApiKeys ApiKeys::load(const std::string& key_file, const std::string& admin_key_file) {
   ApiKeys keys;
-  keys.add_file(admin_key_file, true, "admin_key_file");
-  keys.add_file(key_file, false, "api_key_file");
+  const auto add = [&](const char* setting, const std::string& path, bool are_admins) {
+    if (!path.empty()) name_errors(setting, [&] { keys.add_file(path, are_admins); });
+  };
+  add("admin_key_file", admin_key_file, true);
+  add("api_key_file", key_file, false);
   // Who has the only key there is has set the server up.
   if (keys.keys_.size() == 1) keys.keys_[0].is_admin = true;
   return keys;

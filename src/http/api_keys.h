@@ -29,7 +29,7 @@ class ApiKeys {
     std::string text;
     bool is_admin;
   };
-  void add_file(const std::string& path, bool are_admins, const char* setting);
+  void add_file(const std::string& path, bool are_admins);
 
   std::vector<Key> keys_;
 };

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "bicached/error.h"
+
 namespace bicached {
 
 namespace {
@@ -26,6 +28,20 @@ bool is_of_this_machine(std::string_view origin) {
 }
 
 }  // namespace
+
+Cors::Cors(const std::vector<std::string>& origins) : origins_(origins) {
+  for (const std::string& origin : origins) {
+    const size_t host = origin.find("://");
+    const bool is_origin = host != std::string::npos && host > 0 && host + 3 < origin.size() &&
+                           origin.find('/', host + 3) == std::string::npos;
+    if (is_origin || origin == "*" || origin == "localhost" || origin == "null") continue;
+    throw Error(ErrorCode::kInvalidSettings,
+                "cors_origins has '" + origin +
+                    "'; allowed are origins as browsers send them (https://host, "
+                    "http://host:port, null), localhost and *",
+                "cors_origins");
+  }
+}
 
 bool Cors::allows(std::string_view origin) const {
   return std::any_of(origins_.begin(), origins_.end(), [&](const std::string& allowed) {

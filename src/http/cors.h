@@ -16,7 +16,8 @@ class Cors {
  public:
   /// `origins` as in the setting cors_origins: "https://host:port", "localhost" for
   /// pages of this machine at any port, or "*" for every page.
-  explicit Cors(const std::vector<std::string>& origins) : origins_(origins) {}
+  /// Throws kInvalidSettings for what no browser sends.
+  explicit Cors(const std::vector<std::string>& origins);
 
   /// Headers of an answer to a request with this head; none for one that no page sent, or that of
   /// an origin that is not allowed.

@@ -106,6 +106,8 @@ Job parse_text_request(const std::string& body, const CodecContext& context) {
   Fields fields(json);
   Job job;
   job.dialect = Dialect::kText;
+  refuse_unless(!fields.find("messages"), "messages",
+                "a chat goes to /v1/chat/completions; here the text is prompt");
   CommonFields common = read_shared_fields(fields, context, job);
   read_length(fields, "max_tokens", kTextRules, common.length);
   job.stops = read_texts(fields, "stop", kMaxStops);

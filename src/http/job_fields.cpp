@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "bicached/error.h"
+#include "bicached/unmasker.h"
 #include "http/unsupported_fields.h"
 #include "text/chat_prompt.h"
 
@@ -47,13 +48,29 @@ void check_model_name(const std::string& name, const CodecContext& context) {
               "model");
 }
 
+/// Clients send the parameters of one algorithm to servers that decode by another.
+void report_unused_params(Fields& fields, const std::string& algorithm, NameLog& log) {
+  for (const UnmaskerParam& param : unmasker_params()) {
+    const std::string name = param.limit.name;
+    const auto has_it = [&](const UnmaskerInfo& info) {
+      return algorithm == info.name &&
+             std::ranges::any_of(info.params,
+                                 [&](const UnmaskerParam& one) { return name == one.limit.name; });
+    };
+    if (!fields.find(param.limit.name) || std::ranges::any_of(unmasker_table(), has_it)) continue;
+    log.report({name}, "changes nothing: the algorithm " + algorithm + " has no such parameter");
+  }
+}
+
 CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job& job) {
   job.model = fields.text("model").value_or(own_name(context));
   check_model_name(job.model, context);
   read_stream_fields(fields, job);
   refuse_unsupported_fields(fields, context.unknown_fields);
   job.choices_per_prompt = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));
-  return read_common_fields(fields, context.backend);
+  CommonFields common = read_common_fields(fields, context.backend);
+  report_unused_params(fields, common.request.decode.algorithm, context.unknown_fields);
+  return common;
 }
 
 Prompt chat_prompt(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
@@ -116,7 +133,9 @@ void check_num_canvases(size_t num_prompts, const CodecContext& context, const J
 }
 
 void finish_reading(const Fields& fields, const CodecContext& context) {
-  context.unknown_fields.report(fields.unknown());
+  const std::vector<std::string> unknown = fields.unknown();
+  if (unknown.empty()) return;
+  context.unknown_fields.report(unknown, "is not known and is ignored", fields.known());
 }
 
 }  // namespace bicached

@@ -61,10 +61,7 @@ std::vector<ChatMessage> read_anthropic_messages(Fields& fields) {
     const std::string text = read_text_parts(*system, "system", {"text"});
     if (!text.empty()) messages.push_back({"system", text});
   }
-  const json& list = fields.require("messages");
-  if (!list.is_array() || list.empty()) {
-    throw_wrong_type("messages", "a list of at least one message", list);
-  }
+  const json& list = require_messages(fields);
   for (size_t i = 0; i < list.size(); ++i) {
     const std::string field = "messages[" + std::to_string(i) + "]";
     Fields message(list[i], field);

@@ -10,13 +10,13 @@
 
 namespace bicached {
 
-/// Names unknown request fields in the log, each once. At most `kMaxNames` of them: a client
-/// chooses the names. Any thread.
+/// Names request fields that are not honoured in the log, each once. At most `kMaxNames` of them: a
+/// client chooses the names. Any thread.
 class NameLog {
  public:
-  /// `what`: the rest of the sentence.
-  void report(const std::vector<std::string>& names,
-              std::string_view what = "is not known and is ignored");
+  /// `what`: the rest of the sentence. `known`: names of which the nearest may have been meant.
+  void report(const std::vector<std::string>& names, std::string_view what,
+              const std::vector<std::string>& known = {});
 
  private:
   static constexpr size_t kMaxNames = 200;

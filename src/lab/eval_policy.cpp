@@ -49,14 +49,11 @@ CacheSettings eval_cache_settings(CacheSettings settings, const std::vector<Eval
   std::optional<DepthTable> table;
   if (!settings.depth_table.empty()) table = DepthTable::load(settings.depth_table, num_layers);
   for (const EvalPolicy& policy : policies) {
-    try {
-      const std::vector<int> depths =
-          find_depth_policy(policy.name, table.has_value())
-              .depths(num_layers, policy.depth.value_or(0), table ? &*table : nullptr);
-      settings.more_depths.insert(settings.more_depths.end(), depths.begin(), depths.end());
-    } catch (const Error& error) {
-      throw Error(ErrorCode::kInvalidSettings, std::string(kFlag) + ": " + error.what(), kFlag);
-    }
+    const std::vector<int> depths = name_errors(kFlag, [&] {
+      return find_depth_policy(policy.name, table.has_value())
+          .depths(num_layers, policy.depth.value_or(0), table ? &*table : nullptr);
+    });
+    settings.more_depths.insert(settings.more_depths.end(), depths.begin(), depths.end());
   }
   // Every request names its policy.
   settings.policy = policies.front().name;

@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include "base/free_memory.h"
+
 namespace bicached {
 
 KvPool::KvPool(const ModelConfig& config, int64_t capacity_tokens, at::Device device,
@@ -12,6 +14,13 @@ KvPool::KvPool(const ModelConfig& config, int64_t capacity_tokens, at::Device de
   for (int layer = 0; layer < config.num_layers; ++layer) {
     keys_.push_back(at::empty({capacity_tokens, config.num_kv_heads, config.head_size}, options));
     values_.push_back(at::empty_like(keys_.back()));
+  }
+}
+
+void KvPool::drop_pages_of_nobody() {
+  if (slabs_.free_tokens() < slabs_.capacity_tokens()) return;
+  for (const auto* tensors : {&keys_, &values_}) {
+    for (const at::Tensor& tensor : *tensors) drop_pages(tensor.data_ptr(), tensor.nbytes());
   }
 }
 

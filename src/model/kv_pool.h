@@ -22,6 +22,10 @@ class KvPool {
   const at::Tensor& keys(int layer) const { return keys_[static_cast<size_t>(layer)]; }
   const at::Tensor& values(int layer) const { return values_[static_cast<size_t>(layer)]; }
 
+  /// While no slab is open: gives the pages that slabs have written back to the system. Memory of
+  /// the host only.
+  void drop_pages_of_nobody();
+
   /// K and V of all layers for one token.
   static int64_t bytes_per_token(const ModelConfig& config, at::ScalarType dtype);
 

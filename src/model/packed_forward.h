@@ -38,7 +38,8 @@ using TensorObserver = std::function<void(const std::string& name, const at::Ten
 /// sequences, as the steps inside a block are, is padded to one of few sizes and runs as a CUDA
 /// graph.
 ///
-/// Engine thread only, in inference mode. Keeps scratch memory of the largest forward so far.
+/// Engine thread only, in inference mode. Keeps scratch memory of the largest forward so far,
+/// until `drop_scratch`.
 class PackedForward {
  public:
   /// Of its buffers and of what comes and goes in a layer.
@@ -52,6 +53,9 @@ class PackedForward {
   /// forward.logit_rows, in their order, after the final norm: [rows, d]. Throws kInternal for a
   /// forward that breaks the rules of `RowGroup`, before anything runs.
   at::Tensor run(const Forward& forward, const BoundaryStates& states);
+
+  /// Gives the scratch memory back; the next forward makes it anew.
+  void drop_scratch() { scratch_ = {}; }
 
   /// Rows through the head, in the compute dtype: [rows, V].
   at::Tensor logits(const at::Tensor& hidden) const;

@@ -179,7 +179,7 @@ std::string read_text_parts(const json& content, const std::string& field,
   return text;
 }
 
-std::vector<ChatMessage> read_messages(Fields& fields) {
+const json& require_messages(Fields& fields) {
   const json& list = fields.require("messages");
   if (!list.is_array()) throw_wrong_type("messages", "a list of messages", list);
   if (list.empty() || list.size() > kMaxMessages) {
@@ -188,6 +188,11 @@ std::vector<ChatMessage> read_messages(Fields& fields) {
                     std::to_string(kMaxMessages),
                 "messages");
   }
+  return list;
+}
+
+std::vector<ChatMessage> read_messages(Fields& fields) {
+  const json& list = require_messages(fields);
   std::vector<ChatMessage> messages;
   for (size_t i = 0; i < list.size(); ++i) {
     messages.push_back(read_message(list[i], "messages[" + std::to_string(i) + "]"));

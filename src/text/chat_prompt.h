@@ -9,6 +9,9 @@
 
 namespace bicached {
 
+/// The list `messages`, neither empty nor longer than any chat.
+const nlohmann::json& require_messages(Fields& fields);
+
 /// `messages`: roles system, developer, user, assistant, tool, function; content a string or `text`
 /// parts, which are joined. Images and audio are refused naming the message.
 std::vector<ChatMessage> read_messages(Fields& fields);

@@ -22,7 +22,10 @@ class PinnedPrefixesTest : public testing::Test {
   }
 
   std::vector<std::vector<TokenId>> encode(const std::vector<std::string>& texts) const {
-    return encode_pinned_prefixes(texts, text, model);
+    CacheSettings settings;
+    settings.pinned_prefixes = texts;
+    settings.min_prefix_len = min_prefix_len;
+    return encode_pinned_prefixes(settings, text, model);
   }
   std::string error_of(const std::vector<std::string>& texts) const {
     try {
@@ -38,6 +41,7 @@ class PinnedPrefixesTest : public testing::Test {
   static constexpr const char* kDemo = BICACHED_SOURCE_DIR "/models/demo";
   TextTools text;
   ModelInfo model;
+  int min_prefix_len = 1;
 };
 
 TEST_F(PinnedPrefixesTest, AreWhatChatsWithTheSystemPromptBeginWith) {
@@ -64,6 +68,10 @@ TEST_F(PinnedPrefixesTest, MistakesNameTheirPlaceInTheList) {
   for (int i = 0; i < 200; ++i) tale += "price ";
   EXPECT_THAT(error_of({"short", "short", tale}),
               AllOf(HasSubstr("pinned_prefixes[2]"), HasSubstr("200")));
+  min_prefix_len = 32;
+  EXPECT_EQ(error_of({tale.substr(0, 300)}), "");
+  EXPECT_THAT(error_of({tale.substr(0, 300), "short"}),
+              AllOf(HasSubstr("pinned_prefixes[1]"), HasSubstr("min_prefix_len, 32")));
 }
 
 TEST_F(PinnedPrefixesTest, ATemplateThatRefusesSystemMessagesIsAnError) {

@@ -89,5 +89,21 @@ TEST(JsonText, ManyObjectsAreParsedAsFastAsTheirTextIsLong) {
       300000u);
 }
 
+TEST(JsonText, SaysWhatIsWrongInWordsOfItsReader) {
+  const auto error_of = [](const char* text) {
+    try {
+      parse_json_text(text, "a text", ErrorCode::kInvalidRequest);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  for (const char* nothing : {"", " \n"}) {
+    EXPECT_EQ(error_of(nothing), "a text: not valid JSON: there is nothing in it");
+  }
+  EXPECT_TRUE(error_of("{\n").starts_with("a text: not valid JSON: parse error at line 2, column"))
+      << error_of("{\n");
+}
+
 }  // namespace
 }  // namespace bicached

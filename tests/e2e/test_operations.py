@@ -427,13 +427,15 @@ def test_a_snapshot_is_called_by_its_repository(serve, tmp_path):
     shutil.copytree(DEMO, folder, ignore=lambda _, names: [n for n in names if not pathlib.Path(n).suffix])
     assert serve(model=folder).get("/v1/models").json()["data"][0]["id"] == "org/demo-8b"
 
+
+def resident_mb(server, which="VmRSS"):
+    status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.split(which + ":")[1].split()[0]) / 1024
+
+
 def test_rows_of_every_number_leave_no_kernels_behind(serve):
     # Libraries compile a product for each number of rows, and would keep a thousand of each kind.
     server = serve("--dtype", "bfloat16", "--cache-policy", "off")
-
-    def resident_mb():
-        status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
     def ask(lengths):
         for length in lengths:
@@ -441,6 +443,19 @@ def test_rows_of_every_number_leave_no_kernels_behind(serve):
             assert server.request("POST", "/v1/completions", json=body).status_code == 200
 
     ask(range(601, 0, -100))  # buffers of the longest
-    before = resident_mb()
+    before = resident_mb(server)
     ask(range(1, 600, 6))
-    assert resident_mb() - before < 60, "megabytes"
+    assert resident_mb(server) - before < 60, "megabytes"
+
+
+def test_an_idle_server_keeps_no_memory_of_its_busiest_moment(serve):
+    # A prompt's keys and values are 24 KB a token, buffers of a forward 14 KB a row.
+    server = serve("--dtype", "float32", "--cache-policy", "off")
+    one, sixteen = [5] * 900, [[5 + i] * 900 for i in range(16)]
+    for prompt in (one, sixteen):
+        body = {"prompt": prompt, "max_tokens": 1}
+        assert server.request("POST", "/v1/completions", json=body).status_code == 200
+        if prompt is one:
+            before = resident_mb(server)
+    assert resident_mb(server, "VmHWM") - before > 300, "keys and values of 13,500 more tokens"
+    assert eventually(lambda: resident_mb(server) - before < 60)

@@ -393,7 +393,7 @@ TEST_F(PrefixCacheTest, RefreshesEnterFromTheRequestsOwnStates) {
   request.decode.intra_cache = IntraCache::kNone;
   ask(request);
   EXPECT_EQ(control->num_entries_made, 3) << "nothing enters below the depth of reuse";
-  request.cache.refresh_depth = 4096;
+  request.cache.refresh_depth = 4;
   EXPECT_EQ(ask(request).stats.refresh_depth, 4) << "all layers: nothing is computed again";
   EXPECT_EQ(control->num_entries_made, 3);
   EXPECT_EQ(engine->cache_report().bytes, control->entry_bytes);
@@ -412,17 +412,25 @@ TEST_F(PrefixCacheTest, WithoutRoomForOwnStatesRefreshesNeedNone) {
   EXPECT_EQ(control->most_entry_bytes, cache.cache_bytes);
 }
 
-TEST_F(PrefixCacheTest, PoliciesThatAreNotPossibleHereAreRefused) {
+TEST_F(PrefixCacheTest, WhatIsNotPossibleHereIsRefused) {
   start();
-  GenerateRequest request = request_of(prefix_of(1), "a");
-  request.cache.policy = "table";
-  std::vector<GenerateRequest> job{request};
-  try {
-    engine->submit(std::move(job));
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.param(), "cache.policy");
-  }
+  const auto refused_field = [&](auto&& change) {
+    std::vector<GenerateRequest> job{request_of(prefix_of(1), "a")};
+    change(job[0].cache);
+    try {
+      engine->submit(std::move(job));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidRequest);
+      return error.param();
+    }
+    return std::string();
+  };
+  using C = CacheParams;
+  EXPECT_EQ(refused_field([](C& c) { c.policy = "table"; }), "cache.policy");
+  EXPECT_EQ(refused_field([](C& c) { c.depth = 4; }), "") << "all layers";
+  EXPECT_EQ(refused_field([](C& c) { c.depth = 5; }), "cache.depth");
+  EXPECT_EQ(refused_field([](C& c) { c.refresh_depth = 4; }), "");
+  EXPECT_EQ(refused_field([](C& c) { c.refresh_depth = 5; }), "cache.refresh_depth");
 }
 
 /// With a budget that lets every request be probed, so that what is learned is seen soon.

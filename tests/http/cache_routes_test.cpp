@@ -60,6 +60,7 @@ TEST_F(CacheRoutesTest, AListingIsAsLongAsAsked) {
     EXPECT_EQ(response.status, 400) << limit;
     EXPECT_NE(response.body.find("0 to 1000"), std::string::npos) << response.body;
   }
+  EXPECT_EQ(get("/v1/cache?limt=2").status, 400);
 }
 
 TEST_F(CacheRoutesTest, ADeleteForgetsProbesOnlyWhenAsked) {

@@ -3,7 +3,9 @@
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
+#include "base/log.h"
 #include "engine/fake_denoiser.h"
 #include "http/api_keys.h"
 #include "http/errors.h"
@@ -12,6 +14,21 @@
 
 namespace bicached {
 namespace {
+
+struct Failure {
+  ErrorCode code;
+  std::string param;
+  std::string message;
+};
+template <typename Parse>
+Failure failure(Parse parse) {
+  try {
+    parse();
+  } catch (const Error& error) {
+    return {error.code(), error.param(), error.what()};
+  }
+  return {ErrorCode::kInternal, "", "nothing was thrown"};
+}
 
 class CodecTest : public testing::Test {
  protected:
@@ -34,21 +51,6 @@ class CodecTest : public testing::Test {
     return parse_chat_request("{" + messages + (fields.empty() ? "" : ",") + fields + "}", context);
   }
   Job text(const std::string& fields) { return parse_text_request("{" + fields + "}", context); }
-
-  struct Failure {
-    ErrorCode code;
-    std::string param;
-    std::string message;
-  };
-  template <typename Parse>
-  static Failure failure(Parse parse) {
-    try {
-      parse();
-    } catch (const Error& error) {
-      return {error.code(), error.param(), error.what()};
-    }
-    return {ErrorCode::kInternal, "", "nothing was thrown"};
-  }
 
   Engine engine;
   FakeTokenizer tokenizer;
@@ -134,6 +136,32 @@ TEST_F(CodecTest, AcceptsWhatAsksForNothing) {
       "logit_bias":{},"temperature":null)"));
 }
 
+TEST_F(CodecTest, AChatThatComesToCompletionsIsToldWhereItGoes) {
+  const auto found = failure([&] { text(R"("messages":[{"role":"user","content":"hi"}])"); });
+  EXPECT_EQ(found.param, "messages");
+  EXPECT_NE(found.message.find("/v1/chat/completions"), std::string::npos) << found.message;
+}
+
+TEST_F(CodecTest, FieldsThatChangeNothingAreLoggedOnce) {
+  const std::string path = ::testing::TempDir() + "/bicached_codec_test.log";
+  std::remove(path.c_str());
+  log_setup("info", "text", path);
+  for (int i = 0; i < 2; ++i) chat(R"("treshold":0.5,"unheard_of":1,"threshold":0.5)");
+  chat(R"("algorithm":"random","threshold":0.5)");
+  log_setup("error", "text");
+  std::stringstream log;
+  log << std::ifstream(path).rdbuf();
+  std::remove(path.c_str());
+  const auto count = [&](const std::string& line) {
+    size_t found = 0;
+    for (size_t at = 0; (at = log.str().find(line, at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  EXPECT_EQ(count("\"treshold\" is not known and is ignored; did you mean threshold?\n"), 1u);
+  EXPECT_EQ(count("\"unheard_of\" is not known and is ignored\n"), 1u);
+  EXPECT_EQ(count("\"threshold\" changes nothing: the algorithm random has no such "), 1u);
+}
+
 TEST_F(CodecTest, RefusesWhatIsWrongAndNamesIt) {
   struct Case {
     const char* fields;
@@ -152,6 +180,7 @@ TEST_F(CodecTest, RefusesWhatIsWrongAndNamesIt) {
       {R"("top_k":1.5)", kBad, "top_k", "an integer"},
       {R"("seed":18446744073709551615)", kBad, "seed", "at most"},
       {R"("seed":1.5)", kBad, "seed", "an integer"},
+      {R"("seed":1180591620717411303424)", kBad, "seed", "64 bits"},
       {R"("max_tokens":-2)", kBad, "max_tokens", "0 or more"},
       {R"("allowed_token_ids":[])", kBad, "allowed_token_ids", "at least one"},
       {R"("allowed_token_ids":[257])", kBad, "allowed_token_ids", "no token to choose"},
@@ -440,6 +469,17 @@ TEST_F(ApiKeysTest, AFileThatLetsNobodyInIsAnError) {
   EXPECT_THROW(load("with%41\n"), Error);
   EXPECT_THROW(ApiKeys::load("/no/such/file", ""), Error);
   EXPECT_FALSE(ApiKeys::load("", "").required());
+}
+
+TEST_F(ApiKeysTest, MistakesNameTheSetting) {
+  const auto error_of = [&](const std::string& keys) {
+    return failure([&] { load(keys); }).message;
+  };
+  EXPECT_EQ(error_of("# nobody\n"), "api_key_file: " + path + ": holds no key");
+  EXPECT_TRUE(error_of("good\ntwo words\n").starts_with("api_key_file: " + path + ":2: "));
+  EXPECT_TRUE(failure([] {
+                ApiKeys::load("", "/no/such/file");
+              }).message.starts_with("admin_key_file: /no/such/file: "));
 }
 
 }  // namespace

@@ -167,6 +167,15 @@ TEST_F(OperationsTest, OnlyNamedOriginsMayRead) {
   }
 }
 
+TEST_F(OperationsTest, WhatNoBrowserSendsIsNoOrigin) {
+  for (const char* wrong : {"a.example", "https://", "://a", "https://a.example/", ""}) {
+    settings.server.cors_origins = {"http://a", wrong};
+    EXPECT_THROW(HttpServer{settings}, Error) << wrong;
+  }
+  settings.server.cors_origins = {"*", "localhost", "null", "app://x", "http://[::1]:8"};
+  EXPECT_NO_THROW(HttpServer{settings});
+}
+
 TEST_F(OperationsTest, LocalhostStandsForPagesOfThisMachine) {
   settings.server.cors_origins = {"localhost"};
   start();

@@ -152,5 +152,5 @@ def test_a_pinned_system_prompt_is_there_before_the_first_request(tmp_path):
 
 def test_a_pinned_prefix_that_does_not_fit_is_refused(tmp_path):
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"pinned_prefixes": ["short", "long " * 2000]}))
+    config.write_text(json.dumps({"pinned_prefixes": [PRICES[0]["content"], "long " * 2000]}))
     assert "pinned_prefixes[1]" in fails("serve", "--model", DEMO, "--port", "0", "--config", config)

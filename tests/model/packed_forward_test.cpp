@@ -5,6 +5,10 @@
 #include <c10/core/InferenceMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 
 #include "bicached/error.h"
 #include "decode/noise.h"
@@ -262,6 +266,45 @@ TEST_P(PackedForwardTest, ThePoolSaysWhenItIsFull) {
   model_->check_integrity();
   for (const SlabId slab : open) model_->close_slab(slab);
   EXPECT_EQ(model_->free_tokens(), capacity);
+}
+
+TEST_P(PackedForwardTest, RestingChangesNoOpenSlab) {
+  const auto ids = tokens(20, 8);
+  const SlabId slab = *model_->open_slab(20);
+  Forward all{{rows(slab, ids, 0, 20)}, {}}, some{{rows(slab, ids, 12, 20)}, {}};
+  want(some, 0, 12, 20);
+  model_->run_logits(all);
+  const at::Tensor before = model_->run_logits(some);
+  model_->rest();
+  EXPECT_TRUE(close(model_->run_logits(some), before, 0)) << "rows 0 to 11 are in the pool";
+  model_->close_slab(slab);
+}
+
+/// Bytes of a tensor's whole pages that are in memory.
+int64_t resident_bytes(const at::Tensor& tensor) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t end = (begin + tensor.nbytes()) / page * page;
+  std::vector<unsigned char> pages((end - first) / page);
+  EXPECT_EQ(::mincore(reinterpret_cast<void*>(first), end - first, pages.data()), 0);
+  return static_cast<int64_t>(page) *
+         std::ranges::count_if(pages, [](unsigned char flags) { return flags & 1; });
+}
+
+TEST_P(PackedForwardTest, RestingGivesThePoolsPagesBack) {
+  if (GetParam() != "cpu") GTEST_SKIP() << "a card's memory has no pages to give back";
+  const auto ids = tokens(100, 9);
+  const at::Tensor& keys = model_->pool().keys(0);
+  const at::Tensor logits = full_logits(ids);
+  EXPECT_GT(resident_bytes(keys), 0);
+  const SlabId slab = *model_->open_slab(1);
+  model_->rest();
+  EXPECT_GT(resident_bytes(keys), 0) << "somebody's";
+  model_->close_slab(slab);
+  model_->rest();
+  EXPECT_EQ(resident_bytes(keys), 0);
+  EXPECT_TRUE(close(full_logits(ids), logits));
 }
 
 TEST_P(PackedForwardTest, ABudgetUnderOneTokenIsRefused) {

@@ -22,8 +22,8 @@ const DepthPolicy& find_depth_policy(const std::string& name, bool has_table) {
     if (name != policy.name) continue;
     if (has_table || !policy.needs_table) return policy;
     throw Error(ErrorCode::kInvalidRequest,
-                "cache.policy is \"" + name +
-                    "\", but this server has no depth table; it is started with --depth-table FILE",
+                "the policy \"" + name +
+                    "\" needs a depth table, and the server has none: --depth-table FILE",
                 "cache.policy");
   }
   throw Error(ErrorCode::kInvalidRequest,

@@ -7,7 +7,7 @@ constexpr UnmaskerParam kEntropyThreshold{{"entropy_threshold", 0, 100, false, f
                                           0.5,
                                           "a token is decided up to this entropy"};
 constexpr UnmaskerParam kBlockAddThreshold{
-    {"block_add_threshold", 0, 1, false, false, "share"},
+    {"block_add_threshold", 0, 1, false, false, ""},
     0.1,
     "the next block opens when this share of the last open one is decided"};
 

@@ -4,7 +4,7 @@
 namespace bicached {
 namespace {
 
-constexpr UnmaskerParam kEditingThreshold{{"editing_threshold", 0, 1, true, false, "probability"},
+constexpr UnmaskerParam kEditingThreshold{{"editing_threshold", 0, 1, true, false, ""},
                                           0.9,
                                           "a decided token gives way to one more probable than "
                                           "this"};

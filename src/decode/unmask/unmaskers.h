@@ -26,7 +26,7 @@ UnmaskerInfo topk_margin_unmasker();
 
 /// Fast-dLLM's default.
 inline constexpr UnmaskerParam kThreshold{
-    {"threshold", 0, 1, false, false, "probability"}, 0.9, "a token needs this probability"};
+    {"threshold", 0, 1, false, false, ""}, 0.9, "a token needs this probability"};
 
 /// What the request says, else the default.
 inline double value_of(const UnmaskerParam& param, const DecodeParams& params) {
