@@ -23,3 +23,13 @@ if(TORCH_CUDA_LIBRARY) # registers the CUDA kernels; no symbol of it is referred
   target_link_libraries(bicached_libtorch INTERFACE -Wl,--no-as-needed "${TORCH_CUDA_LIBRARY}" "${C10_CUDA_LIBRARY}"
                                                     -Wl,--as-needed)
 endif()
+# at::parallel_for is a template: compiled without OpenMP it runs on one thread. Clang's OpenMP is
+# another library than libtorch's, so that what Clang builds is slower.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  find_library(GOMP_LIBRARY NAMES gomp libgomp.so.1 HINTS "${LIBTORCH_ROOT}/lib" NO_DEFAULT_PATH NO_CACHE)
+  if(NOT GOMP_LIBRARY)
+    set(GOMP_LIBRARY gomp)
+  endif()
+  target_compile_options(bicached_libtorch INTERFACE -fopenmp)
+  target_link_libraries(bicached_libtorch INTERFACE "${GOMP_LIBRARY}")
+endif()
