@@ -25,24 +25,34 @@ void attend_flash(const at::Tensor& queries, const at::Tensor& keys, const at::T
 /// Scores at a time: as many as stay in a processor's cache, and on a card less than 256 MB.
 constexpr int64_t kCpuScores = int64_t{1} << 20, kCardScores = int64_t{1} << 26;
 
-/// A sequence's queries, keys and values by plain products. The query heads of one KV head are
-/// further rows of it, so keys are never repeated. q, out: [n, Hkv, H / Hkv, D]; k, v: [T, Hkv, D].
+/// Queries of a sequence with its keys and values by plain products. The query heads of one KV head
+/// are further rows of it, so keys are never repeated. q, out: [n, Hkv, H / Hkv, D]; k, v: [T, Hkv,
+/// D].
 void attend_by_products(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const at::Tensor& out) {
-  const int64_t kv_heads = q.size(1), share = q.size(2), size = q.size(3);
-  const double scale = 1.0 / std::sqrt(static_cast<double>(size));
-  const int64_t scores_per_query = kv_heads * share * k.size(0);
-  const int64_t chunk =
-      std::max<int64_t>(1, (q.is_cpu() ? kCpuScores : kCardScores) / scores_per_query);
-  for (int64_t begin = 0; begin < q.size(0); begin += chunk) {
-    const int64_t n = std::min(chunk, q.size(0) - begin);
-    const at::Tensor rows =
-        q.narrow(0, begin, n).permute({1, 2, 0, 3}).reshape({kv_heads, share * n, size});
-    at::Tensor scores = at::bmm(rows, k.permute({1, 2, 0}));
-    softmax_rows(scores, scale);
-    const at::Tensor sums = at::bmm(scores, v.transpose(0, 1));
-    out.narrow(0, begin, n).copy_(sums.view({kv_heads, share, n, size}).permute({2, 0, 1, 3}));
+  const int64_t n = q.size(0), kv_heads = q.size(1), share = q.size(2), size = q.size(3);
+  const at::Tensor rows = q.permute({1, 2, 0, 3}).reshape({kv_heads, share * n, size});
+  at::Tensor scores = at::bmm(rows, k.permute({1, 2, 0}));
+  softmax_rows(scores, 1.0 / std::sqrt(static_cast<double>(size)));
+  const at::Tensor sums = at::bmm(scores, v.transpose(0, 1));
+  out.copy_(sums.view({kv_heads, share, n, size}).permute({2, 0, 1, 3}));
+}
+
+/// The sequences in parts of so many scores a head. How one is parted depends on nothing but
+/// itself, so that it gives the same numbers alone and beside others.
+std::vector<AttentionSequence> part(const std::vector<AttentionSequence>& sequences,
+                                    int64_t most_scores) {
+  std::vector<AttentionSequence> parts;
+  for (AttentionSequence rest : sequences) {
+    const int64_t most_rows = std::max<int64_t>(1, most_scores / rest.num_keys);
+    while (rest.num_rows > 0) {
+      AttentionSequence& next = parts.emplace_back(rest);
+      next.num_rows = std::min(rest.num_rows, most_rows);
+      rest.first_row += next.num_rows;
+      rest.num_rows -= next.num_rows;
+    }
   }
+  return parts;
 }
 
 }  // namespace
@@ -72,16 +82,18 @@ void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor&
     };
     attend_by_products(of_rows(grouped), of_keys(keys), of_keys(values), of_rows(results));
   };
-  const auto count = static_cast<int64_t>(index.sequences.size());
+  const std::vector<AttentionSequence> parts =
+      part(index.sequences, (out.is_cpu() ? kCpuScores : kCardScores) / queries.size(1));
+  const auto count = static_cast<int64_t>(parts.size());
   if (!out.is_cpu() || count < at::get_num_threads()) {
-    for (const AttentionSequence& sequence : index.sequences) attend_one(sequence);
+    for (const AttentionSequence& sequence : parts) attend_one(sequence);
     return;
   }
-  // A thread for each sequence rather than all for one: threads are woken once, not at every
+  // A thread for each part rather than all for one: threads are woken once, not at every
   // operation.
   at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     const c10::InferenceMode mode;  // of this thread
-    for (int64_t i = begin; i < end; ++i) attend_one(index.sequences[static_cast<size_t>(i)]);
+    for (int64_t i = begin; i < end; ++i) attend_one(parts[static_cast<size_t>(i)]);
   });
 }
 
