@@ -122,61 +122,26 @@ BICACHED_WIDE void narrow(const float* from, int64_t n, c10::BFloat16* to) {
   }
 }
 
-void softmax_rows_cpu(at::Tensor& scores, float scale) {
-  const int64_t width = scores.size(-1), count = scores.numel() / std::max<int64_t>(1, width);
+/// Calls `work(row, result)` for each row of `in` and `out`, two contiguous tensors or the same one
+/// twice; then `row` is `result`. In float32, rounded once. In bfloat16 different rows lie apart:
+/// loops over them are compiled for wide registers only if they don't overlap.
+template <class Work>
+void for_each_row(const at::Tensor& in, at::Tensor& out, Work&& work) {
+  const int64_t width = in.size(-1), out_width = out.size(-1);
+  const int64_t count = in.numel() / std::max<int64_t>(1, width);
   at::parallel_for(0, count, rows_per_task(width), [&](int64_t begin, int64_t end) {
-    if (scores.scalar_type() == at::kFloat) {
+    if (in.scalar_type() == at::kFloat) {
       for (int64_t i = begin; i < end; ++i) {
-        softmax_row(scores.mutable_data_ptr<float>() + i * width, width, scale);
+        work(in.const_data_ptr<float>() + i * width, out.mutable_data_ptr<float>() + i * out_width);
       }
       return;
     }
-    std::vector<float> row(static_cast<size_t>(width));
+    std::vector<float> wide(static_cast<size_t>(width + out_width));
+    float* result = wide.data() + (in.is_same(out) ? 0 : width);
     for (int64_t i = begin; i < end; ++i) {
-      c10::BFloat16* of = scores.mutable_data_ptr<c10::BFloat16>() + i * width;
-      widen(of, width, row.data());
-      softmax_row(row.data(), width, scale);
-      narrow(row.data(), width, of);
-    }
-  });
-}
-
-void rms_norm_cpu(const at::Tensor& x, const at::Tensor& weight, float eps, at::Tensor& out) {
-  const int64_t n = x.size(0), d = x.size(1);
-  const at::Tensor w = weight.to(at::kFloat);
-  const float* scale = w.const_data_ptr<float>();
-  at::parallel_for(0, n, rows_per_task(d), [&](int64_t begin, int64_t end) {
-    if (x.scalar_type() == at::kFloat) {
-      for (int64_t i = begin; i < end; ++i) {
-        norm_row(x.const_data_ptr<float>() + i * d, scale, eps, d,
-                 out.mutable_data_ptr<float>() + i * d);
-      }
-      return;
-    }
-    std::vector<float> row(static_cast<size_t>(2 * d));  // apart: else no wide registers
-    for (int64_t i = begin; i < end; ++i) {
-      widen(x.const_data_ptr<c10::BFloat16>() + i * d, d, row.data());
-      norm_row(row.data(), scale, eps, d, row.data() + d);
-      narrow(row.data() + d, d, out.mutable_data_ptr<c10::BFloat16>() + i * d);
-    }
-  });
-}
-
-void silu_times_up_cpu(const at::Tensor& gate_up, at::Tensor& out) {
-  const int64_t m = out.size(1);
-  at::parallel_for(0, out.size(0), rows_per_task(2 * m), [&](int64_t begin, int64_t end) {
-    if (out.scalar_type() == at::kFloat) {
-      for (int64_t i = begin; i < end; ++i) {
-        const float* gate = gate_up.const_data_ptr<float>() + i * 2 * m;
-        silu_times_up_row(gate, gate + m, m, out.mutable_data_ptr<float>() + i * m);
-      }
-      return;
-    }
-    std::vector<float> row(static_cast<size_t>(3 * m));  // apart: else no wide registers
-    for (int64_t i = begin; i < end; ++i) {
-      widen(gate_up.const_data_ptr<c10::BFloat16>() + i * 2 * m, 2 * m, row.data());
-      silu_times_up_row(row.data(), row.data() + m, m, row.data() + 2 * m);
-      narrow(row.data() + 2 * m, m, out.mutable_data_ptr<c10::BFloat16>() + i * m);
+      widen(in.const_data_ptr<c10::BFloat16>() + i * width, width, wide.data());
+      work(wide.data(), result);
+      narrow(result, out_width, out.mutable_data_ptr<c10::BFloat16>() + i * out_width);
     }
   });
 }
@@ -263,8 +228,15 @@ RopeTable make_rope_table(int64_t num_positions, int64_t rotary_size, double the
 }
 
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Tensor& out) {
-  if (x.is_cpu()) return rms_norm_cpu(x, weight, static_cast<float>(eps), out);
-  out.copy_(at::rms_norm(x, {x.size(1)}, weight, eps));
+  if (!x.is_cpu()) {
+    out.copy_(at::rms_norm(x, {x.size(1)}, weight, eps));
+    return;
+  }
+  const at::Tensor wide = weight.to(at::kFloat);
+  const float* scale = wide.const_data_ptr<float>();
+  for_each_row(x, out, [&, d = x.size(1)](const float* row, float* result) {
+    norm_row(row, scale, static_cast<float>(eps), d, result);
+  });
 }
 
 void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
@@ -278,15 +250,25 @@ void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& 
 }
 
 void softmax_rows(at::Tensor& scores, double scale) {
-  if (scores.is_cpu()) return softmax_rows_cpu(scores, static_cast<float>(scale));
-  scores.copy_(at::softmax(scores.mul_(scale), -1, at::kFloat));
+  if (!scores.is_cpu()) {
+    scores.copy_(at::softmax(scores.mul_(scale), -1, at::kFloat));
+    return;
+  }
+  for_each_row(scores, scores, [&, width = scores.size(-1)](const float*, float* row) {
+    softmax_row(row, width, static_cast<float>(scale));
+  });
 }
 
 void silu_times_up(const at::Tensor& gate_up, at::Tensor& out) {
-  if (out.is_cpu()) return silu_times_up_cpu(gate_up, out);
   const int64_t m = out.size(1);
-  at::silu_out(out, gate_up.narrow(1, 0, m));
-  out.mul_(gate_up.narrow(1, m, m));
+  if (!out.is_cpu()) {
+    at::silu_out(out, gate_up.narrow(1, 0, m));
+    out.mul_(gate_up.narrow(1, m, m));
+    return;
+  }
+  for_each_row(gate_up, out, [m](const float* row, float* result) {
+    silu_times_up_row(row, row + m, m, result);
+  });
 }
 
 }  // namespace bicached
