@@ -52,6 +52,12 @@ void check_layers(const char* name, int layers, int num_layers, ErrorCode code) 
               name);
 }
 
+void check_depths(const CacheSettings& settings, int num_layers) {
+  const auto code = ErrorCode::kInvalidSettings;
+  check_layers("cache_depth", settings.depth, num_layers, code);
+  check_layers("refresh_depth", settings.refresh_depth, num_layers, code);
+}
+
 /// Depths at which an entry can be entered: what the server's policy can choose, and what else is
 /// wanted. Every one costs a hidden state a token.
 std::vector<int> entry_depths(const DepthPolicy& policy, const CacheSettings& settings,
@@ -77,9 +83,7 @@ std::vector<int> learned_depths(const std::vector<int>& depths, int num_layers) 
 }  // namespace
 
 void check_cache_settings(const CacheSettings& settings, int num_layers) {
-  const auto code = ErrorCode::kInvalidSettings;
-  check_layers("cache_depth", settings.depth, num_layers, code);
-  check_layers("refresh_depth", settings.refresh_depth, num_layers, code);
+  check_depths(settings, num_layers);
   const bool has_table = load_table(settings, num_layers).has_value();
   name_errors("cache_policy", [&] { find_depth_policy(settings.policy, has_table); });
 }
@@ -96,7 +100,7 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
       learner_(settings_, info_.num_layers, learned_depths(depths_, info_.num_layers)),
       state_file_(settings.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json"),
       failed_(kMaxFailed) {
-  check_cache_settings(settings_, info_.num_layers);
+  check_depths(settings_, info_.num_layers);
   load_state();
   update_gauges();
 }
