@@ -232,7 +232,6 @@ void ModelKernels::make_expert_buffers(const at::TensorOptions& options) {
               make({rows, chosen}, at::kInt),
               make({rows, chosen}, at::kFloat),
               make({pairs}, at::kInt),
-              make({pairs}, at::kInt),
               make({num_tiles(pairs), 4}, at::kInt),
               make({pairs, experts.size}, options.dtype().toScalarType()),
               make({pairs, model_.hidden_size}, options.dtype().toScalarType())};
@@ -250,19 +249,16 @@ void ModelKernels::add_experts(const at::Tensor& x, const Experts& experts, cons
   const int rows = static_cast<int>(x.size(0)), pairs = rows * config.num_chosen;
   const int d = model_.hidden_size, width = config.size;
   const auto tiles = static_cast<int>(num_tiles(pairs));
-  const void* none = nullptr;
-  launch(router_logits_, {(config.num_experts + 7) / 8, (rows + 7) / 8}, 256, data(x),
+  launch(router_logits_, {(config.num_experts + 7) / 8, (rows + 3) / 4}, 256, data(x),
          data(experts.router), rows, data(b.logits));
   launch(choose_experts_, {(rows + 7) / 8}, 256, data(b.logits), data(experts.router_bias),
          data(slots), rows, data(b.experts), data(b.weights));
-  launch(sort_pairs_, {1}, 1024, data(b.experts), pairs, tiles, data(b.rows), data(b.places),
-         data(b.tiles));
+  launch(sort_pairs_, {1}, 1024, data(b.experts), pairs, tiles, data(b.sorted), data(b.tiles));
   launch(multiply_by_expert_, {(width + 63) / 64, tiles}, 128, data(experts.gate_up), width, d, 1,
-         data(x), data(b.rows), data(b.tiles), data(b.activated));
+         data(x), data(b.sorted), data(b.tiles), data(b.activated));
   launch(multiply_by_expert_, {(d + 127) / 128, tiles}, 128, data(experts.down), d, width, 0,
-         data(b.activated), none, data(b.tiles), data(b.results));
-  launch(add_weighted_, {rows}, 256, data(b.results), data(b.experts), data(b.places),
-         data(b.weights), data(out));
+         data(b.activated), data(b.sorted), data(b.tiles), data(b.results));
+  launch(add_weighted_, {rows}, 256, data(b.results), data(b.experts), data(b.weights), data(out));
 }
 
 void ModelKernels::row_statistics(const at::Tensor& logits, at::Tensor& out) const {

@@ -89,7 +89,7 @@ class ModelKernels {
   /// What `add_experts` knows of its rows. Letters: as in experts.cu.
   struct ExpertBuffers {
     at::Tensor logits, experts, weights;  // [N, E] float32, [N, k] int32, [N, k] float32
-    at::Tensor rows, places, tiles;       // [P], [P], [tiles, 4] int32
+    at::Tensor sorted, tiles;             // [P], [tiles, 4] int32
     at::Tensor activated, results;        // [P, w], [P, d]
   };
   void make_expert_buffers(const at::TensorOptions& options);
