@@ -27,8 +27,10 @@ Shadow::Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse pla
 
 void Shadow::follow(std::span<const RowResult> results, std::span<const RowResult> of_request,
                     const std::vector<Commit>& commits) {
+  if (!is_running()) return;
   compare(results, of_request, commits);
   decoder_.follow(commits);
+  if (!agrees_) slab_.reset();
 }
 
 void Shadow::compare(std::span<const RowResult> results, std::span<const RowResult> of_request,

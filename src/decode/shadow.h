@@ -25,9 +25,13 @@ class Shadow {
   Shadow(const Shadow&) = delete;
   Shadow& operator=(const Shadow&) = delete;
 
-  int num_rows() const { return decoder_.next().num_rows; }
-  int num_logit_rows() const { return decoder_.num_logit_rows(); }
-  void append_to(Forward& forward) const { decoder_.append_to(forward, slab_.id(), states_); }
+  /// Until the plan has differed: what it would go on to decide says nothing more.
+  bool is_running() const { return static_cast<bool>(slab_); }
+  int num_rows() const { return is_running() ? decoder_.next().num_rows : 0; }
+  int num_logit_rows() const { return is_running() ? decoder_.num_logit_rows() : 0; }
+  void append_to(Forward& forward) const {
+    if (is_running()) decoder_.append_to(forward, slab_.id(), states_);
+  }
   /// The results of its rows, those of the request's rows, and what the request decided by them.
   void follow(std::span<const RowResult> results, std::span<const RowResult> of_request,
               const std::vector<Commit>& commits);

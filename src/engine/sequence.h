@@ -62,7 +62,10 @@ struct Sequence {
     guide_slab.reset();
   }
   /// What it holds of the device, apart from stored prefixes.
-  int num_slabs() const { return (slab ? 1 : 0) + (guide_slab ? 1 : 0) + (cache.shadow ? 1 : 0); }
+  int num_slabs() const {
+    const bool is_probed = cache.shadow && cache.shadow->is_running();
+    return (slab ? 1 : 0) + (guide_slab ? 1 : 0) + (is_probed ? 1 : 0);
+  }
   int num_entries() const { return (cache.own ? 1 : 0) + (cache.shadow_own ? 1 : 0); }
   /// Rows of the next forward, with those of its probe.
   int num_rows() const {

@@ -508,6 +508,21 @@ TEST_F(MeasuredTest, ADifferenceLowersTheDepthAtOnce) {
   EXPECT_EQ(depth_after(1), 0);
 }
 
+TEST_F(MeasuredTest, AProbeEndsWithItsFirstDifference) {
+  control->safe_depth = 0;
+  start();
+  int64_t before = 0;  // row-layers of the probes before the one that differed
+  for (int i = 0; i < 300 && engine->cache_stats().probe_disagreements == 0; ++i) {
+    before = engine->cache_stats().probe_row_layers;
+    depth_after(1);
+  }
+  ASSERT_EQ(engine->cache_stats().probe_disagreements, 1);
+  const auto whole = ask(request_of(prefix_of(1), "how long is all of it")).stats;
+  ASSERT_EQ(whole.num_forwards, 16);
+  const int64_t spent = engine->cache_stats().probe_row_layers - before;
+  EXPECT_LT(spent, whole.row_layers / 4) << "the first forward, which is the longest";
+}
+
 TEST_F(MeasuredTest, ProbesStayWithinTheBudget) {
   cache.probe_budget = 0.05;
   control->safe_depth = 0;  // nothing is ever saved
