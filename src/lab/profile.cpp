@@ -17,11 +17,11 @@ namespace fs = std::filesystem;
 
 struct ProfileOptions {
   std::string by = "similarity";
-  std::string data;  // JSONL file of conversations
-  std::string threshold = "0.97";
-  std::string out;    // file for the result; empty: by similarity, one named after the model
-  std::string limit;  // empty: all
-  std::string with_masks = "0";
+  std::string data;        // JSONL file of conversations
+  std::string threshold;   // empty: 0.97
+  std::string out;         // file for the result; empty: by similarity, one named after the model
+  std::string limit;       // empty: all
+  std::string with_masks;  // empty: none
 };
 
 enum class Measure { kSimilarity, kDecisions };
@@ -52,6 +52,17 @@ void make_folder_of(const std::string& path) {
               "--out");
 }
 
+void refuse_similarity_flags(const ProfileOptions& options, Measure measure) {
+  if (measure == Measure::kSimilarity) return;
+  for (const auto& [flag, value] : {std::pair("--threshold", &options.threshold),
+                                    std::pair("--with-masks", &options.with_masks)}) {
+    if (value->empty()) continue;
+    throw Error(ErrorCode::kInvalidSettings,
+                std::string(flag) + " is of --by similarity; with --by decisions it has no effect",
+                flag);
+  }
+}
+
 ProfilePlan read_plan(const ProfileOptions& options, Measure measure, const ModelInfo& model) {
   ProfilePlan plan;
   if (model.attention_block > 0) {
@@ -69,12 +80,17 @@ ProfilePlan read_plan(const ProfileOptions& options, Measure measure, const Mode
   // Over 1 - 1e-4 rounding decides, and the first layer, whose K and V don't depend on the context,
   // could be left out.
   constexpr double kMaxThreshold = 0.9999;
-  plan.threshold = parse_number<double>("--threshold", options.threshold);
+  if (!options.threshold.empty()) {
+    plan.threshold = parse_number<double>("--threshold", options.threshold);
+  }
   if (!(plan.threshold >= 0 && plan.threshold <= kMaxThreshold)) {
     throw Error(ErrorCode::kInvalidSettings,
                 "--threshold is " + options.threshold + "; allowed is 0 to 0.9999", "--threshold");
   }
-  plan.num_masks = parse_count("--with-masks", options.with_masks, 0);
+  if (!options.with_masks.empty()) {
+    plan.num_masks = parse_count("--with-masks", options.with_masks, 0);
+  }
+  refuse_similarity_flags(options, measure);
   plan.out = options.out;
   if (plan.out.empty() && measure == Measure::kSimilarity) plan.out = default_out(model);
   if (!plan.out.empty()) make_folder_of(plan.out);
@@ -138,7 +154,7 @@ Command profile_command() {
       {"--data", "JSONL file: messages and, if wanted, gen_length", &options->data, group, "FILE"},
       {"--out", "File for the result; configs/depth/MODEL.json", &options->out, group, "FILE"},
       {"--limit", "The first so many conversations only", &options->limit, group},
-      {"--threshold", "similarity: layers above it are taken over; 0 to 0.9999",
+      {"--threshold", "similarity: layers above it are taken over; 0 to 0.9999, 0.97 if not given",
        &options->threshold, group},
       {"--with-masks", "similarity: so many masks after every conversation, as in a served canvas",
        &options->with_masks, group},

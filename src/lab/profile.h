@@ -10,9 +10,9 @@ namespace bicached {
 /// The flags of `bicached-lab profile`, checked.
 struct ProfilePlan {
   std::string data;
-  std::string out;         // file for the result
-  double threshold = 0.0;  // of similarity
-  int num_masks = 0;       // appended to every conversation
+  std::string out;          // file for the result
+  double threshold = 0.97;  // of similarity
+  int num_masks = 0;        // appended to every conversation
 };
 
 /// Measures similarity (DESIGN 6, policy `table`) and writes a depth table to `plan.out`.

@@ -35,6 +35,8 @@ def profile(data, out, *more):
     (["--data", EVAL, "--by", "luck"], "similarity or decisions"),
     (["--data", EVAL, "--threshold", "2"], "0.9999"),
     (["--data", EVAL, "--threshold", "high"], "'high'"),
+    (["--data", EVAL, "--by", "decisions", "--threshold", "0.9"], "--threshold is of --by similarity"),
+    (["--data", EVAL, "--by", "decisions", "--with-masks", "0"], "--with-masks is of --by similarity"),
     (["--data", EVAL, "--limit", "0"], "--limit"),
     (["--data", EVAL, "--with-masks", "-1"], "--with-masks"),
     (["--data", EVAL, "--by", "decisions"], "--state-dir"),
