@@ -164,10 +164,13 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
   const auto start = Clock::now();
   const size_t body_bytes = arrived.body.size();
   request.body = std::move(arrived.body);
-  request.client_state = [&connection] {
+  request.client_state = [&connection](bool is_streamed) {
     if (connection.is_broken()) return ClientState::kGone;
-    const bool may_be_gone = connection.peer_closed() && !connection.closed_with_request();
-    return may_be_gone ? ClientState::kSendsNoMore : ClientState::kThere;
+    if (!connection.peer_closed()) return ClientState::kThere;
+    // Something is sent to the client of a stream, and an error comes back from one that is gone.
+    if (is_streamed) return ClientState::kSendsNoMore;
+    // Of a plain answer nothing can be sent before it is there.
+    return connection.closed_with_request() ? ClientState::kThere : ClientState::kGone;
   };
   request.release_body = [this, &connection, &request, body_bytes] {
     request.body = std::string();
