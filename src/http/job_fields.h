@@ -27,6 +27,9 @@ struct Prompt {
   std::vector<TokenId> given = {};  // as GenerateRequest's
 };
 
+/// `model`, checked. For none, or an empty one: the name that the operator chose, if there is one.
+std::string read_model_name(Fields& fields, const CodecContext& context);
+
 /// Fields of all dialects but the prompt, the length, stop strings and log-probabilities.
 CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job& job);
 

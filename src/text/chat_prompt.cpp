@@ -23,8 +23,11 @@ json read_call(const json& value, const std::string& field) {
   }
   Fields function(call.require("function"), field + ".function");
   function.require("name");
+  // Some clients send the object itself, not its text.
+  const json* arguments = function.find("arguments");
   return tool_call(call.text("id").value_or(""), *function.text("name"),
-                   function.text("arguments").value_or(""));
+                   arguments && arguments->is_object() ? arguments->dump()
+                                                       : function.text("arguments").value_or(""));
 }
 
 json read_calls(Fields& message) {

@@ -56,6 +56,7 @@ ANSWERED = {
     "OpenAI: a prediction": {"prediction": {"type": "content", "content": "25, 29"}},
     "OpenAI: biases that say nothing": {"logit_bias": {"of a word": 0}},
     "nothing to generate": {"max_tokens": 0},
+    "a page where no model was chosen": {"model": ""},
 }
 
 
@@ -83,6 +84,8 @@ HISTORIES = {
     "a call and its result": [ASKED, CALLED, TOLD],
     "a call of the old form": [ASKED, {"role": "assistant", "content": None, "function_call": {
         "name": "clock", "arguments": "{}"}}, {"role": "function", "name": "clock", "content": "noon"}],
+    "arguments as an object": [ASKED, {**CALLED, "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": {"zone": "UTC"}}}]}, TOLD],
     "results one after the other": [ASKED, CALLED, TOLD, {**TOLD, "content": "one"}, ASKED],
     "an assistant's turn at the end": [ASKED, said("25, 29,")],
     "Claude-like cache marks": [{"role": "system", "content": [

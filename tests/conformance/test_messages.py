@@ -59,6 +59,7 @@ TOOL = {"name": "clock", "description": "What time it is.", "input_schema": {"ty
     {"thinking": {"type": "disabled"}},
     {"thinking": {"type": "enabled", "budget_tokens": 1024}},
     {"thinking": {"type": "adaptive"}},
+    {"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}},
     {"messages": [ASKED,
                   {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"},
                                                     {"type": "text", "text": "I ask."},
