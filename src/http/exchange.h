@@ -37,6 +37,7 @@ inline constexpr int kStatusClientGone = 499;
 struct AccessNote {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  std::string refusal;  // why the request came to no route
 };
 
 /// Sends bytes to the client at once. False: the client is gone.
