@@ -70,13 +70,13 @@ void choose_gen_length(GenerateRequest& request, const WantedLength& length,
     const auto given = static_cast<int64_t>(request.prompt_ids.size() + request.suffix_ids.size());
     const int64_t room = longest - given;
     const int64_t wanted = gap_length(length, backend);
-    if (wanted > 0 && room < 1) {
+    if (room < std::min<int64_t>(wanted, 1)) {
       refuse_length(longest, given, wanted, rules, rules.prompt);
     }
     if (length.max_tokens && wanted > room && defaults.max_tokens_over_room == "refuse") {
       refuse_length(longest, given, wanted, rules, length.field);
     }
-    request.gen_length = static_cast<int>(std::min(wanted, std::max<int64_t>(room, 0)));
+    request.gen_length = static_cast<int>(std::min(wanted, room));
     if (!length.max_tokens && request.suffix_ids.empty() && (rules.grows || length.until_the_end)) {
       const int64_t most = length.until_the_end ? room
                                                 : std::max<int64_t>(defaults.longest_chat,

@@ -220,6 +220,19 @@ def test_a_prompt_that_is_too_long_is_told_in_openais_words(http):
     assert error["message"].startswith("This model's maximum context length is 1024 tokens. However, you requested ")
 
 
+@pytest.mark.parametrize("length, fields, status", [
+    (1024, {"max_tokens": 0}, 200),
+    (1024, {"max_tokens": 1}, 400),
+    (1025, {"max_tokens": 0}, 400),
+    (1025, {"max_tokens": 0, "echo": True, "logprobs": 1}, 400),
+], ids=str)
+def test_a_prompt_is_too_long_whatever_is_asked_of_it(http, length, fields, status):
+    answer = http.post(TEXT, {"prompt": [5] * length, **fields})
+    assert answer.status_code == status, answer.text
+    if status == 400:
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_what_does_not_fit_is_cut_or_refused_as_the_setting_says(http, start_server, connect):
     cut = http.post(CHAT, {"messages": [ASKED], "max_tokens": 5000, "ignore_eos": True, "threshold": 0.1}).json()
     assert cut["choices"][0]["finish_reason"] == "length"
