@@ -39,15 +39,15 @@ void check_gaps(const GenerateRequest& request, const WantedLength& length, int6
 
 }  // namespace
 
-void read_length(Fields& fields, const char* name, const LengthRules& rules, WantedLength& length) {
+void read_length(Fields& fields, const char* name, WantedLength& length) {
   const std::optional<int64_t> value = fields.integer(name);
   if (!value) return;
   const std::string field = fields.path_of(name);
-  if (*value < (rules.may_be_zero ? 0 : 1) && *value != -1) {
-    throw Error(ErrorCode::kInvalidRequest,
-                field + " is " + std::to_string(*value) + "; allowed is " +
-                    (rules.may_be_zero ? "0" : "1") + " or more, or -1 for no limit",
-                field);
+  if (*value < -1) {
+    throw Error(
+        ErrorCode::kInvalidRequest,
+        field + " is " + std::to_string(*value) + "; allowed is 0 or more, or -1 for no limit",
+        field);
   }
   length.until_the_end = *value == -1;
   length.max_tokens.reset();

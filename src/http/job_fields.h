@@ -14,7 +14,7 @@ namespace bicached {
 ///
 ///     Job job;
 ///     CommonFields common = read_shared_fields(fields, context, job);
-///     read_length(fields, "max_tokens", kRules, common.length);
+///     read_length(fields, "max_tokens", common.length);
 ///     ...the prompt...
 ///     add_canvases(prompt, common, kRules, context, job);
 ///     finish_reading(fields, context);

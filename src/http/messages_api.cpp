@@ -214,7 +214,7 @@ Job parse_messages_request(const std::string& body, const CodecContext& context)
   CommonFields common = read_shared_fields(fields, context, job);
   refuse_unless(job.choices_per_prompt == 1, "n", "a message has one content; leave it out");
   refuse_unless(!job.diffusion_stream, "diffusion_stream", "it is in /v1/chat/completions");
-  read_length(fields, "max_tokens", kRules, common.length);
+  read_length(fields, "max_tokens", common.length);
   job.stops = read_texts(fields, "stop_sequences", kMaxStops);
   const std::vector<ChatMessage> messages = read_anthropic_messages(fields);
   finish_reading(fields, context);

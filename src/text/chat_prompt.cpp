@@ -232,10 +232,13 @@ EncodedChat encode_messages(const std::vector<ChatMessage>& messages, const Chat
                        : encode_chat(there, tokenizer, list, end.add_generation_prompt);
 }
 
-std::string render_messages(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+std::string render_messages(const std::vector<ChatMessage>& messages, const ChatEnd& end,
                             const ChatTemplate* chat_template) {
   const ChatTemplate& there = checked(chat_template);
-  return there.render(prepared(messages, there), add_generation_prompt).text();
+  const std::vector<ChatMessage> list = prepared(messages, there);
+  return (end.continues ? render_continued_chat(there, list)
+                        : there.render(list, end.add_generation_prompt))
+      .text();
 }
 
 }  // namespace bicached

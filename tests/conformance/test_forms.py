@@ -244,6 +244,17 @@ def test_what_does_not_fit_is_cut_or_refused_as_the_setting_says(http, start_ser
         assert answer.json()["error"]["param"] == name
 
 
+def test_a_template_is_applied_as_a_chat_applies_it(http):
+    messages = [ASKED, said("25, 29,")]
+    for end in ({}, {"add_generation_prompt": False}, {"continue_final_message": True}):
+        prompt = http.post("/apply-template", {"messages": messages, **end}).json()["prompt"]
+        assert prompt.endswith("25, 29,") == ("continue_final_message" in end)
+        ids = [http.post("/tokenize", body).json()["tokens"] for body in ({"content": prompt}, {"messages": messages, **end})]
+        assert ids[0] == ids[1]
+    both = {"continue_final_message": True, "add_generation_prompt": True}
+    assert http.post("/apply-template", {"messages": messages, **both}).status_code == 400
+
+
 def test_the_model_asked_for_is_the_one_that_answers(start_server, connect):
     http = connect(start_server("--alias", "gpt-4o,org/name").url)
     for name in ("gpt-4o", "org/name", "demo"):

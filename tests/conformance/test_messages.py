@@ -56,6 +56,7 @@ TOOL = {"name": "clock", "description": "What time it is.", "input_schema": {"ty
     {"tools": [TOOL], "tool_choice": {"type": "auto"}, "metadata": {"user_id": "u"}},
     {"system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]},
     {"temperature": 0.5, "top_p": 0.9, "top_k": 20},
+    {"max_tokens": 0},  # fills the cache
     {"thinking": {"type": "disabled"}},
     {"thinking": {"type": "enabled", "budget_tokens": 1024}},
     {"thinking": {"type": "adaptive"}},
@@ -80,7 +81,7 @@ def test_agents_are_answered(http, fields):
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0]"),
-    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": -2}, "max_tokens"),
     ({"temperature": "hot"}, "temperature"),
     ({"tool_choice": {"type": "any"}, "tools": [TOOL]}, "tool_choice"),
     ({"tool_choice": {"type": "tool", "name": "clock"}, "tools": [TOOL]}, "tool_choice"),
