@@ -62,9 +62,13 @@ struct EncodedChat {
 EncodedChat encode_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
                         const std::vector<ChatMessage>& messages, bool add_generation_prompt);
 
-/// As encode_chat, up to the end of the last message's content, which is to be continued. Throws
-/// kInvalidRequest where the template doesn't write that content as it is.
+/// Up to the end of the last message's content, which is to be continued. Throws kInvalidRequest
+/// where the template doesn't write that content as it is.
+RenderedChat render_continued_chat(const ChatTemplate& chat_template,
+                                   std::vector<ChatMessage> messages);
+
+/// As encode_chat, of the same.
 EncodedChat encode_continued_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
-                                  std::vector<ChatMessage> messages);
+                                  const std::vector<ChatMessage>& messages);
 
 }  // namespace bicached

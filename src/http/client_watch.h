@@ -11,7 +11,6 @@ class ClientWatch {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// Who reads no stream and has closed its side waits for nothing: it counts as gone.
   ClientWatch(const HttpRequest& request, bool is_streamed)
       : request_(request), is_streamed_(is_streamed) {}
 
@@ -21,8 +20,7 @@ class ClientWatch {
   ClientState look() {
     if (Clock::now() < next_look_) return ClientState::kThere;
     next_look_ = Clock::now() + kInterval;
-    const ClientState state = request_.client_state();
-    return state == ClientState::kSendsNoMore && !is_streamed_ ? ClientState::kGone : state;
+    return request_.client_state(is_streamed_);
   }
 
  private:

@@ -13,7 +13,7 @@ namespace bicached {
 /// What is known of who waits for the answer.
 enum class ClientState {
   kThere,
-  kSendsNoMore,  // has closed its side: gone, or done with asking and still reading
+  kSendsNoMore,  // of a stream: has closed its side, and is gone or still reads
   kGone,
 };
 
@@ -25,7 +25,7 @@ struct HttpRequest {
   std::multimap<std::string, std::string> query;
   std::string body;
   std::string tenant;  // goes before every salt: requests of two tenants share no prefix
-  std::function<ClientState()> client_state;
+  std::function<ClientState(bool is_streamed)> client_state;
   /// To be called when the body has been read: it goes, and others may be read.
   std::function<void()> release_body;
 };
@@ -37,6 +37,7 @@ inline constexpr int kStatusClientGone = 499;
 struct AccessNote {
   int64_t prompt_tokens = 0;
   int64_t completion_tokens = 0;
+  std::string refusal;  // why the request came to no route
 };
 
 /// Sends bytes to the client at once. False: the client is gone.

@@ -39,15 +39,15 @@ void check_gaps(const GenerateRequest& request, const WantedLength& length, int6
 
 }  // namespace
 
-void read_length(Fields& fields, const char* name, const LengthRules& rules, WantedLength& length) {
+void read_length(Fields& fields, const char* name, WantedLength& length) {
   const std::optional<int64_t> value = fields.integer(name);
   if (!value) return;
   const std::string field = fields.path_of(name);
-  if (*value < (rules.may_be_zero ? 0 : 1) && *value != -1) {
-    throw Error(ErrorCode::kInvalidRequest,
-                field + " is " + std::to_string(*value) + "; allowed is " +
-                    (rules.may_be_zero ? "0" : "1") + " or more, or -1 for no limit",
-                field);
+  if (*value < -1) {
+    throw Error(
+        ErrorCode::kInvalidRequest,
+        field + " is " + std::to_string(*value) + "; allowed is 0 or more, or -1 for no limit",
+        field);
   }
   length.until_the_end = *value == -1;
   length.max_tokens.reset();
@@ -70,13 +70,13 @@ void choose_gen_length(GenerateRequest& request, const WantedLength& length,
     const auto given = static_cast<int64_t>(request.prompt_ids.size() + request.suffix_ids.size());
     const int64_t room = longest - given;
     const int64_t wanted = gap_length(length, backend);
-    if (wanted > 0 && room < 1) {
+    if (room < std::min<int64_t>(wanted, 1)) {
       refuse_length(longest, given, wanted, rules, rules.prompt);
     }
     if (length.max_tokens && wanted > room && defaults.max_tokens_over_room == "refuse") {
       refuse_length(longest, given, wanted, rules, length.field);
     }
-    request.gen_length = static_cast<int>(std::min(wanted, std::max<int64_t>(room, 0)));
+    request.gen_length = static_cast<int>(std::min(wanted, room));
     if (!length.max_tokens && request.suffix_ids.empty() && (rules.grows || length.until_the_end)) {
       const int64_t most = length.until_the_end ? room
                                                 : std::max<int64_t>(defaults.longest_chat,

@@ -20,13 +20,12 @@ struct WantedLength {
 /// What of a dialect its lengths depend on.
 struct LengthRules {
   bool grows = false;             // without a length it goes on to its end
-  bool may_be_zero = false;       // the prompt alone is asked for
   const char* prompt = "prompt";  // the field's name
 };
 
-/// Reads the length from a field; a later call overrules an earlier one. -1 is "no limit". Throws
-/// kInvalidRequest for 0 (unless it may be) and other negative numbers.
-void read_length(Fields& fields, const char* name, const LengthRules& rules, WantedLength& length);
+/// Reads the length from a field; a later call overrules an earlier one. 0 asks for the prompt
+/// alone, -1 is "no limit". Throws kInvalidRequest for other negative numbers.
+void read_length(Fields& fields, const char* name, WantedLength& length);
 
 /// Fills gen_length, grows_to and steps of a request whose tokens are filled in. What doesn't fit
 /// is cut, or refused if the server is set so. Throws kContextLengthExceeded in OpenAI's words,

@@ -164,10 +164,13 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
   const auto start = Clock::now();
   const size_t body_bytes = arrived.body.size();
   request.body = std::move(arrived.body);
-  request.client_state = [&connection] {
+  request.client_state = [&connection](bool is_streamed) {
     if (connection.is_broken()) return ClientState::kGone;
-    const bool may_be_gone = connection.peer_closed() && !connection.closed_with_request();
-    return may_be_gone ? ClientState::kSendsNoMore : ClientState::kThere;
+    if (!connection.peer_closed()) return ClientState::kThere;
+    // Something is sent to the client of a stream, and an error comes back from one that is gone.
+    if (is_streamed) return ClientState::kSendsNoMore;
+    // Of a plain answer nothing can be sent before it is there.
+    return connection.closed_with_request() ? ClientState::kThere : ClientState::kGone;
   };
   request.release_body = [this, &connection, &request, body_bytes] {
     request.body = std::string();
@@ -197,6 +200,7 @@ bool HttpServer::Impl::refuse(Connection& connection, const ArrivedRequest& arri
                               const HttpRequest& request, const HttpRefusal& refusal) {
   HttpReply reply = api.error_reply(refusal.error, request);
   if (refusal.status != 0) reply.status = refusal.status;
+  reply.note->refusal = refusal.error.what();
   return write_here(connection, arrived, request, reply, false);
 }
 
@@ -227,7 +231,7 @@ bool HttpServer::Impl::write_here(Connection& connection, const ArrivedRequest& 
   for (const auto& [name, value] : cors.headers(arrived.head)) add(name, value);
   text += "\r\n";
   if (request.method != "HEAD") text += reply.body;
-  log_access(request, reply.status, {}, start);
+  log_access(request, reply.status, *reply.note, start);
   return connection.send(text) && keep;
 }
 
@@ -235,13 +239,15 @@ void HttpServer::Impl::log_access(const HttpRequest& request, int status, const 
                                   Clock::time_point start) {
   api.metrics().count_response(Api::route_label(request.path), status);
   const auto ms = std::chrono::duration_cast<milliseconds>(Clock::now() - start).count();
-  std::string line = request.id + " " + log_escape(request.method, 16) + " " +
-                     log_escape(request.path) + " " + std::to_string(status) + " " +
-                     std::to_string(ms) + " ms";
+  const bool is_read = !request.method.empty();  // else it was no request line
+  std::string line = request.id + " " + (is_read ? log_escape(request.method, 16) : "-") + " " +
+                     (is_read ? log_escape(request.path) : "-") + " " + std::to_string(status) +
+                     " " + std::to_string(ms) + " ms";
   if (note.prompt_tokens > 0) {
     line += ", " + std::to_string(note.prompt_tokens) + " + " +
             std::to_string(note.completion_tokens) + " tokens";
   }
+  if (!note.refusal.empty()) line += ", " + log_escape(note.refusal);
   // What asks every second whether the server is there would hide everything else.
   const bool is_check =
       Api::is_check(request.method, request.path) && (status < 400 || status == 503);

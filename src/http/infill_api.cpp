@@ -94,8 +94,8 @@ Job parse_infill_request(const std::string& body, const CodecContext& context) {
   Job job;
   job.dialect = Dialect::kInfill;
   CommonFields common = read_shared_fields(fields, context, job);
-  read_length(fields, "max_tokens", kRules, common.length);
-  read_length(fields, "n_predict", kRules, common.length);
+  read_length(fields, "max_tokens", common.length);
+  read_length(fields, "n_predict", common.length);
   job.stops = read_texts(fields, "stop", kMaxStops);
   fields.require("input_prefix");
   fields.require("input_suffix");

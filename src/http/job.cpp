@@ -8,8 +8,8 @@
 namespace bicached {
 namespace {
 
-constexpr LengthRules kChatRules{.grows = true, .may_be_zero = true, .prompt = "messages"};
-constexpr LengthRules kTextRules{.may_be_zero = true};
+constexpr LengthRules kChatRules{.grows = true, .prompt = "messages"};
+constexpr LengthRules kTextRules{};
 
 /// `prompt`: a string, token ids, or a list of either. Absent: nothing is given.
 std::vector<std::vector<TokenId>> read_prompts(Fields& fields, const CodecContext& context) {
@@ -88,8 +88,8 @@ Job parse_chat_request(const std::string& body, const CodecContext& context) {
   Fields fields(json);
   Job job;
   CommonFields common = read_shared_fields(fields, context, job);
-  read_length(fields, "max_tokens", kChatRules, common.length);
-  read_length(fields, "max_completion_tokens", kChatRules, common.length);  // the newer name
+  read_length(fields, "max_tokens", common.length);
+  read_length(fields, "max_completion_tokens", common.length);  // the newer name
   job.stops = read_texts(fields, "stop", kMaxStops);
   job.num_logprobs = read_chat_logprobs(fields);
   const std::vector<ChatMessage> messages = read_messages(fields);
@@ -109,7 +109,7 @@ Job parse_text_request(const std::string& body, const CodecContext& context) {
   refuse_unless(!fields.find("messages"), "messages",
                 "a chat goes to /v1/chat/completions; here the text is prompt");
   CommonFields common = read_shared_fields(fields, context, job);
-  read_length(fields, "max_tokens", kTextRules, common.length);
+  read_length(fields, "max_tokens", common.length);
   job.stops = read_texts(fields, "stop", kMaxStops);
   job.num_logprobs = fields.limited_integer("logprobs", "top_logprobs").value_or(-1);
   job.echo = fields.boolean("echo").value_or(false);
@@ -119,14 +119,13 @@ Job parse_text_request(const std::string& body, const CodecContext& context) {
 }
 
 Job parse_fim_request(const std::string& body, const CodecContext& context) {
-  constexpr LengthRules kRules{};
   const nlohmann::json json = parse_body(body);
   Fields fields(json);
   Job job;  // Mistral answers in the form of a chat
   CommonFields common = read_shared_fields(fields, context, job);
-  read_length(fields, "max_tokens", kRules, common.length);
+  read_length(fields, "max_tokens", common.length);
   job.stops = read_texts(fields, "stop", kMaxStops);
-  add_raw_canvases(fields, common, kRules, context, job);
+  add_raw_canvases(fields, common, kTextRules, context, job);
   return job;
 }
 

@@ -57,7 +57,7 @@ Job parse_responses_request(const std::string& body, const CodecContext& context
 /// Anthropic's POST /v1/messages.
 Job parse_messages_request(const std::string& body, const CodecContext& context);
 
-/// The model named in a request, or the served one for none. Throws kModelNotFound.
+/// Throws kModelNotFound for a name that is neither the model's nor an alias.
 void check_model_name(const std::string& name, const CodecContext& context);
 
 }  // namespace bicached

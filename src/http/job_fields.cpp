@@ -27,14 +27,6 @@ void read_stream_fields(Fields& fields, Job& job) {
   job.include_usage = inner.boolean("include_usage").value_or(false);
 }
 
-/// What a request gets that names no model: the name that the operator chose, if there is one.
-const std::string& own_name(const CodecContext& context) {
-  for (const std::string& alias : context.aliases) {
-    if (alias != "*") return alias;
-  }
-  return context.backend.model_id;
-}
-
 }  // namespace
 
 void check_model_name(const std::string& name, const CodecContext& context) {
@@ -46,6 +38,18 @@ void check_model_name(const std::string& name, const CodecContext& context) {
               "the model \"" + log_escape(name) + "\" is not served here; this server has \"" +
                   context.backend.model_id + "\"",
               "model");
+}
+
+std::string read_model_name(Fields& fields, const CodecContext& context) {
+  const std::optional<std::string> name = fields.text("model");
+  if (name && !name->empty()) {
+    check_model_name(*name, context);
+    return *name;
+  }
+  for (const std::string& alias : context.aliases) {
+    if (alias != "*") return alias;
+  }
+  return context.backend.model_id;
 }
 
 /// Clients send the parameters of one algorithm to servers that decode by another.
@@ -63,8 +67,7 @@ void report_unused_params(Fields& fields, const std::string& algorithm, NameLog&
 }
 
 CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job& job) {
-  job.model = fields.text("model").value_or(own_name(context));
-  check_model_name(job.model, context);
+  job.model = read_model_name(fields, context);
   read_stream_fields(fields, job);
   refuse_unsupported_fields(fields, context.unknown_fields);
   job.choices_per_prompt = static_cast<int>(fields.integer("n", 1, kMaxChoices).value_or(1));

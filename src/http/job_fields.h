@@ -14,7 +14,7 @@ namespace bicached {
 ///
 ///     Job job;
 ///     CommonFields common = read_shared_fields(fields, context, job);
-///     read_length(fields, "max_tokens", kRules, common.length);
+///     read_length(fields, "max_tokens", common.length);
 ///     ...the prompt...
 ///     add_canvases(prompt, common, kRules, context, job);
 ///     finish_reading(fields, context);
@@ -26,6 +26,9 @@ struct Prompt {
   std::vector<TokenId> suffix = {};
   std::vector<TokenId> given = {};  // as GenerateRequest's
 };
+
+/// `model`, checked. For none, or an empty one: the name that the operator chose, if there is one.
+std::string read_model_name(Fields& fields, const CodecContext& context);
 
 /// Fields of all dialects but the prompt, the length, stop strings and log-probabilities.
 CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job& job);

@@ -80,8 +80,8 @@ std::vector<ChatMessage> read_anthropic_messages(Fields& fields) {
   return messages;
 }
 
-void refuse_other_fields(Fields& fields) {
-  for (const char* name : {"output_format", "mcp_servers", "container", "context_management"}) {
+void refuse_other_fields(Fields& fields, NameLog& log) {
+  for (const char* name : {"output_format", "mcp_servers", "container"}) {
     const json* value = fields.find(name);
     refuse_unless(!value || is_nothing(*value), name, "this server can't do it; leave it out");
   }
@@ -89,6 +89,10 @@ void refuse_other_fields(Fields& fields) {
     Fields inner(*config, "output_config");
     refuse_unless(!inner.find("format"), "output_config.format",
                   "this server can't constrain the output; leave it out");
+  }
+  // Agents send it with every request. What a model thought is left out of the prompt anyhow.
+  if (fields.find("context_management")) {
+    log.report({"context_management"}, "is answered with the whole context");
   }
 }
 
@@ -203,14 +207,14 @@ std::unique_ptr<AnswerWriter> make_messages_writer(const Job& job, const std::st
 Job parse_messages_request(const std::string& body, const CodecContext& context) {
   const json parsed = parse_body(body);
   Fields fields(parsed);
-  refuse_other_fields(fields);
+  refuse_other_fields(fields, context.unknown_fields);
   read_thinking(fields, context.unknown_fields);
   Job job;
   job.dialect = Dialect::kMessages;
   CommonFields common = read_shared_fields(fields, context, job);
   refuse_unless(job.choices_per_prompt == 1, "n", "a message has one content; leave it out");
   refuse_unless(!job.diffusion_stream, "diffusion_stream", "it is in /v1/chat/completions");
-  read_length(fields, "max_tokens", kRules, common.length);
+  read_length(fields, "max_tokens", common.length);
   job.stops = read_texts(fields, "stop_sequences", kMaxStops);
   const std::vector<ChatMessage> messages = read_anthropic_messages(fields);
   finish_reading(fields, context);
@@ -221,7 +225,7 @@ Job parse_messages_request(const std::string& body, const CodecContext& context)
 int64_t count_message_tokens(const std::string& body, const CodecContext& context) {
   const json parsed = parse_body(body);
   Fields fields(parsed);
-  check_model_name(fields.text("model").value_or(context.backend.model_id), context);
+  read_model_name(fields, context);
   return static_cast<int64_t>(prompt_of(read_anthropic_messages(fields), context).ids.size());
 }
 

@@ -99,9 +99,11 @@ class HeaderReader {
     if (num_hosts_ > 1 || (num_hosts_ == 0 && !head_.is_http_1_0)) {
       return bad_request("the header Host must be given once");
     }
+    if (head_.is_chunked && head_.content_length) {
+      return bad_request("Content-Length and Transfer-Encoding can't go together");
+    }
     return std::nullopt;
   }
-  bool has_length() const { return has_length_; }
 
  private:
   std::optional<HttpRefusal> read_one(const std::string& name, const std::string& value) {
@@ -139,44 +141,19 @@ class HeaderReader {
   }
 
   std::optional<HttpRefusal> read_length(std::string_view value) {
-    if (has_length_) return bad_request("Content-Length is given twice");
+    if (head_.content_length) return bad_request("Content-Length is given twice");
     const bool digits =
         !value.empty() && value.size() <= 18 &&
         std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (!digits) return bad_request("Content-Length is not a number of bytes");
     head_.content_length = std::stoll(std::string(value));
-    has_length_ = true;
     return std::nullopt;
   }
 
   RequestHead& head_;
   int num_hosts_ = 0;
-  bool has_length_ = false;
   bool closes_ = false;
 };
-
-std::optional<HttpRefusal> check_body(const RequestHead& head, bool has_length,
-                                      int64_t max_body_bytes) {
-  if (head.is_chunked && has_length) {
-    return bad_request("Content-Length and Transfer-Encoding can't go together");
-  }
-  const bool needs_body = head.method == "POST" || head.method == "PUT" || head.method == "PATCH";
-  if (needs_body && !head.is_chunked && !has_length) {
-    return HttpRefusal{411, Error(ErrorCode::kInvalidRequest, "Content-Length is needed")};
-  }
-  // Some clients send one with every GET: it is read and means nothing.
-  const bool ignores_body = head.method == "GET" || head.method == "HEAD";
-  if (!needs_body && !ignores_body && (head.is_chunked || head.content_length > 0)) {
-    return bad_request("this method takes no body");
-  }
-  if (head.content_length > max_body_bytes) {
-    return HttpRefusal{0,
-                       Error(ErrorCode::kRequestTooLarge,
-                             "the body has " + std::to_string(head.content_length) +
-                                 " bytes; allowed is at most " + std::to_string(max_body_bytes))};
-  }
-  return std::nullopt;
-}
 
 }  // namespace
 
@@ -217,8 +194,7 @@ std::optional<size_t> find_head_end(std::string_view bytes) {
   return end;
 }
 
-std::optional<HttpRefusal> read_head(std::string_view text, int64_t max_body_bytes,
-                                     RequestHead& head) {
+std::optional<HttpRefusal> read_head(std::string_view text, RequestHead& head) {
   size_t num_lines = 0;
   for (size_t begin = 0; begin + 2 < text.size(); ++num_lines) {
     const size_t end = std::min(text.find("\r\n", begin), text.size());
@@ -239,9 +215,19 @@ std::optional<HttpRefusal> read_head(std::string_view text, int64_t max_body_byt
     if (refusal) return refusal;
   }
   if (num_lines == 0) return bad_request("the request line is missing");
-  HeaderReader headers(head);
-  if (std::optional<HttpRefusal> refusal = headers.read()) return refusal;
-  return check_body(head, headers.has_length(), max_body_bytes);
+  return HeaderReader(head).read();
+}
+
+std::optional<HttpRefusal> check_body_length(const RequestHead& head, int64_t max_body_bytes) {
+  const bool needs_body = head.method == "POST" || head.method == "PUT" || head.method == "PATCH";
+  if (needs_body && !head.is_chunked && !head.content_length) {
+    return HttpRefusal{411, Error(ErrorCode::kInvalidRequest, "Content-Length is needed")};
+  }
+  const int64_t length = head.content_length.value_or(0);
+  if (length <= max_body_bytes) return std::nullopt;
+  return HttpRefusal{0, Error(ErrorCode::kRequestTooLarge,
+                              "the body has " + std::to_string(length) +
+                                  " bytes; allowed is at most " + std::to_string(max_body_bytes))};
 }
 
 }  // namespace bicached

@@ -26,7 +26,7 @@ struct RequestHead {
   bool keeps_alive = true;
   bool expects_continue = false;
   bool is_chunked = false;
-  int64_t content_length = 0;
+  std::optional<int64_t> content_length;  // in bytes, where the head says it
 
   /// The first header of this name, in small letters; empty: there is none.
   std::string_view header(std::string_view name) const;
@@ -44,8 +44,12 @@ inline constexpr size_t kMaxLineBytes = 8 << 10;
 /// beyond doubt, or two programs on the way could see two different requests: stricter than the
 /// HTTP library. What the library does not read as RFC 9110 and 9112 have it (options of
 /// Connection, Expect, absolute targets) is read here.
-std::optional<HttpRefusal> read_head(std::string_view text, int64_t max_body_bytes,
-                                     RequestHead& head);
+std::optional<HttpRefusal> read_head(std::string_view text, RequestHead& head);
+
+/// For a request that has a route: one that can't be served anyhow is told so, whatever its body.
+/// A body that a method has no use for is read and means nothing, since some clients send one with
+/// every request.
+std::optional<HttpRefusal> check_body_length(const RequestHead& head, int64_t max_body_bytes);
 
 bool equal_ignoring_case(std::string_view a, std::string_view small_letters);
 /// Without blanks and tabs at both ends.

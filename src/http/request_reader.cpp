@@ -38,7 +38,7 @@ size_t RequestReader::read_head_bytes(std::string_view bytes) {
 }
 
 void RequestReader::read_whole_head(std::string_view text) {
-  if (std::optional<HttpRefusal> refusal = read_head(text, max_body_bytes_, request_.head)) {
+  if (std::optional<HttpRefusal> refusal = read_head(text, request_.head)) {
     return refuse(std::move(*refusal));
   }
   try {
@@ -47,9 +47,13 @@ void RequestReader::read_whole_head(std::string_view text) {
     return refuse({0, error});
   }
   const RequestHead& head = request_.head;
+  if (std::optional<HttpRefusal> refusal = check_body_length(head, max_body_bytes_)) {
+    return refuse(std::move(*refusal));
+  }
+  const int64_t length = head.content_length.value_or(0);
   if (head.is_chunked) chunks_.emplace(max_body_bytes_);
-  request_.body.reserve(static_cast<size_t>(head.content_length));  // only what comes takes memory
-  const bool has_body = head.is_chunked || head.content_length > 0;
+  request_.body.reserve(static_cast<size_t>(length));  // only what comes takes memory
+  const bool has_body = head.is_chunked || length > 0;
   owes_continue_ = has_body && head.expects_continue && !head.is_http_1_0;
   phase_ = has_body ? Phase::kBody : Phase::kArrived;
 }
@@ -65,7 +69,7 @@ size_t RequestReader::read_body_bytes(std::string_view bytes) {
     }
     return taken;
   }
-  const size_t left = static_cast<size_t>(request_.head.content_length) - request_.body.size();
+  const size_t left = static_cast<size_t>(*request_.head.content_length) - request_.body.size();
   const size_t taken = std::min(left, bytes.size());
   request_.body.append(bytes.substr(0, taken));
   if (taken == left) phase_ = Phase::kArrived;

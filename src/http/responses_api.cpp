@@ -275,7 +275,7 @@ Job parse_responses_request(const std::string& body, const CodecContext& context
   CommonFields common = read_shared_fields(fields, context, job);
   refuse_unless(job.choices_per_prompt == 1, "n", "a response has one output; leave it out");
   refuse_unless(!job.diffusion_stream, "diffusion_stream", "it is in /v1/chat/completions");
-  read_length(fields, "max_output_tokens", kRules, common.length);
+  read_length(fields, "max_output_tokens", common.length);
   job.stops = read_texts(fields, "stop", kMaxStops);
   const std::vector<ChatMessage> messages = read_input(fields);
   job.repeated = repeated_fields(fields, common);

@@ -70,9 +70,9 @@ HttpReply Api::apply_template(const HttpRequest& request) {
   const nlohmann::json json = parse_body(request.body);
   Fields fields(json);
   const std::vector<ChatMessage> messages = read_messages(fields);
-  const bool add_prompt = fields.boolean("add_generation_prompt").value_or(true);
+  const ChatEnd end = read_chat_end(fields, messages);
   OrderedJson body;
-  body["prompt"] = render_messages(messages, add_prompt, loaded.chat_template);
+  body["prompt"] = render_messages(messages, end, loaded.chat_template);
   return json_reply(body);
 }
 

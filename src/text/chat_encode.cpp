@@ -61,19 +61,24 @@ EncodedChat encode_chat(const ChatTemplate& chat_template, const Tokenizer& toke
   return out;
 }
 
-EncodedChat encode_continued_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
-                                  std::vector<ChatMessage> messages) {
+RenderedChat render_continued_chat(const ChatTemplate& chat_template,
+                                   std::vector<ChatMessage> messages) {
   const std::string mark = make_mark();
   messages.back().content += mark;
-  std::vector<TextPiece> pieces = chat_template.render(messages, false).pieces;
-  if (!cut_at(mark, pieces)) {
+  RenderedChat rendered = chat_template.render(messages, false);
+  if (!cut_at(mark, rendered.pieces)) {
     throw Error(ErrorCode::kInvalidRequest,
                 "the model's chat template does not end with the last message's content, so that "
                 "it can't be continued",
                 "messages");
   }
+  return rendered;
+}
+
+EncodedChat encode_continued_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
+                                  const std::vector<ChatMessage>& messages) {
   EncodedChat out;
-  out.ids = tokenizer.encode(pieces);
+  out.ids = tokenizer.encode(render_continued_chat(chat_template, messages).pieces);
   find_prefixes(chat_template, tokenizer, messages, out);
   return out;
 }

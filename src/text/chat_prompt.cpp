@@ -23,8 +23,11 @@ json read_call(const json& value, const std::string& field) {
   }
   Fields function(call.require("function"), field + ".function");
   function.require("name");
+  // Some clients send the object itself, not its text.
+  const json* arguments = function.find("arguments");
   return tool_call(call.text("id").value_or(""), *function.text("name"),
-                   function.text("arguments").value_or(""));
+                   arguments && arguments->is_object() ? arguments->dump()
+                                                       : function.text("arguments").value_or(""));
 }
 
 json read_calls(Fields& message) {
@@ -229,10 +232,13 @@ EncodedChat encode_messages(const std::vector<ChatMessage>& messages, const Chat
                        : encode_chat(there, tokenizer, list, end.add_generation_prompt);
 }
 
-std::string render_messages(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+std::string render_messages(const std::vector<ChatMessage>& messages, const ChatEnd& end,
                             const ChatTemplate* chat_template) {
   const ChatTemplate& there = checked(chat_template);
-  return there.render(prepared(messages, there), add_generation_prompt).text();
+  const std::vector<ChatMessage> list = prepared(messages, there);
+  return (end.continues ? render_continued_chat(there, list)
+                        : there.render(list, end.add_generation_prompt))
+      .text();
 }
 
 }  // namespace bicached

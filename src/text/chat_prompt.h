@@ -43,7 +43,7 @@ EncodedChat encode_messages(const std::vector<ChatMessage>& messages, const Chat
                             const ChatTemplate* chat_template, const Tokenizer& tokenizer);
 
 /// The rendered text.
-std::string render_messages(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+std::string render_messages(const std::vector<ChatMessage>& messages, const ChatEnd& end,
                             const ChatTemplate* chat_template);
 
 }  // namespace bicached

@@ -56,6 +56,7 @@ ANSWERED = {
     "OpenAI: a prediction": {"prediction": {"type": "content", "content": "25, 29"}},
     "OpenAI: biases that say nothing": {"logit_bias": {"of a word": 0}},
     "nothing to generate": {"max_tokens": 0},
+    "a page where no model was chosen": {"model": ""},
 }
 
 
@@ -83,6 +84,8 @@ HISTORIES = {
     "a call and its result": [ASKED, CALLED, TOLD],
     "a call of the old form": [ASKED, {"role": "assistant", "content": None, "function_call": {
         "name": "clock", "arguments": "{}"}}, {"role": "function", "name": "clock", "content": "noon"}],
+    "arguments as an object": [ASKED, {**CALLED, "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": {"zone": "UTC"}}}]}, TOLD],
     "results one after the other": [ASKED, CALLED, TOLD, {**TOLD, "content": "one"}, ASKED],
     "an assistant's turn at the end": [ASKED, said("25, 29,")],
     "Claude-like cache marks": [{"role": "system", "content": [
@@ -217,6 +220,19 @@ def test_a_prompt_that_is_too_long_is_told_in_openais_words(http):
     assert error["message"].startswith("This model's maximum context length is 1024 tokens. However, you requested ")
 
 
+@pytest.mark.parametrize("length, fields, status", [
+    (1024, {"max_tokens": 0}, 200),
+    (1024, {"max_tokens": 1}, 400),
+    (1025, {"max_tokens": 0}, 400),
+    (1025, {"max_tokens": 0, "echo": True, "logprobs": 1}, 400),
+], ids=str)
+def test_a_prompt_is_too_long_whatever_is_asked_of_it(http, length, fields, status):
+    answer = http.post(TEXT, {"prompt": [5] * length, **fields})
+    assert answer.status_code == status, answer.text
+    if status == 400:
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
 def test_what_does_not_fit_is_cut_or_refused_as_the_setting_says(http, start_server, connect):
     cut = http.post(CHAT, {"messages": [ASKED], "max_tokens": 5000, "ignore_eos": True, "threshold": 0.1}).json()
     assert cut["choices"][0]["finish_reason"] == "length"
@@ -226,6 +242,17 @@ def test_what_does_not_fit_is_cut_or_refused_as_the_setting_says(http, start_ser
         answer = strict.post(CHAT, {"messages": [ASKED], name: 5000})
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == name
+
+
+def test_a_template_is_applied_as_a_chat_applies_it(http):
+    messages = [ASKED, said("25, 29,")]
+    for end in ({}, {"add_generation_prompt": False}, {"continue_final_message": True}):
+        prompt = http.post("/apply-template", {"messages": messages, **end}).json()["prompt"]
+        assert prompt.endswith("25, 29,") == ("continue_final_message" in end)
+        ids = [http.post("/tokenize", body).json()["tokens"] for body in ({"content": prompt}, {"messages": messages, **end})]
+        assert ids[0] == ids[1]
+    both = {"continue_final_message": True, "add_generation_prompt": True}
+    assert http.post("/apply-template", {"messages": messages, **both}).status_code == 400
 
 
 def test_the_model_asked_for_is_the_one_that_answers(start_server, connect):

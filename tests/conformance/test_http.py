@@ -161,6 +161,18 @@ def test_what_is_not_there_says_so_in_json(http, path):
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
+def test_what_is_refused_says_why_in_the_log(start_server, connect):
+    running = start_server()
+    http = connect(running.url)
+    assert status_of(http.raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")) == 400  # a TLS handshake begins
+    assert http.get("/nowhere").status_code == 404
+    running.stop()
+    lines = [line.strip().split(" ms, ") for line in running.lines if " ms, " in line]
+    assert [reason for _, reason in lines] == [
+        "this is no HTTP request; the server speaks HTTP without TLS", "there is no route /nowhere"]
+    assert " - - 400 " in lines[0][0] and " GET /nowhere 404 " in lines[1][0]
+
+
 # --- pages in a browser --------------------------------------------------------------------------
 
 PREFLIGHT = {"origin": "http://localhost:3000", "access_control_request_method": "POST",

@@ -28,6 +28,15 @@ def test_infill_of_llama_vim(http):
     assert "a.h" in body["prompt"]
 
 
+def test_llama_vim_warms_the_cache(http):
+    answer = http.post(INFILL, {
+        "input_prefix": "", "input_suffix": "", "input_extra": [{"filename": "a.h", "text": "int one();"}], "prompt": "",
+        "n_predict": 0, "temperature": 0.0, "stream": False, "samplers": [], "cache_prompt": True, "t_max_prompt_ms": 1,
+        "t_max_predict_ms": 1, "response_fields": [""]})
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["content"], answer.json()["tokens_predicted"]) == ("", 0)
+
+
 def test_a_streamed_infill_is_the_plain_one(http):
     body = {"input_prefix": BEFORE, "input_suffix": AFTER, "n_predict": 8}
     plain = http.post(INFILL, body).json()

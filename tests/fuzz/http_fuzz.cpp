@@ -32,9 +32,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   require(end <= input.size(), "a head ends where it is");
   RequestHead head;
   constexpr int64_t kMostBytes = 4096;
-  if (!read_head(input.substr(0, end), kMostBytes, head)) {
-    require(!head.is_chunked || head.content_length == 0, "a body has one length");
-    require(head.content_length >= 0 && head.content_length <= kMostBytes, "within the limit");
+  if (!read_head(input.substr(0, end), head)) {
+    require(!head.is_chunked || !head.content_length, "a body has one length");
+    const int64_t length = head.content_length.value_or(0);
+    require(length >= 0, "a length is none below zero");
+    require(length <= kMostBytes || check_body_length(head, kMostBytes), "within the limit");
     require(is_http_token(head.method), "a method is a token");
     for (const auto& [name, value] : head.headers) {
       require(is_http_token(name), "a name is a token");

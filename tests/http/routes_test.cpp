@@ -102,6 +102,18 @@ TEST_F(RoutesTest, UnknownRoutesAndMethodsHaveJsonErrors) {
             "GET, HEAD, OPTIONS");
 }
 
+TEST_F(RoutesTest, WhereARequestGoesIsAskedBeforeItsBody) {
+  start();
+  const std::string rest = " HTTP/1.1\r\nHost: x\r\n\r\n";
+  EXPECT_EQ(exchange("POST /nowhere" + rest).status, 404);
+  EXPECT_EQ(exchange("POST /health" + rest).status, 405);
+  EXPECT_EQ(exchange("PUT /tokenize" + rest).status, 405);
+  EXPECT_EQ(exchange("POST /tokenize" + rest).status, 411);
+  const std::string with_body = " HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+  EXPECT_EQ(exchange("QUERY /v1/models" + with_body).status, 405);
+  EXPECT_EQ(exchange("OPTIONS /v1/models" + with_body).status, 200);
+}
+
 TEST_F(RoutesTest, EveryResponseCarriesTheRequestId) {
   start();
   const auto with_id = [](const std::string& id) {
