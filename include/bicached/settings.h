@@ -41,7 +41,8 @@ struct ModelSettings {
 
   template <class V>
   void visit(V& v) {
-    v.field("model", path, "Model folder in the Hugging Face layout.");
+    v.field("model", path,
+            "Model folder in the Hugging Face layout, or the name of a repository in its cache.");
     v.choice("dtype", dtype, {"auto", "float32", "bfloat16"}, "Compute type of the forward.");
     v.choice("device", device, {"auto", "cpu", "cuda", "cuda:N"},
              "Where the model runs; cuda:0 is the first CUDA card that the process sees, and what "

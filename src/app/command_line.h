@@ -30,7 +30,8 @@ struct Command {
   std::vector<std::string> setting_groups = {};
   /// Settings of these groups that the subcommand decides itself.
   std::vector<std::string> decides = {};
-  bool computes = true;  // runs the model
+  bool computes = true;     // runs the model
+  bool takes_model = true;  // its folder is found before `run`
 };
 
 /// The groups of settings of a subcommand that runs the model and serves nobody.

@@ -174,7 +174,6 @@ class Output {
 };
 
 int run_generate(const Settings& settings, const GenerateOptions& options) {
-  check_model_folder(settings.model.path);
   const Clock::time_point start = Clock::now();
   const ModelInfo model = inspect_model(settings.model);
   const TextTools text = load_text_tools(settings.model.path, model);

@@ -185,7 +185,6 @@ void print_text(const ModelInfo& model, const TextTools& text, const Json& json)
 }
 
 int run_info(const Settings& settings, const InfoOptions& options) {
-  check_model_folder(settings.model.path);
   const ModelInfo model = inspect_model(settings.model);
   const TextTools text = load_text_tools(settings.model.path, model);
   const ReuseStart start = load_reuse_start(settings.model.path, model);

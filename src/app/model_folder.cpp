@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 
 #include "base/machine_limits.h"
 #include "bicached/error.h"
@@ -41,20 +40,6 @@ class ProgressLine {
 };
 
 }  // namespace
-
-void check_model_folder(const std::string& folder) {
-  if (folder.empty()) {
-    throw Error(ErrorCode::kInvalidSettings,
-                "no model: name its folder with --model, BICACHED_MODEL or \"model\" in the "
-                "configuration file",
-                "model");
-  }
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(folder, ignored)) {
-    throw Error(ErrorCode::kInvalidSettings, "model is '" + folder + "': there is no such folder",
-                "model");
-  }
-}
 
 TextTools load_text_tools(const std::string& folder, const ModelInfo& model) {
   TextTools tools;

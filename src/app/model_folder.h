@@ -17,9 +17,6 @@ struct TextTools {
   bool has_family_template = false;             // the folder has none
 };
 
-/// Throws kInvalidSettings when no model folder was named or there is no such folder.
-void check_model_folder(const std::string& folder);
-
 /// Loads both and checks that the model knows every id of the tokenizer: another model's tokenizer
 /// in the folder would else end in an index outside the embedding. Throws kInvalidModel.
 TextTools load_text_tools(const std::string& folder, const ModelInfo& model);

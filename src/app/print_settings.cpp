@@ -15,7 +15,7 @@ Command settings_command() {
                     return 0;
                   }};
   command.flags = {{"--markdown", "The table of all settings instead", markdown.get()}};
-  command.computes = false;
+  command.computes = command.takes_model = false;
   return command;
 }
 

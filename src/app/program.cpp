@@ -12,6 +12,7 @@
 #include <string_view>
 #include <utility>
 
+#include "app/find_model.h"
 #include "base/free_memory.h"
 #include "base/log.h"
 #include "base/log_text.h"
@@ -59,8 +60,9 @@ int run(const Program& program, int argc, char** argv) {
   CommandLine line = parse_command_line(program, argc, argv);
   if (!line.command) return 0;
   line.sources.environment = read_environment();
-  const Settings settings = load_settings(line.sources);
+  Settings settings = load_settings(line.sources);
   log_setup(settings.log.level, settings.log.format, settings.log.file);
+  if (line.command->takes_model) settings.model.path = find_model_folder(settings.model.path);
   return line.command->run(settings);
 }
 

@@ -118,7 +118,6 @@ void warm(Engine& engine, const std::vector<std::vector<TokenId>>& pinned_prefix
 
 int run_serve(const Settings& given) {
   Settings settings = given;
-  check_model_folder(settings.model.path);
   raise_open_files_limit();
   // A broken folder ends the process here, before anybody could have sent a request.
   const ModelInfo model = inspect_model(settings.model);

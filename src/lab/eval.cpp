@@ -199,7 +199,6 @@ void write_json(const std::string& path, const Json& json) {
 int run_eval(const Settings& settings, const EvalOptions& options) {
   // A line for each stored prefix is for the log of a server; here it would bury the progress.
   if (settings.log.level == "info") log_setup("warn", settings.log.format);
-  check_model_folder(settings.model.path);
   const ModelInfo model = inspect_model(settings.model);
   const EvalPlan plan = read_plan(options, model);
   const CacheSettings cache =

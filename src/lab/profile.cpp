@@ -122,7 +122,6 @@ void write_result(const std::string& path, const std::string& text) {
 namespace {
 
 int run_profile(const Settings& settings, const ProfileOptions& options) {
-  check_model_folder(settings.model.path);
   const Measure measure = read_measure(options.by);
   const ModelInfo model = inspect_model(settings.model);
   const ProfilePlan plan = read_plan(options, measure, model);

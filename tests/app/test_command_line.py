@@ -80,6 +80,37 @@ def copy_of_demo(folder, without=()):
     return folder
 
 
+def test_a_repository_is_found_in_the_cache_of_hugging_face(tmp_path):
+    repository = tmp_path / "hub" / "models--org--demo-8b"
+    (repository / "blobs").mkdir(parents=True)
+    copy_of_demo(repository / "blobs")
+    old, new = (repository / "snapshots" / commit for commit in ("0" * 40, "1" * 40))
+
+    def download(snapshot):
+        snapshot.mkdir(parents=True)
+        for path in (repository / "blobs").iterdir():
+            (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+
+    def name_of(model, **variables):
+        done = run("info", model, "--json", env={"HF_HUB_CACHE": "", "HF_HOME": "", **variables})
+        return json.loads(done.stdout)["name"] if done.returncode == 0 else done.stderr
+
+    home = {"HF_HOME": str(tmp_path)}
+    said = name_of("org/demo-8b", **home)
+    assert "no such folder" in said and str(tmp_path / "hub") in said and "`hf download org/demo-8b`" in said
+    download(old)
+    assert name_of("org/demo-8b", **home) == "org/demo-8b"
+    assert name_of("org/demo-8b", HF_HUB_CACHE=str(tmp_path / "hub")) == "org/demo-8b"
+    download(new)
+    assert "no snapshot" in name_of("org/demo-8b", **home), "which of the two?"
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(new.name)
+    (old / "config.json").unlink()
+    assert name_of("org/demo-8b", **home) == "org/demo-8b"
+    assert "no such folder" in name_of("org/other", **home)
+    assert "hf download" not in name_of("no/such/folder", **home)
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
 def test_broken_folders_are_refused(tmp_path, name, damage):
