@@ -497,3 +497,13 @@ def test_an_idle_server_keeps_no_memory_of_its_busiest_moment(serve):
             before = resident_mb(server)
     assert resident_mb(server, "VmHWM") - before > 300, "keys and values of 13,500 more tokens"
     assert eventually(lambda: resident_mb(server) - before < 60)
+
+
+def test_a_long_text_in_pieces_takes_no_gigabytes(serve):
+    server = serve()
+    before = resident_mb(server)
+    text = "q1" * 2_000_000
+    answer = server.request("POST", "/tokenize", json={"content": text, "with_pieces": True}).json()
+    assert answer["count"] == len(answer["tokens"]) > 1_000_000
+    assert "".join(token["piece"] for token in answer["tokens"]) == text
+    assert resident_mb(server, "VmHWM") - before < 800
