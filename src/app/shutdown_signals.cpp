@@ -22,8 +22,9 @@ ShutdownSignals::ShutdownSignals(std::function<void()> on_hangup)
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  // SIGPIPE: a client that went away is an error of write(), no more.
-  for (const int signal : {SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGIO}) {
+  // A client that went away (SIGPIPE) and a file that may not grow (SIGXFSZ) are errors of write(),
+  // no more.
+  for (const int signal : {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGIO}) {
     std::signal(signal, SIG_IGN);
   }
   signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC);

@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <map>
 #include <tuple>
 
 namespace bicached {
@@ -10,13 +11,25 @@ void Scheduler::admit(Sequence::Clock::time_point now,
                       const std::function<Placement(Sequence&)>& place) {
   int room = settings_.max_running - num_running();
   if (room <= 0 || waiting_.empty()) return;
-  std::vector<std::pair<int, Sequence*>> order;
+  struct Turn {
+    int rank;
+    int num_before;  // of the same request
+    Sequence* sequence;
+  };
+  std::map<const ResponseStream::Shared*, int> num_before;
+  for (const auto& sequence : running_) ++num_before[sequence->stream.get()];
+  std::vector<Turn> order;
   for (const auto& sequence : waiting_) {
     const bool aged = is_aged(sequence->submitted, now);
-    order.emplace_back(aged ? 0 : is_hot(*sequence) ? 1 : 2, sequence.get());
+    order.push_back({aged                ? 0
+                     : is_hot(*sequence) ? 1
+                                         : 2,
+                     num_before[sequence->stream.get()]++, sequence.get()});
   }
-  std::ranges::stable_sort(order, {}, &std::pair<int, Sequence*>::first);
-  for (const auto& [rank, sequence] : order) {
+  std::ranges::stable_sort(order, [](const Turn& a, const Turn& b) {
+    return std::tie(a.rank, a.num_before) < std::tie(b.rank, b.num_before);
+  });
+  for (const auto& [rank, ahead, sequence] : order) {
     if (room == 0) break;
     const Placement placement = place(*sequence);
     if (placement == Placement::kPlaced) {

@@ -27,8 +27,10 @@ class Scheduler {
   void enqueue(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
 
   /// Admits waiting sequences while there is room: those that waited `max_age_ms`, then those whose
-  /// prefix entry others use right now (`is_hot`), then the rest; the oldest first in each. A small
-  /// one may pass a large one that does not fit, until that one has waited `max_age_ms`.
+  /// prefix entry others use right now (`is_hot`), then the rest. In each those come first that
+  /// have the fewest of their request before them, then the oldest: one request of many canvases
+  /// keeps no other waiting for more than a canvas. A small one may pass a large one that does not
+  /// fit, until that one has waited `max_age_ms`.
   void admit(Sequence::Clock::time_point now, const std::function<bool(const Sequence&)>& is_hot,
              const std::function<Placement(Sequence&)>& place);
 

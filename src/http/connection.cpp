@@ -53,22 +53,21 @@ Connection::Read Connection::discard_available() {
 
 bool Connection::send(std::string_view bytes) {
   pending_ += bytes;
-  size_t sent = 0;
-  while (sent < pending_.size()) {
-    const ssize_t count =
-        ::send(fd_, pending_.data() + sent, pending_.size() - sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+  while (has_pending()) {
+    const ssize_t count = ::send(fd_, pending_.data() + num_sent_, pending_.size() - num_sent_,
+                                 MSG_DONTWAIT | MSG_NOSIGNAL);
     if (count > 0) {
-      sent += static_cast<size_t>(count);
+      num_sent_ += static_cast<size_t>(count);
       continue;
     }
     if (errno == EINTR) continue;
-    if (errno == EAGAIN || errno == EWOULDBLOCK) break;
-    pending_.clear();
-    return false;
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return true;
+    break;
   }
-  pending_.erase(0, sent);
-  if (pending_.empty()) pending_.shrink_to_fit();
-  return true;
+  const bool is_sent = !has_pending();
+  pending_ = std::string();
+  num_sent_ = 0;
+  return is_sent;
 }
 
 bool Connection::send_all(std::string_view bytes, std::chrono::milliseconds timeout) {

@@ -34,7 +34,7 @@ class Connection {
   /// Sends what the socket takes now and keeps the rest. False: the client is gone.
   bool send(std::string_view bytes);
   bool send_pending() { return send({}); }
-  bool has_pending() const { return !pending_.empty(); }
+  bool has_pending() const { return num_sent_ < pending_.size(); }
   /// Waits until all is sent. False: the client is gone, or takes nothing for `timeout`.
   bool send_all(std::string_view bytes, std::chrono::milliseconds timeout);
 
@@ -52,7 +52,8 @@ class Connection {
   const int fd_;
   RequestReader reader_;
   std::string buffer_;   // arrived and not read by the reader
-  std::string pending_;  // not sent yet
+  std::string pending_;  // from num_sent_ on not sent yet
+  size_t num_sent_ = 0;
 };
 
 }  // namespace bicached

@@ -108,18 +108,19 @@ sockaddr_un unix_address(const std::string& path) {
   return address;
 }
 
-/// A socket file that a server which was killed left behind goes; one in use stays.
+/// A socket file that a server which was killed left behind goes: nobody has it open. One in use
+/// stays, also another kind of socket, and one that may not be connected to.
 void remove_stale_socket(const std::string& path, const sockaddr_un& address) {
   struct stat about{};
   if (::lstat(path.c_str(), &about) != 0) return;
   if (!S_ISSOCK(about.st_mode))
     fail(path, "there is a file of this name that is no socket", "host");
   const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  const bool answers =
-      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
-      errno == EAGAIN;
+  const bool is_stale =
+      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
+      errno == ECONNREFUSED;
   ::close(fd);
-  if (answers) fail(path, "another program listens there", "host");
+  if (!is_stale) fail(path, "another program listens there", "host");
   ::unlink(path.c_str());
 }
 
@@ -156,8 +157,10 @@ Listeners::~Listeners() { close_all(); }
 void Listeners::close() { close_all(); }
 
 void Listeners::close_all() {
-  for (const int fd : fds_) ::close(fd);
+  // The files first: a server that starts in between would find one that nobody listens on, and
+  // put its own in that place.
   for (const std::string& path : paths_) ::unlink(path.c_str());
+  for (const int fd : fds_) ::close(fd);
   fds_.clear();
   paths_.clear();
 }

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -25,6 +26,9 @@ using Phase = RequestReader::Phase;
 constexpr int kTickMs = 100;  // how exact deadlines are
 constexpr milliseconds kAcceptPause{100};
 constexpr milliseconds kAcceptWarning{1000};
+/// What the system takes beyond what is on its way to a client. By itself it takes megabytes, so
+/// that one who pipelines requests and reads no answer would have some ten thousand answered.
+constexpr int kMostUnsentBytes = 16 << 10;
 /// Bodies up to this size are not counted: all connections together could hold 256 MB of them.
 constexpr size_t kSmallBody = 64 << 10;
 /// So many of the longest bodies may arrive at a time. JSON takes up to thirty times its text once
@@ -116,7 +120,7 @@ void Poller::run(const std::function<void()>& close_listeners) {
       } else if (std::find(listeners_.begin(), listeners_.end(), fd) != listeners_.end()) {
         accepts = true;
       } else {
-        handle_event(fd);
+        guard(fd, [&] { handle_event(fd); });
       }
     }
     take_returned();
@@ -124,6 +128,18 @@ void Poller::run(const std::function<void()>& close_listeners) {
     expire();
     // Last: a descriptor that was closed above and is given out anew has no event of its own yet.
     if (accepts && is_open) accept_new();
+  }
+}
+
+template <typename Use>
+void Poller::guard(int fd, Use use) {
+  try {
+    use();
+  } catch (const std::exception& error) {
+    if (waiting_.contains(fd)) unwatch(fd);
+    char text[200];  // there may be no memory for a string
+    std::snprintf(text, sizeof text, "a connection was ended: %s", error.what());
+    log_error(text);
   }
 }
 
@@ -147,7 +163,7 @@ void Poller::take_returned() {
     release(returned->fd);
     if (!returned->connection) continue;
     dispatched_.erase(returned->fd);
-    watch(std::move(returned->connection), returned->closing);
+    guard(returned->fd, [&] { watch(std::move(returned->connection), returned->closing); });
   }
 }
 
@@ -160,18 +176,23 @@ void Poller::accept_new() {
         if (errno != EAGAIN && errno != EWOULDBLOCK) pause_accepting(errno);
         break;
       }
-      const int on = 1;
-      ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-      auto connection =
-          std::make_unique<Connection>(fd, RequestReader(options_.max_body_bytes, check_head_));
-      if (has_place() || make_place()) {
-        watch(std::move(connection), false);
-      } else {
-        connection->send(
-            "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
-            "Retry-After: 1\r\nContent-Length: 0\r\n\r\n");
-      }
+      guard(fd, [&] { take_in(fd); });
     }
+  }
+}
+
+void Poller::take_in(int fd) {
+  const int on = 1;
+  ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  ::setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kMostUnsentBytes, sizeof kMostUnsentBytes);
+  auto connection =
+      std::make_unique<Connection>(fd, RequestReader(options_.max_body_bytes, check_head_));
+  if (has_place() || make_place()) {
+    watch(std::move(connection), false);
+  } else {
+    connection->send(
+        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
+        "Retry-After: 1\r\nContent-Length: 0\r\n\r\n");
   }
 }
 
@@ -337,10 +358,10 @@ void Poller::count_body(Waiting& waiting) {
 void Poller::dispatch(int fd) {
   std::unique_ptr<Connection> connection = unwatch(fd);
   const size_t bytes = counted(connection->reader().num_body_bytes());
-  held_bytes_ += bytes;  // on the way, and with the worker
   const size_t limit = kMaxWorkingBodies * static_cast<size_t>(options_.max_body_bytes);
   if (bytes > 0 && working_bytes_ > 0 && working_bytes_ + bytes > limit) {
     held_.push_back(std::move(connection));
+    held_bytes_ += bytes;
   } else {
     hand_over(std::move(connection), bytes);
   }
@@ -353,15 +374,19 @@ void Poller::dispatch_held() {
     if (working_bytes_ > 0 && working_bytes_ + bytes > limit) return;
     std::unique_ptr<Connection> connection = std::move(held_.front());
     held_.pop_front();
-    hand_over(std::move(connection), bytes);
+    held_bytes_ -= bytes;
+    guard(connection->fd(), [&] { hand_over(std::move(connection), bytes); });
   }
 }
 
 void Poller::hand_over(std::unique_ptr<Connection> connection, size_t body_bytes) {
   const int fd = connection->fd();
   dispatched_[fd] = body_bytes;
+  held_bytes_ += body_bytes;  // until the worker says otherwise
   working_bytes_ += body_bytes;
-  if (dispatch_(std::move(connection))) return;
+  bool is_taken = false;
+  guard(fd, [&] { is_taken = dispatch_(std::move(connection)); });
+  if (is_taken) return;
   release(fd);
   dispatched_.erase(fd);
 }
@@ -376,31 +401,34 @@ void Poller::release(int fd) {
 
 void Poller::expire() {
   const auto now = Clock::now();
-  std::vector<int> expired;
-  for (const auto& [fd, waiting] : waiting_) {
-    if (waiting.deadline <= now) expired.push_back(fd);
-  }
-  for (const int fd : expired) {
-    Waiting& waiting = waiting_[fd];
-    Connection& connection = *waiting.connection;
-    const Phase phase = connection.reader().phase();
-    const bool unfinished = phase == Phase::kHead || phase == Phase::kBody;
-    if (!unfinished || waiting.closing || connection.has_pending()) {
-      unwatch(fd);
-      continue;
-    }
-    connection.reader().refuse(
-        stopping_ ? HttpRefusal{0, Error(ErrorCode::kDraining, "the server is shutting down")}
-                  : HttpRefusal{408, Error(ErrorCode::kInvalidRequest,
-                                           phase == Phase::kBody
-                                               ? "the request's body did not arrive in time"
-                                               : "the request's head did not arrive in time")});
-    dispatch(fd);
+  for (auto it = waiting_.begin(); it != waiting_.end();) {
+    const int fd = it->first;
+    const bool is_due = it->second.deadline <= now;
+    ++it;  // the one before may go
+    if (is_due) guard(fd, [&] { expire(fd); });
   }
   if (!listening_ && stopped_at_ != Clock::time_point{} &&
       now >= stopped_at_ + options_.stop_grace + options_.stop_write_timeout) {
     end_unanswered();
   }
+}
+
+void Poller::expire(int fd) {
+  Waiting& waiting = waiting_.at(fd);
+  Connection& connection = *waiting.connection;
+  const Phase phase = connection.reader().phase();
+  const bool unfinished = phase == Phase::kHead || phase == Phase::kBody;
+  if (!unfinished || waiting.closing || connection.has_pending()) {
+    unwatch(fd);
+    return;
+  }
+  connection.reader().refuse(
+      stopping_ ? HttpRefusal{0, Error(ErrorCode::kDraining, "the server is shutting down")}
+                : HttpRefusal{408, Error(ErrorCode::kInvalidRequest,
+                                         phase == Phase::kBody
+                                             ? "the request's body did not arrive in time"
+                                             : "the request's head did not arrive in time")});
+  dispatch(fd);
 }
 
 /// Clients that take too long to read what workers write to them. The descriptors are the

@@ -74,8 +74,13 @@ class Poller {
   };
 
   void give_back(Returned returned);
+  /// Does `use` for one connection. Where that fails (memory or a descriptor is lacking) the
+  /// connection ends, and nobody else's.
+  template <typename Use>
+  void guard(int fd, Use use);
   void take_returned();
   void accept_new();
+  void take_in(int fd);
   bool has_place() const {
     return waiting_.size() + dispatched_.size() + held_.size() < options_.max_connections;
   }
@@ -97,6 +102,7 @@ class Poller {
   void hand_over(std::unique_ptr<Connection> connection, size_t body_bytes);
   void release(int fd);
   void expire();
+  void expire(int fd);
   void end_unanswered();
 
   const std::vector<int> listeners_;

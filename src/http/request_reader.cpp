@@ -52,7 +52,6 @@ void RequestReader::read_whole_head(std::string_view text) {
   }
   const int64_t length = head.content_length.value_or(0);
   if (head.is_chunked) chunks_.emplace(max_body_bytes_);
-  request_.body.reserve(static_cast<size_t>(length));  // only what comes takes memory
   const bool has_body = head.is_chunked || length > 0;
   owes_continue_ = has_body && head.expects_continue && !head.is_http_1_0;
   phase_ = has_body ? Phase::kBody : Phase::kArrived;

@@ -17,6 +17,16 @@ OrderedJson piece_of(const Tokenizer& tokenizer, TokenId token) {
   return list;
 }
 
+/// Each as text at once: the pieces of a body of 4 MB take two gigabytes as a tree.
+std::string list_of_pieces(const Tokenizer& tokenizer, const std::vector<TokenId>& ids) {
+  std::string text = "[";
+  for (const TokenId id : ids) {
+    if (text.size() > 1) text += ',';
+    text += dump_json({{"id", id}, {"piece", piece_of(tokenizer, id)}});
+  }
+  return text + "]";
+}
+
 }  // namespace
 
 HttpReply Api::tokenize(const HttpRequest& request) {
@@ -40,16 +50,13 @@ HttpReply Api::tokenize(const HttpRequest& request) {
       ids = loaded.tokenizer->add_special(std::move(ids));
     }
   }
-  OrderedJson body;
-  body["tokens"] = ids;
-  if (fields.boolean("with_pieces").value_or(false)) {
-    for (OrderedJson& token : body["tokens"]) {
-      token = {{"id", token}, {"piece", piece_of(*loaded.tokenizer, token.get<TokenId>())}};
-    }
-  }
-  body["count"] = ids.size();
-  body["max_model_len"] = loaded.engine->model().max_length;
-  return json_reply(body);
+  const bool with_pieces = fields.boolean("with_pieces").value_or(false);
+  HttpReply reply;
+  reply.body = R"({"tokens":)";
+  reply.body += with_pieces ? list_of_pieces(*loaded.tokenizer, ids) : dump_json(ids);
+  reply.body += R"(,"count":)" + std::to_string(ids.size()) + R"(,"max_model_len":)" +
+                std::to_string(loaded.engine->model().max_length) + "}";
+  return reply;
 }
 
 HttpReply Api::detokenize(const HttpRequest& request) {

@@ -17,6 +17,10 @@ using nlohmann::json;
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxJsonBytes = 64 << 20;
+/// Of numbers in a configuration: a model has few layers, and few tokens end its text.
+constexpr size_t kMaxList = 1024;
+/// In all layers: each has three tensors with a name. Released models have some 23,000.
+constexpr int64_t kMaxExperts = 1 << 17;
 
 [[noreturn]] void refuse(const std::string& why) { throw Error(ErrorCode::kInvalidModel, why); }
 
@@ -44,6 +48,10 @@ void add_end_token(ModelConfig& config, int64_t id) {
 void add_end_tokens(ModelConfig& config, const json& file) {
   const auto it = file.find("eos_token_id");
   if (it == file.end()) return;
+  if (it->size() > kMaxList) {
+    refuse("eos_token_id has " + std::to_string(it->size()) + " tokens; allowed are at most " +
+           std::to_string(kMaxList));
+  }
   for (const json& id : it->is_array() ? *it : json::array({*it})) {
     if (id.is_number_integer()) add_end_token(config, id.get<int64_t>());
   }
@@ -188,7 +196,12 @@ void check_quantization(const json& config) {
   }
 }
 
-void check_experts(const ExpertsConfig& experts) {
+void check_experts(const ModelConfig& config) {
+  const ExpertsConfig& experts = config.experts;
+  if (int64_t{config.num_layers} * experts.num_experts > kMaxExperts) {
+    refuse(std::to_string(config.num_layers) + " layers of " + std::to_string(experts.num_experts) +
+           " experts are more than " + std::to_string(kMaxExperts) + " in all");
+  }
   const int per_group = experts.num_experts / experts.num_groups;
   if (experts.num_experts % experts.num_groups == 0 &&
       experts.num_chosen <= experts.num_chosen_groups * per_group) {
@@ -226,7 +239,7 @@ ParsedModel parse_model_folder(const std::string& folder) {
   try {
     check_quantization(config);
     parsed.config = parsed.family->parse(config);
-    check_experts(parsed.config.experts);
+    check_experts(parsed.config);
   } catch (const Error& e) {
     refuse(path.string() + ": " + e.what());
   }
@@ -258,16 +271,15 @@ int ConfigReader::integer_or(const char* key, int otherwise, int min, int max) c
 std::vector<int> ConfigReader::integers(const char* key, int min, int max) const {
   const auto it = config_.find(key);
   if (it == config_.end() || it->is_null()) return {};
-  std::vector<int> numbers;
-  for (const json& value : it->is_array() ? *it : json::array({nullptr})) {
-    if (!value.is_number_integer() || value < min || value > max) {
-      refuse(std::string(key) + " is " + it->dump().substr(0, 80) +
-             "; it must be a list of integers in [" + std::to_string(min) + ", " +
-             std::to_string(max) + "]");
-    }
-    numbers.push_back(value.get<int>());
+  const auto is_wrong = [&](const json& value) {
+    return !value.is_number_integer() || value < min || value > max;
+  };
+  if (!it->is_array() || it->size() > kMaxList || std::ranges::any_of(*it, is_wrong)) {
+    refuse(std::string(key) + " is " + it->dump().substr(0, 80) +
+           "; it must be a list of integers in [" + std::to_string(min) + ", " +
+           std::to_string(max) + "], at most " + std::to_string(kMaxList) + " of them");
   }
-  return numbers;
+  return it->get<std::vector<int>>();
 }
 
 double ConfigReader::number(const char* key, double min, double max) const {

@@ -16,6 +16,9 @@ using json = nlohmann::json;
 constexpr size_t kMaxFileBytes = 256u << 20;  // the largest released tokenizer.json has 33 MB
 constexpr int kMaxDepth = 64;
 constexpr int64_t kMaxId = 1 << 24;  // an id above it is a mistake, not a vocabulary
+/// Each is compiled, which takes up to a megabyte, and goes over every text. Released tokenizers
+/// have up to three.
+constexpr size_t kMaxSplits = 16;
 
 constexpr const char* kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -200,6 +203,10 @@ class Reader {
     bool byte_level = false;
     pre_tokenizer_part(value, byte_level);
     if (!byte_level) refuse("pre_tokenizer has no ByteLevel; only byte-level BPE is supported");
+    if (spec_.split_patterns.size() > kMaxSplits) {
+      refuse("pre_tokenizer has " + std::to_string(spec_.split_patterns.size()) +
+             " patterns; allowed are at most " + std::to_string(kMaxSplits));
+    }
   }
 
   void pre_tokenizer_part(const json& value, bool& byte_level) {

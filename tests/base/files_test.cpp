@@ -24,7 +24,7 @@ std::string failure_of(const std::string& path) {
 class FilesTest : public testing::Test {
  protected:
   ~FilesTest() override {
-    for (const char* end : {"", ".lock"}) ::unlink((path + end).c_str());
+    for (const char* end : {"", ".lock", ".new"}) ::unlink((path + end).c_str());
   }
   const std::string path = testing::TempDir() + "bicached_files_" + std::to_string(::getpid());
 };
@@ -68,6 +68,20 @@ TEST_F(FilesTest, ALockEndsWithItsServer) {
   }
   StateFile next(path);
   EXPECT_TRUE(next.lock());
+}
+
+/// A pipe that nobody reads would keep the writer, and with it the end of a server, for ever.
+TEST_F(FilesTest, AStateFileIsWrittenWhateverHasTheNameOfItsNewOne) {
+  const std::string fresh = path + ".new";
+  ASSERT_EQ(::mkfifo(fresh.c_str(), 0600), 0);
+  EXPECT_TRUE(StateFile(path).write("one"));
+  EXPECT_EQ(StateFile(path).read(), "one");
+  const std::string other = path + ".lock";
+  std::ofstream(other) << "another file";
+  ASSERT_EQ(::symlink(other.c_str(), fresh.c_str()), 0);
+  EXPECT_TRUE(StateFile(path).write("two"));
+  EXPECT_EQ(StateFile(path).read(), "two");
+  EXPECT_EQ(read_text_file(other, 1000, ErrorCode::kInternal), "another file");
 }
 
 /// What a client may send: in a time that grows with the square of its length it would take a

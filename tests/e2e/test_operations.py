@@ -243,6 +243,16 @@ def test_a_drain_under_load_answers_who_is_connected(serve):
     assert lost <= 1, seen
 
 
+def test_a_log_that_may_not_grow_ends_nothing(serve, tmp_path):
+    log = tmp_path / "server.log"
+    server = serve("--log-file", log, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    for number in range(100):
+        assert server.get(f"/nothing/{number}").status_code == 404
+    assert log.stat().st_size <= 4096
+    assert "bicached_log_lines_dropped_total 0" not in server.get("/metrics").text
+    assert server.stop() == 0
+
+
 # --- addresses ---
 
 
@@ -290,12 +300,20 @@ def test_without_descriptors_the_log_stays_quiet(serve):
     assert server.chat().status_code == 200
 
 
-def test_idle_connections_keep_nobody_out(serve):
+@contextlib.contextmanager
+def many_open_files():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 10_000:
         pytest.skip("needs 10,000 open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (10_000, hard))
     try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_idle_connections_keep_nobody_out(serve):
+    with many_open_files():
         # Nobody is closed for having been idle too long meanwhile.
         server = serve("--keep-alive-ms", "600000")
         idle = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(4200)]
@@ -307,8 +325,28 @@ def test_idle_connections_keep_nobody_out(serve):
         assert not is_closed(idle[-1])
         for client in idle:
             client.close()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("arrived", [0, 60_000])
+def test_clients_that_take_all_memory_end_no_server(serve, arrived):
+    # A limit of address space stands for a machine that gives no more: an allocation fails.
+    with many_open_files():
+        server = serve("--cache-policy", "off")
+        pid = server.process.pid
+        used = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        before = resource.prlimit(pid, resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+        held = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(3000)]
+        head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 4000000\r\n\r\n"
+        for client in held:
+            with contextlib.suppress(OSError):
+                client.sendall(head + b" " * arrived)
+        assert server.get("/health").status_code == 200
+        for client in held:
+            client.close()
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
+        assert server.chat().status_code == 200
+        assert ("a connection was ended" in server.log.read_text()) == (arrived > 0)
+        assert server.stop() == 0
 
 
 def is_closed(client):
@@ -459,3 +497,13 @@ def test_an_idle_server_keeps_no_memory_of_its_busiest_moment(serve):
             before = resident_mb(server)
     assert resident_mb(server, "VmHWM") - before > 300, "keys and values of 13,500 more tokens"
     assert eventually(lambda: resident_mb(server) - before < 60)
+
+
+def test_a_long_text_in_pieces_takes_no_gigabytes(serve):
+    server = serve()
+    before = resident_mb(server)
+    text = "q1" * 2_000_000
+    answer = server.request("POST", "/tokenize", json={"content": text, "with_pieces": True}).json()
+    assert answer["count"] == len(answer["tokens"]) > 1_000_000
+    assert "".join(token["piece"] for token in answer["tokens"]) == text
+    assert resident_mb(server, "VmHWM") - before < 800

@@ -8,6 +8,7 @@
 
 #include "bicached/error.h"
 #include "engine/fake_denoiser.h"
+#include "engine/scheduler.h"
 
 namespace bicached {
 namespace {
@@ -393,6 +394,52 @@ TEST_F(EngineTest, WhereBlocksGoAloneNoForwardIsMixedAndNobodyStarves) {
   EXPECT_EQ(ask_all(), mixed);
   EXPECT_EQ(control->num_mixed, 0);
   EXPECT_LE(control->max_rows_seen, 100);
+}
+
+/// Nobody waits for all choices of another's request, nor do these wait for ever.
+TEST(Scheduler, ARequestOfManyCanvasesTakesTurnsWithOthers) {
+  EngineSettings settings;
+  settings.max_running = 2;
+  Scheduler scheduler(settings);
+  const auto now = Sequence::Clock::now();
+  const auto enqueue = [&](const std::string& name, size_t num_canvases) {
+    const auto stream = std::make_shared<ResponseStream::Shared>(num_canvases, 16);
+    for (size_t i = 0; i < num_canvases; ++i) {
+      auto sequence = std::make_unique<Sequence>();
+      sequence->request.id = name;
+      sequence->stream = stream;
+      sequence->submitted = now - std::chrono::hours(1);  // age alone gives no turn
+      scheduler.enqueue(std::move(sequence));
+    }
+  };
+  std::string order;
+  const auto admit = [&] {
+    scheduler.admit(
+        now, [](const Sequence&) { return false; },
+        [&](Sequence& sequence) {
+          order += sequence.request.id;
+          sequence.admitted = now;
+          return Placement::kPlaced;
+        });
+  };
+  const auto finish = [&](const std::string& name) {
+    bool is_found = false;
+    scheduler.take_if([&](const Sequence& sequence) {
+      return sequence.admitted != Sequence::Clock::time_point{} && sequence.request.id == name &&
+             !std::exchange(is_found, true);
+    });
+  };
+  enqueue("A", 8);
+  enqueue("b", 1);
+  admit();
+  EXPECT_EQ(order, "Ab");
+  enqueue("c", 1);
+  enqueue("d", 1);
+  for (const char* next : {"b", "A", "c"}) {
+    finish(next);
+    admit();
+  }
+  EXPECT_EQ(order, "AbcAd");
 }
 
 TEST_F(EngineTest, CanvasSnapshotsFillUp) {

@@ -206,6 +206,31 @@ TEST_F(LimitsTest, OneConnectionServesManyRequestsAlsoPipelined) {
   EXPECT_NE(all.find("\"bicached\""), std::string::npos) << all;
 }
 
+/// Who pipelines and reads nothing is answered as long as the answers go somewhere. What the system
+/// takes by itself would be some ten thousand of them, of each connection.
+TEST_F(LimitsTest, WhoReadsNoAnswerGetsFewOfThem) {
+  start();
+  RawClient client(port);
+  std::string many;
+  for (int i = 0; i < 40000; ++i) many += "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+  const auto num_answered = [&] {
+    const std::string metrics = get("/metrics").body;
+    const std::string name = R"(bicached_http_responses_total{route="/health",status="200"} )";
+    const size_t at = metrics.find(name);
+    return at == std::string::npos ? 0 : std::stoi(metrics.substr(at + name.size()));
+  };
+  int before = -1, answered = 0;
+  for (int same = 0; same < 20;) {  // until it stands still
+    client.send_some(many);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    answered = num_answered();
+    same = answered == before ? same + 1 : 0;
+    before = answered;
+  }
+  EXPECT_GT(answered, 0);
+  EXPECT_LT(answered, 4000);
+}
+
 TEST_F(LimitsTest, IdleConnectionsAreClosed) {
   settings.server.keep_alive_ms = 200;
   start();

@@ -33,6 +33,14 @@ std::string failure_of(const std::vector<std::string>& hosts, int port = 0) {
 class ListenersTest : public testing::Test {
  protected:
   ~ListenersTest() override { ::unlink(path.c_str()); }
+  int bind_to_path(int kind) const {
+    const int fd = ::socket(AF_UNIX, kind, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
+    EXPECT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    return fd;
+  }
   const std::string path =
       testing::TempDir() + "bicached_listeners_" + std::to_string(::getpid()) + ".sock";
 };
@@ -56,16 +64,23 @@ TEST_F(ListenersTest, AUnixSocketGoesWithItsServer) {
 }
 
 TEST_F(ListenersTest, ASocketThatWasLeftBehindIsReplacedAndAFileIsNot) {
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
-  ASSERT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  ::close(fd);  // as after kill -9: the file stays
+  ::close(bind_to_path(SOCK_STREAM));  // as after kill -9: the file stays
   EXPECT_EQ(failure_of({path}), "");
   std::ofstream(path) << "notes";
   EXPECT_NE(failure_of({path}).find("no socket"), std::string::npos);
   EXPECT_TRUE(std::ifstream(path).good());
+}
+
+/// A system's log listens on one: whoever asks for its path by mistake must not take it away.
+TEST_F(ListenersTest, ASocketOfAnotherKindStays) {
+  for (const int kind : {SOCK_DGRAM, SOCK_SEQPACKET}) {
+    const int fd = bind_to_path(kind);
+    if (kind == SOCK_SEQPACKET) ASSERT_EQ(::listen(fd, 1), 0);
+    EXPECT_NE(failure_of({path}).find("another program"), std::string::npos);
+    EXPECT_TRUE(is_socket(path));
+    ::close(fd);
+    EXPECT_EQ(failure_of({path}), "") << "left behind now";
+  }
 }
 
 TEST_F(ListenersTest, TheReasonIsTold) {

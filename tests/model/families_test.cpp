@@ -154,6 +154,15 @@ TEST_F(ReferenceConfig, SdarAttendsByBlocksAndMayHaveExperts) {
   EXPECT_THAT(refusal_with(mixed, "num_experts_per_tok", 1000), HasSubstr("num_experts_per_tok"));
 }
 
+/// Each would be gone through, or listed, before a tensor is missed: minutes, and gigabytes.
+TEST_F(ReferenceConfig, NumbersThatNoModelHasAreRefusedBeforeTheyCost) {
+  json mixed = config_of("goldens-sdar-moe/checkpoints/sdar-moe-tiny");
+  EXPECT_THAT(refusal_with(mixed, "mlp_only_layers", json(1025, 0)), HasSubstr("at most 1024"));
+  EXPECT_THAT(refusal_with(mixed, "eos_token_id", json(1025, 1)), HasSubstr("eos_token_id has"));
+  mixed["num_experts"] = 1 << 16;
+  EXPECT_THAT(refusal_with(mixed, "num_hidden_layers", 1024), HasSubstr("more than 131072"));
+}
+
 TEST_F(ReferenceConfig, LladaMoeIsToldFromLladaByItsExperts) {
   const json config = config_of("goldens-llada-moe/checkpoints/llada-moe-all");
   const ParsedModel model = parse(config);

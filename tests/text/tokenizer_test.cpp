@@ -1,10 +1,12 @@
 #include "bicached/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "bicached/error.h"
@@ -130,6 +132,28 @@ TEST(RegexSplit, APatternThatLooksToTheEndAtEveryCharacterIsRefusedOnALongText) 
         << pattern;
   }
   EXPECT_EQ(piece_lengths("a*b|a", "aaab"), std::vector<size_t>{4});
+}
+
+/// Each pattern is compiled, and 2,000 long ones took 1.8 GB.
+TEST(Tokenizer, MorePatternsThanATokenizerHasAreRefused) {
+  const std::string folder = ::testing::TempDir() + "bicached_patterns_" + std::to_string(getpid());
+  std::filesystem::create_directories(folder);
+  nlohmann::json file = nlohmann::json::parse(std::ifstream(kDemo + "/tokenizer.json"));
+  const nlohmann::json split = {{"type", "Split"},
+                                {"pattern", {{"Regex", "a|b"}}},
+                                {"behavior", "Isolated"},
+                                {"invert", false}};
+  const auto load_with = [&](size_t num_splits) {
+    nlohmann::json parts = nlohmann::json::array();
+    for (size_t i = 0; i < num_splits; ++i) parts.push_back(split);
+    parts.push_back({{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}});
+    file["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", parts}};
+    std::ofstream(folder + "/tokenizer.json") << file;
+    Tokenizer::load(folder);
+  };
+  load_with(16);
+  EXPECT_EQ(code_of([&] { load_with(17); }), ErrorCode::kInvalidModel);
+  std::filesystem::remove_all(folder);
 }
 
 /// Quadratic work would take minutes here; the bound leaves room for a busy machine.
