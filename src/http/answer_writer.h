@@ -30,7 +30,8 @@ class AnswerWriter {
  public:
   virtual ~AnswerWriter() = default;
 
-  virtual OrderedJson plain(const std::vector<Choice>& choices,
+  /// The body of a plain answer.
+  virtual std::string plain(const std::vector<Choice>& choices,
                             const std::vector<ChoiceDelta>& wholes) = 0;
 
   virtual std::string begin(size_t index) = 0;

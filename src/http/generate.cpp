@@ -177,7 +177,7 @@ HttpReply Generation::answer_plain() {
     for (ChoiceToken& token : delta.tokens) whole.tokens.push_back(std::move(token));
   }
   HttpReply reply;
-  reply.body = dump_json(writer_->plain(choices_, wholes));
+  reply.body = writer_->plain(choices_, wholes);
   reply.note = note_;
   return reply;
 }

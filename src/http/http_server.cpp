@@ -19,7 +19,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-/// After a long body the allocator gives back what parsing it took.
+/// After a long body the allocator gives back what reading or writing it took.
 void trim_after(size_t body_bytes) {
   constexpr size_t kLong = 1 << 20;
   if (body_bytes >= kLong) give_free_memory_back();
@@ -189,10 +189,14 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
     request.query = query;
     return api.handle(request);
   };
+  size_t answer_bytes = 0;
   asked.done = [&](const HttpReply& reply) {
+    answer_bytes = reply.body.size();
     log_access(request, reply.status, *reply.note, start);
   };
-  return answer_with_library(asked);
+  const bool keeps = answer_with_library(asked);
+  trim_after(answer_bytes);
+  return keeps;
 }
 
 /// An answer without the library: the request was refused before it was routed.

@@ -29,14 +29,14 @@ class InfillWriter final : public AnswerWriter {
  public:
   InfillWriter(const Job& job, const Tokenizer& tokenizer) : job_(job), tokenizer_(tokenizer) {}
 
-  OrderedJson plain(const std::vector<Choice>& choices,
+  std::string plain(const std::vector<Choice>& choices,
                     const std::vector<ChoiceDelta>& wholes) override {
-    if (choices.size() == 1) return last(0, choices[0], wholes[0].text);
+    if (choices.size() == 1) return dump_json(last(0, choices[0], wholes[0].text));
     OrderedJson list = OrderedJson::array();
     for (size_t i = 0; i < choices.size(); ++i) {
       list.push_back(last(i, choices[i], wholes[i].text));
     }
-    return list;
+    return dump_json(list);
   }
 
   std::string begin(size_t) override { return ""; }

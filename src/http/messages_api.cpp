@@ -120,13 +120,13 @@ class MessagesWriter final : public AnswerWriter {
  public:
   MessagesWriter(const Job& job, const std::string& request_id) : job_(job), id_(request_id) {}
 
-  OrderedJson plain(const std::vector<Choice>& choices,
+  std::string plain(const std::vector<Choice>& choices,
                     const std::vector<ChoiceDelta>& wholes) override {
     OrderedJson body = message();
     body["content"].push_back(block(wholes[0].text));
     body.update(ending(choices[0]));
     body["usage"] = usage(&choices);
-    return body;
+    return dump_json(body);
   }
 
   std::string begin(size_t) override {

@@ -164,10 +164,12 @@ OrderedJson ResponseWriter::logprobs(size_t index, const ChoiceDelta& delta) {
 
 // --- Plain -------------------------------------------------------------------------------------
 
-OrderedJson ResponseWriter::plain(const std::vector<Choice>& choices,
+/// Each choice as text at once: the log-probabilities of many take a gigabyte as a tree.
+std::string ResponseWriter::plain(const std::vector<Choice>& choices,
                                   const std::vector<ChoiceDelta>& wholes) {
-  OrderedJson body = head(chat() ? "chat.completion" : "text_completion");
-  body["choices"] = OrderedJson::array();
+  std::string body = dump_json(head(chat() ? "chat.completion" : "text_completion"));
+  body.back() = ',';
+  body += "\"choices\":[";
   for (size_t i = 0; i < choices.size(); ++i) {
     OrderedJson choice;
     choice["index"] = i;
@@ -188,11 +190,10 @@ OrderedJson ResponseWriter::plain(const std::vector<Choice>& choices,
     choice["logprobs"] = logprobs(i, whole);
     choice["finish_reason"] = finish_text(choices[i].finish());
     if (!choices[i].gaps().empty()) choice["infill"] = choices[i].gaps();
-    body["choices"].push_back(std::move(choice));
+    body += (i > 0 ? "," : "") + dump_json(choice);
   }
-  body["usage"] = usage(choices);
-  body["diffusion"] = diffusion(choices);
-  return body;
+  const OrderedJson rest{{"usage", usage(choices)}, {"diffusion", diffusion(choices)}};
+  return body + "]," + dump_json(rest).substr(1);
 }
 
 // --- Streamed ----------------------------------------------------------------------------------

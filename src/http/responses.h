@@ -13,7 +13,7 @@ class ResponseWriter final : public AnswerWriter {
   /// Both outlive this. `id` as in OpenAI's: made of the request id.
   ResponseWriter(const Job& job, const Tokenizer& tokenizer, const std::string& request_id);
 
-  OrderedJson plain(const std::vector<Choice>& choices,
+  std::string plain(const std::vector<Choice>& choices,
                     const std::vector<ChoiceDelta>& wholes) override;
 
   std::string begin(size_t index) override;

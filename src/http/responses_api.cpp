@@ -143,10 +143,10 @@ class ResponsesWriter final : public AnswerWriter {
   ResponsesWriter(const Job& job, const std::string& request_id)
       : job_(job), id_(request_id), created_(unix_time()) {}
 
-  OrderedJson plain(const std::vector<Choice>& choices,
+  std::string plain(const std::vector<Choice>& choices,
                     const std::vector<ChoiceDelta>& wholes) override {
     text_ = wholes[0].text;
-    return response(status_of(choices[0]), &choices);
+    return dump_json(response(status_of(choices[0]), &choices));
   }
 
   std::string begin(size_t) override {
