@@ -16,7 +16,8 @@
 namespace bicached {
 namespace {
 
-constexpr int kBacklog = 1024;  // many clients that come at once wait rather than being dropped
+constexpr int kBacklog =
+    SOMAXCONN;  // many clients that come at once wait rather than being dropped
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
 
