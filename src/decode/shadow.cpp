@@ -30,7 +30,9 @@ void Shadow::follow(std::span<const RowResult> results, std::span<const RowResul
   if (!is_running()) return;
   compare(results, of_request, commits);
   decoder_.follow(commits);
-  if (!agrees_) slab_.reset();
+  // Who is unsure of a whole block is unsure of the next ones, too.
+  const bool says_nothing = num_checks_ == 0 && decoder_.stats().num_blocks > 1;
+  if (!agrees_ || says_nothing) slab_.reset();
 }
 
 void Shadow::compare(std::span<const RowResult> results, std::span<const RowResult> of_request,

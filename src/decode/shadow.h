@@ -25,7 +25,8 @@ class Shadow {
   Shadow(const Shadow&) = delete;
   Shadow& operator=(const Shadow&) = delete;
 
-  /// Until the plan has differed: what it would go on to decide says nothing more.
+  /// Until the plan has differed, since what it would go on to decide says nothing more, or a whole
+  /// block had no decision that counts.
   bool is_running() const { return static_cast<bool>(slab_); }
   int num_rows() const { return is_running() ? decoder_.next().num_rows : 0; }
   int num_logit_rows() const { return is_running() ? decoder_.num_logit_rows() : 0; }

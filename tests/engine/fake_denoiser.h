@@ -29,6 +29,7 @@ class FakeDenoiser final : public Denoiser {
   struct Control {
     std::atomic<int> forward_ms{0};  // a forward takes at least this long
     std::atomic<int> num_forwards{0};
+    std::atomic<bool> is_unsure{false};  // no token has a probability over one half
     std::atomic<int> num_open_slabs{0};
     std::atomic<int> end_one_in{24};    // how often a token is the end; 0: never
     std::atomic<int> fail_forwards{0};  // so many next forwards throw
@@ -198,7 +199,8 @@ class FakeDenoiser final : public Denoiser {
     if (!row.sampling->allowed_tokens.empty()) result.token = first_allowed(row);
     if (row.sampling->forced != kNoToken) result.token = row.sampling->forced;
     result.probability = result.confidence =
-        0.2f + 0.79f * static_cast<float>((hash >> 16) % 1000) / 1000.0f;
+        (0.2f + 0.79f * static_cast<float>((hash >> 16) % 1000) / 1000.0f) *
+        (control_->is_unsure ? 0.5f : 1.0f);
     for (int i = 0; i < row.sampling->num_top_logprobs; ++i) {
       result.top.push_back({static_cast<TokenId>('a' + (hash + static_cast<uint64_t>(i)) % 26),
                             -0.1f - static_cast<float>(i)});

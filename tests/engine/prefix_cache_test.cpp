@@ -523,6 +523,23 @@ TEST_F(MeasuredTest, AProbeEndsWithItsFirstDifference) {
   EXPECT_LT(spent, whole.row_layers / 4) << "the first forward, which is the longest";
 }
 
+TEST_F(MeasuredTest, AProbeEndsWhereAWholeBlockSaysNothing) {
+  control->is_unsure = true;
+  start();
+  GenerateRequest request = request_of(prefix_of(1), "a long one");
+  request.gen_length = request.decode.steps = 64;
+  GenerationStats whole;
+  for (int i = 0; i < 60; ++i) {
+    const int64_t before = engine->cache_stats().probe_row_layers;
+    whole = ask(request).stats;
+    ASSERT_LT(engine->cache_stats().probe_row_layers - before, whole.row_layers / 3)
+        << "the first of eight blocks, and a forward";
+  }
+  EXPECT_GT(engine->cache_stats().probe_row_layers, 0);
+  EXPECT_EQ(engine->cache_stats().probes, 0);
+  EXPECT_EQ(whole.depth, 0);
+}
+
 TEST_F(MeasuredTest, ProbesStayWithinTheBudget) {
   cache.probe_budget = 0.05;
   control->safe_depth = 0;  // nothing is ever saved
