@@ -112,7 +112,7 @@ nlohmann::ordered_json answer(const std::vector<GenerationStats>& stats, int n) 
     choices.back().accept(update);
   }
   ResponseWriter writer(job, tokenizer, "id");
-  return writer.plain(choices, std::vector<ChoiceDelta>(stats.size()));
+  return OrderedJson::parse(writer.plain(choices, std::vector<ChoiceDelta>(stats.size())));
 }
 
 GenerationStats hit(int prefix_len, int depth) {
