@@ -16,8 +16,8 @@
 namespace bicached {
 namespace {
 
-constexpr int kBacklog =
-    SOMAXCONN;  // many clients that come at once wait rather than being dropped
+/// Many clients that come at once wait rather than being dropped.
+constexpr int kBacklog = SOMAXCONN;
 
 using AddressList = std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)>;
 
