@@ -75,7 +75,9 @@ TEST_F(ListenersTest, ASocketThatWasLeftBehindIsReplacedAndAFileIsNot) {
 TEST_F(ListenersTest, ASocketOfAnotherKindStays) {
   for (const int kind : {SOCK_DGRAM, SOCK_SEQPACKET}) {
     const int fd = bind_to_path(kind);
-    if (kind == SOCK_SEQPACKET) ASSERT_EQ(::listen(fd, 1), 0);
+    if (kind == SOCK_SEQPACKET) {
+      ASSERT_EQ(::listen(fd, 1), 0);
+    }
     EXPECT_NE(failure_of({path}).find("another program"), std::string::npos);
     EXPECT_TRUE(is_socket(path));
     ::close(fd);
