@@ -124,7 +124,8 @@ def read_table(heading):
     """Rows of the first table under a heading of the measurements, header first."""
     text = MEASUREMENTS.read_text(encoding="utf-8")
     section = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = re.findall(r"^\|(.+)\|$", section, re.MULTILINE)
+    first = re.search(r"(?:^\|.+\|\n)+", section, re.MULTILINE).group()
+    rows = re.findall(r"^\|(.+)\|$", first, re.MULTILINE)
     table = [[field.strip().strip("`") for field in row.split("|")] for row in rows]
     return [row for row in table if not re.fullmatch(r":?-+:?", row[0])]
 
