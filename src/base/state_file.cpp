@@ -5,37 +5,17 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <string_view>
 
 #include "base/json_file.h"
 #include "base/log.h"
+#include "base/replace_file.h"
 
 namespace bicached {
 namespace {
 
 constexpr size_t kMaxBytes = size_t{16} << 20;
-
-/// False: errno says why. What has the name goes: a named pipe would keep the writer waiting for
-/// ever, and behind a link there is another file.
-bool write_new_file(const std::string& path, std::string_view text) {
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return false;
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (fd < 0) return false;
-  while (!text.empty()) {
-    const ssize_t count = ::write(fd, text.data(), text.size());
-    if (count <= 0) {
-      const int error = errno;
-      ::close(fd);
-      errno = error;
-      return false;
-    }
-    text.remove_prefix(static_cast<size_t>(count));
-  }
-  return ::close(fd) == 0;
-}
 
 }  // namespace
 
@@ -67,10 +47,9 @@ void StateFile::set_aside(const std::string& why) const {
 }
 
 bool StateFile::write(const std::string& text) const {
-  const std::string fresh = path_ + ".new";
-  if (write_new_file(fresh, text) && ::rename(fresh.c_str(), path_.c_str()) == 0) return true;
-  log_warn(path_ + " can't be written: " + std::strerror(errno));
-  return false;
+  const int error = replace_file(path_, text);
+  if (error != 0) log_warn(path_ + " can't be written: " + std::strerror(error));
+  return error == 0;
 }
 
 }  // namespace bicached

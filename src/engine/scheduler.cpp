@@ -21,10 +21,8 @@ void Scheduler::admit(Sequence::Clock::time_point now,
   std::vector<Turn> order;
   for (const auto& sequence : waiting_) {
     const bool aged = is_aged(sequence->submitted, now);
-    order.push_back({aged                ? 0
-                     : is_hot(*sequence) ? 1
-                                         : 2,
-                     num_before[sequence->stream.get()]++, sequence.get()});
+    const int rank = aged ? 0 : is_hot(*sequence) ? 1 : 2;
+    order.push_back({rank, num_before[sequence->stream.get()]++, sequence.get()});
   }
   std::ranges::stable_sort(order, [](const Turn& a, const Turn& b) {
     return std::tie(a.rank, a.num_before) < std::tie(b.rank, b.num_before);

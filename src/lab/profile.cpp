@@ -1,11 +1,11 @@
 #include "lab/profile.h"
 
-#include <cstdio>
+#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 
 #include "app/flag_values.h"
+#include "base/replace_file.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "lab/commands.h"
@@ -109,14 +109,10 @@ std::string describe_source(const ProfilePlan& plan, const ProfileData& data) {
 }
 
 void write_result(const std::string& path, const std::string& text) {
-  const std::string beside = path + ".new";
-  std::ofstream file(beside, std::ios::trunc);
-  file << text;
-  file.close();
-  std::error_code error;
-  if (file) fs::rename(beside, path, error);
-  if (file && !error) return;
-  throw Error(ErrorCode::kInvalidSettings, "--out: " + path + " can't be written", "--out");
+  const int error = replace_file(path, text);
+  if (error == 0) return;
+  throw Error(ErrorCode::kInvalidSettings,
+              "--out: " + path + " can't be written: " + std::strerror(error), "--out");
 }
 
 namespace {
