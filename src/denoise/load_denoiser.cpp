@@ -58,12 +58,9 @@ at::ScalarType choose_dtype(const ModelSettings& settings, at::Device device) {
 }
 
 /// What of the machine keeps weights from being float8; empty: nothing does.
-std::string missing_for_fp8(const ModelConfig& model, at::Device device, at::ScalarType dtype) {
+std::string missing_for_fp8(at::Device device, at::ScalarType dtype) {
   if (!device.is_cuda()) return "a CUDA card; the device is " + device.str();
   if (dtype != at::kBFloat16) return "dtype bfloat16; it is float32";
-  if (!model.sparse_layers.empty()) {
-    return "a model without experts; this one is a mixture of them";
-  }
   const int capability = CudaRuntime::get().compute_capability(device.index());
   if (capability >= 89) return "";
   return "compute capability 8.9 or more; this card has " + std::to_string(capability / 10) + "." +
@@ -73,15 +70,15 @@ std::string missing_for_fp8(const ModelConfig& model, at::Device device, at::Sca
 /// Whether the layers' matrices are float8: if that is asked for, and where the checkpoint has them
 /// so and the card multiplies them. Throws kInvalidSettings where what is asked for is not
 /// possible.
-bool choose_fp8(const ModelSettings& settings, const ModelConfig& model,
-                const Checkpoint& checkpoint, at::Device device, at::ScalarType dtype) {
+bool choose_fp8(const ModelSettings& settings, const Checkpoint& checkpoint, at::Device device,
+                at::ScalarType dtype) {
   if (settings.weights == "bfloat16" && dtype != at::kBFloat16) {
     throw Error(ErrorCode::kInvalidSettings,
                 "weights is bfloat16, but dtype is float32; use weights auto or dtype bfloat16",
                 "weights");
   }
   if (settings.weights == "bfloat16") return false;
-  const std::string missing = missing_for_fp8(model, device, dtype);
+  const std::string missing = missing_for_fp8(device, dtype);
   if (settings.weights == "fp8" && !missing.empty()) {
     throw Error(ErrorCode::kInvalidSettings, "weights is fp8, which needs " + missing, "weights");
   }
@@ -204,7 +201,7 @@ ModelInfo inspect_model(const ModelSettings& settings) {
   const at::Device device = choose_device(settings);
   const at::ScalarType dtype = choose_dtype(settings, device);
   return describe(settings, model, checkpoint, device, dtype,
-                  choose_fp8(settings, model.config, checkpoint, device, dtype));
+                  choose_fp8(settings, checkpoint, device, dtype));
 }
 
 std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings, const LoadProgress& progress,
@@ -215,7 +212,7 @@ std::unique_ptr<Denoiser> load_denoiser(const ModelSettings& settings, const Loa
   const Checkpoint checkpoint = Checkpoint::open(settings.path);
   const at::Device device = choose_device(settings);
   const at::ScalarType dtype = choose_dtype(settings, device);
-  const bool fp8 = choose_fp8(settings, model.config, checkpoint, device, dtype);
+  const bool fp8 = choose_fp8(settings, checkpoint, device, dtype);
   const ModelInfo info = describe(settings, model, checkpoint, device, dtype, fp8);
   return with_torch_errors("loading the model", [&] {
     ModelWeights weights = load_weights(checkpoint, model, device, dtype, fp8, progress);

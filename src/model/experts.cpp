@@ -2,9 +2,11 @@
 
 #include <ATen/ops/_grouped_mm.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/searchsorted.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
@@ -77,24 +79,30 @@ Routing route(const at::Tensor& x, const Experts& experts, const ExpertsConfig& 
 
 void add_experts(const at::Tensor& x, const Experts& experts, const ExpertsConfig& config,
                  at::Tensor& out) {
-  const int64_t rows = x.size(0), chosen = config.num_chosen;
+  const int64_t rows = x.size(0), taken = config.num_taken(), shared = config.num_shared();
   if (rows == 0) return;
   const Routing routing = route(x, experts, config);
-  const auto [by_expert, order] = routing.experts.view({-1}).sort(/*stable=*/true, 0, false);
+  const at::Tensor all_experts =
+      at::cat({at::arange(shared, routing.experts.options()).expand({rows, shared}),
+               routing.experts.add(shared)},
+              1);
+  const at::Tensor weights =
+      at::cat({at::ones({rows, shared}, routing.weights.options()), routing.weights}, 1);
+  const auto [by_expert, order] = all_experts.view({-1}).sort(/*stable=*/true, 0, false);
   // Nothing here makes a device wait for the host, as counting would.
-  const at::Tensor numbers = at::arange(config.num_experts, by_expert.options());
+  const at::Tensor numbers = at::arange(shared + config.num_experts, by_expert.options());
   const at::Tensor ends = at::searchsorted(by_expert, numbers, /*out_int32=*/true, /*right=*/true);
-  const at::Tensor sorted = x.index_select(0, order.floor_divide(chosen));
-  const at::Tensor gate_up = multiply(sorted, experts.gate_up, ends);
+  const at::Tensor sorted = x.index_select(0, order.floor_divide(taken));
+  const at::Tensor gate_up = multiply(sorted, experts.gate_up.weight, ends);
   at::Tensor activated = at::empty({gate_up.size(0), config.size}, gate_up.options());
   silu_times_up(gate_up, activated);
-  const at::Tensor results = multiply(activated, experts.down, ends);
+  const at::Tensor results = multiply(activated, experts.down.weight, ends);
   // Back into the order of rows, so that a row's sum has one order whatever others chose.
   at::Tensor by_row = at::empty_like(results);
   by_row.index_copy_(0, order, results);
   const at::Tensor weighted =
-      by_row.view({rows, chosen, -1}).to(at::kFloat).mul(routing.weights.unsqueeze(-1)).sum(1);
-  out.add_(weighted.to(out.scalar_type()));
+      by_row.view({rows, taken, -1}).to(at::kFloat).mul(weights.unsqueeze(-1)).sum(1);
+  out.add_(weighted);  // in float32, rounded once
 }
 
 }  // namespace bicached

@@ -22,11 +22,16 @@ struct ExpertsConfig {
   bool sigmoid = false;
   RouterBias router_bias = RouterBias::kNone;
   bool normalized = false;    // weights of a token's experts sum to 1
-  double weight_scale = 1.0;  // what the weights are multiplied by
+  double weight_scale = 1.0;  // what the weights of chosen experts are multiplied by
   /// Experts are chosen in the best `num_chosen_groups` groups. A group, as many neighbours as the
   /// others, is as good as its two best experts together.
   int num_groups = 1;
   int num_chosen_groups = 1;
+
+  /// The shared MLP as experts; the last is filled up with zeros.
+  int num_shared() const { return shared_size == 0 ? 0 : (shared_size - 1) / size + 1; }
+  /// Experts that work on a token.
+  int num_taken() const { return num_chosen + num_shared(); }
 };
 
 /// The transformer that all supported families are: RMSNorm, rotary positions (rotation of halves),
@@ -60,8 +65,6 @@ struct ModelConfig {
   bool is_sparse(int layer) const {
     return !sparse_layers.empty() && sparse_layers[static_cast<size_t>(layer)];
   }
-  /// Width of the MLP that every token takes in this layer; 0: there is none.
-  int dense_size(int layer) const { return is_sparse(layer) ? experts.shared_size : mlp_size; }
 };
 
 /// The tensors of a model, by role.

@@ -30,11 +30,6 @@ at::Tensor to_device(const std::vector<T>& values, const at::Device& device) {
   return device.is_cpu() ? host : host.to(device);
 }
 
-/// The beginning of a buffer in another shape: layers may have MLPs of different widths.
-at::Tensor piece(const at::Tensor& buffer, int64_t rows, int64_t columns) {
-  return buffer.view({-1}).narrow(0, 0, rows * columns).view({rows, columns});
-}
-
 /// Graphs hold forwards up to this size; a larger one keeps the card busy for longer than the host
 /// takes to launch it.
 constexpr int64_t kMaxGraphRows = 4096;
@@ -47,7 +42,7 @@ PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weig
       weights_(weights),
       pool_(pool),
       kernel_(choose_attention(weights.embedding.options(), config.head_size)),
-      kernels_(ModelKernels::make(config, weights.embedding)),
+      kernels_(ModelKernels::make(config, weights.embedding, is_quantised())),
       uploader_(weights.embedding.device(), kernels_.get()) {
   heads_ = {config.num_heads, config.num_kv_heads, config.head_size};
   // No canvas is longer than the pool, and a table of a claimed million positions would be waste.
@@ -55,10 +50,13 @@ PackedForward::PackedForward(const ModelConfig& config, const ModelWeights& weig
   rope_ =
       make_rope_table(positions, config.rotary_size, config.rope_theta, weights.embedding.device());
   const int widths = config.hidden_size | config.mlp_size;
-  if (is_quantised() && (!kernels_ || widths % 16 != 0)) {
+  const bool has_kernels =
+      kernels_ && (config.sparse_layers.empty() || kernels_->max_expert_rows() > 0);
+  if (is_quantised() && (!has_kernels || widths % 16 != 0)) {
     throw Error(ErrorCode::kInvalidSettings,
                 "weights is fp8, which needs head sizes of 32, 64 or 128, widths that are "
-                "multiples of 16, and NVRTC; see the log",
+                "multiples of 16 (with experts of 64, and no more than 512 experts), and NVRTC; "
+                "see the log",
                 "weights");
   }
   if (!kernels_) return;
@@ -126,7 +124,7 @@ void PackedForward::capture(const at::Tensor& x, int layer, const LayerSegment& 
 int64_t PackedForward::bytes_per_row(const ModelConfig& config, at::ScalarType dtype, bool fp8) {
   const int64_t query = int64_t{config.num_heads} * config.head_size;
   const int64_t kv = int64_t{config.num_kv_heads} * config.head_size, d = config.hidden_size;
-  const int64_t mlp_size = std::max(config.mlp_size, config.experts.shared_size);
+  const int64_t mlp_size = config.mlp_size;
   // As in `reserve`; besides, attention that is no kernel of our own has its result apart, and
   // where rows enter or leave there are two more of the hidden state.
   const int64_t buffers = 2 * d + (query + 2 * kv) + query + 3 * mlp_size + (fp8 ? d : 0);
@@ -138,7 +136,7 @@ int64_t PackedForward::bytes_per_row(const ModelConfig& config, at::ScalarType d
 void PackedForward::reserve(int64_t num_rows) {
   if (num_rows <= scratch_.num_rows) return;
   scratch_ = {};  // gives the old ones back first
-  const int64_t mlp_size = std::max(config_.mlp_size, config_.experts.shared_size);
+  const int64_t mlp_size = config_.mlp_size;
   const auto rows = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(num_rows)));
   const auto buffer = [&](int64_t columns) {
     return at::empty({rows, columns}, weights_.embedding.options());
@@ -270,30 +268,40 @@ void PackedForward::attend_layer(int layer, at::Tensor& x, const SegmentIndex& s
 
 void PackedForward::mlp_layer(int layer, at::Tensor& x, const at::Tensor& slots) {
   const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const Linear plain;
-  const Activation normed = norm(x, w.mlp_norm, w.mlp ? w.mlp->gate_up : plain);
-  if (w.experts) {
+  if (w.mlp) {
+    add_mlp(*w.mlp, norm(x, w.mlp_norm, w.mlp->gate_up), x);
+  } else {
+    const at::Tensor normed = norm(x, w.mlp_norm, {}).values;
     if (observer_) {
-      const Routing routing = route(normed.values, *w.experts, config_.experts);
+      const Routing routing = route(normed, *w.experts, config_.experts);
       at::Tensor all =
           at::zeros({x.size(0), config_.experts.num_experts}, routing.weights.options());
       observe("router_weights", layer, all.scatter_(1, routing.experts, routing.weights));
     }
-    if (kernels_ && x.size(0) <= kernels_->max_expert_rows()) {
-      kernels_->add_experts(normed.values, *w.experts, slots, x);
-    } else {
-      add_experts(normed.values, *w.experts, config_.experts, x);
-    }
+    add_experts(*w.experts, normed, slots, x);
   }
-  if (w.mlp) add_mlp(*w.mlp, normed, config_.dense_size(layer), x);
   observe("hidden", layer, x);
 }
 
-void PackedForward::add_mlp(const Mlp& mlp, const Activation& input, int64_t size, at::Tensor& x) {
+void PackedForward::add_experts(const Experts& experts, const at::Tensor& input,
+                                const at::Tensor& slots, at::Tensor& x) {
+  const int64_t rows = x.size(0), most = kernels_ ? kernels_->max_expert_rows() : 0;
+  if (rows > most && !is_quantised()) {
+    bicached::add_experts(input, experts, config_.experts, x);
+    return;
+  }
+  for (int64_t begin = 0; begin < rows; begin += most) {  // once, unless they are float8
+    const int64_t count = std::min(most, rows - begin);
+    at::Tensor some = x.narrow(0, begin, count);
+    kernels_->add_experts(input.narrow(0, begin, count), experts, slots, some);
+  }
+}
+
+void PackedForward::add_mlp(const Mlp& mlp, const Activation& input, at::Tensor& x) {
   const int64_t rows = x.size(0);
-  at::Tensor gate_up = piece(scratch_.gate_up, rows, 2 * size);
+  at::Tensor gate_up = scratch_.gate_up.narrow(0, 0, rows);
   multiply(mlp.gate_up, input, gate_up);
-  Activation activated = room(piece(scratch_.activated, rows, size), rows, mlp.down);
+  Activation activated = room(scratch_.activated, rows, mlp.down);
   if (kernels_) {
     kernels_->silu_times_up(gate_up, activated.values, activated.scales);
   } else {

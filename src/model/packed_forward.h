@@ -104,7 +104,9 @@ class PackedForward {
                     const ForwardIndex& index, bool only_wanted);
   /// slots: of the rows of x; undefined where none is padding.
   void mlp_layer(int layer, at::Tensor& x, const at::Tensor& slots);
-  void add_mlp(const Mlp& mlp, const Activation& input, int64_t size, at::Tensor& x);
+  void add_mlp(const Mlp& mlp, const Activation& input, at::Tensor& x);
+  void add_experts(const Experts& experts, const at::Tensor& input, const at::Tensor& slots,
+                   at::Tensor& x);
   void observe(const char* name, int layer, const at::Tensor& value) const;
 
   const ModelConfig& config_;

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
 
 #include <set>
 
@@ -21,7 +22,7 @@ std::string text_of(const Shape& shape) {
   return text + "]";
 }
 
-/// Whether `weights: fp8` holds it in float8: the matrices of layers that are one `Linear`.
+/// Whether `weights: fp8` holds it in float8: the matrices of layers, but for routers.
 bool is_quantisable(const TensorSpec& spec) {
   switch (spec.role) {
     case TensorRole::kQkv:
@@ -34,7 +35,10 @@ bool is_quantisable(const TensorSpec& spec) {
     case TensorRole::kDown:
     case TensorRole::kSharedGate:
     case TensorRole::kSharedUp:
-    case TensorRole::kSharedDown: return true;
+    case TensorRole::kSharedDown:
+    case TensorRole::kExpertGate:
+    case TensorRole::kExpertUp:
+    case TensorRole::kExpertDown: return true;
     default: return false;
   }
 }
@@ -85,7 +89,8 @@ at::Tensor tensor_of(const StoredTensor& stored) {
 /// The place of a tensor among the weights: part of a matrix, and of its scales where it is float8.
 struct Place {
   at::Tensor values;
-  at::Tensor scales;  // [1, rows]
+  at::Tensor scales;
+  Shape matrix;  // [out, in] that `values` have room for; empty: the tensor's own shape
 };
 
 Place rows_of(const Linear& linear, int64_t begin, int64_t count) {
@@ -94,11 +99,31 @@ Place rows_of(const Linear& linear, int64_t begin, int64_t count) {
   return place;
 }
 
+/// Where a matrix of an expert goes, or of the shared MLP, which is some experts: the first ones.
+Place place_of_expert(const Experts& experts, const ExpertsConfig& config, const TensorSpec& spec) {
+  const bool is_shared = spec.expert < 0;
+  const int64_t first = is_shared ? 0 : config.num_shared() + spec.expert;
+  const int64_t count = is_shared ? config.num_shared() : 1, width = config.size;
+  const bool is_down = spec.role == TensorRole::kExpertDown || spec.role == TensorRole::kSharedDown;
+  const bool is_up = spec.role == TensorRole::kExpertUp || spec.role == TensorRole::kSharedUp;
+  const Linear& all = is_down ? experts.down : experts.gate_up;
+  const int64_t rows = is_down ? all.weight.size(1) : width;
+  const auto part = [&](const at::Tensor& of_all) {
+    return of_all.narrow(0, first, count).narrow(1, is_up ? width : 0, rows);
+  };
+  Place place{part(all.weight), {}, {count * rows, all.weight.size(2)}};
+  if (all.is_quantised()) place.scales = part(all.scale);
+  if (is_down) {  // side by side, not one below the other
+    place.values = place.values.transpose(0, 1);
+    place.matrix = {rows, count * width};
+  }
+  return place;
+}
+
 Place place_in(const LayerWeights& layer, const ModelConfig& config, const TensorSpec& spec) {
   const int64_t query = int64_t{config.num_heads} * config.head_size;
   const int64_t kv = int64_t{config.num_kv_heads} * config.head_size;
-  const int64_t mlp = config.dense_size(spec.layer), expert = config.experts.size;
-  const auto of_expert = [&](const at::Tensor& all) { return all.select(0, spec.expert); };
+  const int64_t mlp = config.mlp_size;
   switch (spec.role) {
     case TensorRole::kAttentionNorm: return {layer.attention_norm, {}};
     case TensorRole::kQkv: return rows_of(layer.qkv, 0, query + 2 * kv);
@@ -112,19 +137,17 @@ Place place_in(const LayerWeights& layer, const ModelConfig& config, const Tenso
     case TensorRole::kKeyNorm: return {layer.key_norm, {}};
     case TensorRole::kAttentionOut: return rows_of(layer.attention_out, 0, config.hidden_size);
     case TensorRole::kMlpNorm: return {layer.mlp_norm, {}};
-    case TensorRole::kGate:
-    case TensorRole::kSharedGate: return rows_of(layer.mlp->gate_up, 0, mlp);
-    case TensorRole::kUp:
-    case TensorRole::kSharedUp: return rows_of(layer.mlp->gate_up, mlp, mlp);
-    case TensorRole::kDown:
-    case TensorRole::kSharedDown: return rows_of(layer.mlp->down, 0, config.hidden_size);
+    case TensorRole::kGate: return rows_of(layer.mlp->gate_up, 0, mlp);
+    case TensorRole::kUp: return rows_of(layer.mlp->gate_up, mlp, mlp);
+    case TensorRole::kDown: return rows_of(layer.mlp->down, 0, config.hidden_size);
     case TensorRole::kRouter: return {layer.experts->router, {}};
     case TensorRole::kRouterBias: return {layer.experts->router_bias, {}};
+    case TensorRole::kSharedGate:
+    case TensorRole::kSharedUp:
+    case TensorRole::kSharedDown:
     case TensorRole::kExpertGate:
-      return {of_expert(layer.experts->gate_up).narrow(0, 0, expert), {}};
     case TensorRole::kExpertUp:
-      return {of_expert(layer.experts->gate_up).narrow(0, expert, expert), {}};
-    case TensorRole::kExpertDown: return {of_expert(layer.experts->down), {}};
+    case TensorRole::kExpertDown: return place_of_expert(*layer.experts, config.experts, spec);
     case TensorRole::kEmbedding:
     case TensorRole::kFinalNorm:
     case TensorRole::kHead: break;
@@ -143,34 +166,39 @@ class LayerMaker {
     const int64_t qkv = query + 2 * int64_t{config_.num_kv_heads} * config_.head_size;
     LayerWeights made;
     made.attention_norm = empty({d});
-    made.qkv = linear(qkv, d);
+    made.qkv = linear({qkv, d});
     if (config_.qkv_bias) made.qkv.bias = empty({qkv});
     if (config_.qk_norm) {
       made.query_norm = empty({config_.head_size});
       made.key_norm = empty({config_.head_size});
     }
-    made.attention_out = linear(d, query);
+    made.attention_out = linear({d, query});
     made.mlp_norm = empty({d});
-    if (const int64_t size = config_.dense_size(layer); size > 0) {
-      made.mlp = Mlp{linear(2 * size, d), linear(d, size)};
+    if (config_.is_sparse(layer)) {
+      made.experts = experts();
+    } else {
+      made.mlp = Mlp{linear({2 * int64_t{config_.mlp_size}, d}), linear({d, config_.mlp_size})};
     }
-    if (config_.is_sparse(layer)) made.experts = experts();
     return made;
   }
 
  private:
   at::Tensor empty(const Shape& shape) const { return at::empty(shape, options_); }
-  Linear linear(int64_t out, int64_t in) const {
-    if (!fp8_) return {empty({out, in}), {}, {}};
-    return {at::empty({out, in}, options_.dtype(at::kFloat8_e4m3fn)),
+  /// One matrix [out, in], or one of each expert.
+  Linear linear(const Shape& shape) const {
+    if (!fp8_) return {empty(shape), {}, {}};
+    const int64_t matrices = shape.size() == 2 ? 1 : shape.front();
+    return {at::empty(shape, options_.dtype(at::kFloat8_e4m3fn)),
             {},
-            at::empty({1, out}, options_.dtype(at::kFloat))};
+            at::empty({matrices, shape[shape.size() - 2]}, options_.dtype(at::kFloat))};
   }
   Experts experts() const {
     const ExpertsConfig& e = config_.experts;
-    const int64_t d = config_.hidden_size, n = e.num_experts, m = e.size;
-    Experts made{
-        at::empty({n, d}, options_.dtype(at::kFloat)), {}, empty({n, 2 * m, d}), empty({n, d, m})};
+    const int64_t d = config_.hidden_size, n = e.num_experts, m = e.size, all = n + e.num_shared();
+    Experts made{at::empty({n, d}, options_.dtype(at::kFloat)),
+                 {},
+                 linear({all, 2 * m, d}),
+                 linear({all, d, m})};
     if (e.router_bias != RouterBias::kNone) {
       made.router_bias = at::empty({n}, options_.dtype(at::kFloat));
     }
@@ -182,25 +210,39 @@ class LayerMaker {
   const bool fp8_;
 };
 
+/// With zeros below and beside it.
+at::Tensor filled_up(const at::Tensor& matrix, const Shape& shape) {
+  if (matrix.sizes() == at::IntArrayRef(shape)) return matrix;
+  at::Tensor whole = at::zeros(shape, matrix.options());
+  whole.narrow(0, 0, matrix.size(0)).narrow(1, 0, matrix.size(1)).copy_(matrix);
+  return whole;
+}
+
 /// Converts on the way. What is stored in float8 stays as it is where its place is float8.
 void put(const Checkpoint& checkpoint, const TensorSpec& spec, at::ScalarType dtype,
          const Place& place) {
-  const at::Tensor stored = tensor_of(find(checkpoint, spec));
+  at::Tensor stored = tensor_of(find(checkpoint, spec));
   const bool is_float8 = stored.scalar_type() == at::kFloat8_e4m3fn;
   at::Tensor scale;
   if (is_float8) {
     scale = tensor_of(find_scale(checkpoint, spec)).to(at::kFloat).reshape({-1, 1});
   }
-  if (!place.scales.defined()) {
-    place.values.copy_(is_float8 ? stored.to(at::kFloat).mul(scale) : stored);
-  } else if (is_float8) {
-    place.values.view(at::kByte).copy_(stored.view(at::kByte));
-    place.scales.copy_(scale.view({1, -1}).expand_as(place.scales));
-  } else {
-    const Linear linear = quantised(stored.to(place.values.device(), dtype));
-    place.values.view(at::kByte).copy_(linear.weight.view(at::kByte));
-    place.scales.copy_(linear.scale);
+  if (!place.matrix.empty()) {
+    stored = filled_up(stored, place.matrix);
+    if (is_float8) scale = filled_up(scale.expand({spec.shape[0], 1}), {place.matrix[0], 1});
   }
+  const auto shaped = [&](const at::Tensor& values) { return values.view(place.values.sizes()); };
+  if (!place.scales.defined()) {
+    place.values.copy_(shaped(is_float8 ? stored.to(at::kFloat).mul(scale) : stored));
+    return;
+  }
+  Linear linear{stored, {}, scale};
+  if (!is_float8) linear = quantised(stored.to(place.values.device(), dtype));
+  place.values.view(at::kByte).copy_(shaped(linear.weight).view(at::kByte));
+  // A row has one scale, whatever number of places its columns are in.
+  const bool has_each = linear.scale.numel() == place.scales.numel();
+  place.scales.copy_(has_each ? linear.scale.view(place.scales.sizes())
+                              : linear.scale.view({1, -1}).expand_as(place.scales));
 }
 
 }  // namespace

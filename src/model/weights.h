@@ -30,12 +30,13 @@ struct Mlp {
   Linear down;     // [d, m]
 };
 
-/// E experts of width m and what chooses among them.
+/// S experts of width m that every token takes (a shared MLP is the sum of its columns, so of
+/// experts), E more, and what chooses among these.
 struct Experts {
   at::Tensor router;       // float32 [E, d]
   at::Tensor router_bias;  // float32 [E], undefined without
-  at::Tensor gate_up;      // [E, 2 m, d]
-  at::Tensor down;         // [E, d, m]
+  Linear gate_up;          // weight [S + E, 2 m, d], scale [S + E, 2 m]
+  Linear down;             // weight [S + E, d, m], scale [S + E, d]
 };
 
 /// One layer, made of parts. Letters: d width, H heads, G KV heads, D head size. Compute dtype
@@ -47,7 +48,7 @@ struct LayerWeights {
   at::Tensor key_norm;        // [D]
   Linear attention_out;       // [d, H D]
   at::Tensor mlp_norm;        // [d]
-  std::optional<Mlp> mlp;     // that all tokens take
+  std::optional<Mlp> mlp;     // this, or
   std::optional<Experts> experts;
 };
 

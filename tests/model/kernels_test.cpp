@@ -5,6 +5,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/logspace.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -53,7 +54,7 @@ class Kernels : public ::testing::TestWithParam<Shape> {
     card = testing::last_card();
     options = at::TensorOptions().device(card).dtype(at::kBFloat16);
     at::manual_seed(1);
-    kernels = ModelKernels::make(model, at::zeros({1}, options));
+    kernels = ModelKernels::make(model, at::zeros({1}, options), /*fp8=*/false);
     ASSERT_TRUE(kernels) << "the kernels must compile on this card";
     stream = std::make_unique<CudaStream>(card);
     kernels->use_stream(stream->handle());
@@ -320,8 +321,13 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Kernels,
                                            Shape{7, 1, 128, 128, 264}, Shape{16, 4, 128, 64, 264},
                                            Shape{3, 3, 64, 16, 264}));
 
+struct ExpertKind {
+  ExpertsConfig config;
+  bool fp8 = false;
+};
+
 /// Experts by our kernels against experts.h in float32.
-class ExpertKernels : public ::testing::TestWithParam<ExpertsConfig> {
+class ExpertKernels : public ::testing::TestWithParam<ExpertKind> {
  protected:
   void SetUp() override {
     if (!testing::has_cuda()) GTEST_SKIP() << "no CUDA device";
@@ -332,16 +338,17 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
   const c10::InferenceMode mode;
   ModelConfig model;
   model.num_layers = 1;
-  model.hidden_size = 288;
+  const bool fp8 = GetParam().fp8;
+  model.hidden_size = fp8 ? 320 : 288;
   model.num_heads = model.num_kv_heads = 2;
   model.head_size = model.rotary_size = 32;
   model.vocab_size = model.num_logits = 264;
-  model.experts = GetParam();
+  model.experts = GetParam().config;
   const int64_t count = model.experts.num_experts, width = model.experts.size;
   const c10::Device card = testing::last_card();
   const auto options = at::TensorOptions().device(card).dtype(at::kBFloat16);
   at::manual_seed(1);
-  const auto kernels = ModelKernels::make(model, at::zeros({1}, options));
+  const auto kernels = ModelKernels::make(model, at::zeros({1}, options), fp8);
   ASSERT_TRUE(kernels);
   ASSERT_GE(kernels->max_expert_rows(), 100);
   const CudaStream stream(card);
@@ -351,8 +358,23 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
   const auto random = [&](at::IntArrayRef sizes, double size) {
     return at::randn(sizes, options).mul(size);
   };
+  const int64_t all_experts = count + model.experts.num_shared();
   const auto matrices = [&](int64_t outputs, int64_t depth) {  // that keep values about as large
-    return random({count, outputs, depth}, 1 / std::sqrt(static_cast<double>(depth)));
+    const double size = 1 / std::sqrt(static_cast<double>(depth));
+    const at::Tensor weights = random({all_experts * outputs, depth}, size);
+    Linear made{weights, {}, {}};
+    if (fp8) {
+      const at::Tensor sizes = at::logspace(-2, 0, all_experts * outputs, 10, options);
+      made = quantised(weights.mul(sizes.unsqueeze(1)));
+      made.scale = made.scale.view({all_experts, outputs});
+    }
+    made.weight = made.weight.view({all_experts, outputs, depth});
+    return made;
+  };
+  const auto widened = [](const Linear& linear) {
+    at::Tensor values = linear.weight.to(at::kFloat);
+    if (linear.is_quantised()) values.mul_(linear.scale.unsqueeze(-1));
+    return Linear{values, {}, {}};
   };
   Experts experts{random({count, model.hidden_size}, 0.2).to(at::kFloat),
                   {},
@@ -361,8 +383,8 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
   if (model.experts.router_bias != RouterBias::kNone) {
     experts.router_bias = random({count}, 0.3).to(at::kFloat);
   }
-  const Experts wide{experts.router, experts.router_bias, experts.gate_up.to(at::kFloat),
-                     experts.down.to(at::kFloat)};
+  const Experts wide{experts.router, experts.router_bias, widened(experts.gate_up),
+                     widened(experts.down)};
 
   const at::Tensor x = random({100, model.hidden_size}, 1), before = random(x.sizes(), 1);
   at::Tensor expected = before.to(at::kFloat);
@@ -389,23 +411,27 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
 
 INSTANTIATE_TEST_SUITE_P(
     Kinds, ExpertKernels,
-    ::testing::Values(ExpertsConfig{.num_experts = 64, .num_chosen = 8, .size = 96},
-                      ExpertsConfig{
-                          .num_experts = 128, .num_chosen = 8, .size = 64, .normalized = true},
-                      ExpertsConfig{.num_experts = 256,
-                                    .num_chosen = 8,
-                                    .size = 32,
-                                    .sigmoid = true,
-                                    .router_bias = RouterBias::kChoice,
-                                    .normalized = true,
-                                    .weight_scale = 2.5,
-                                    .num_groups = 8,
-                                    .num_chosen_groups = 4},
-                      ExpertsConfig{.num_experts = 5,
-                                    .num_chosen = 1,
-                                    .size = 160,
-                                    .sigmoid = true,
-                                    .router_bias = RouterBias::kChoiceAndWeight}));
+    ::testing::Values(
+        ExpertKind{{.num_experts = 64, .num_chosen = 8, .size = 96}},
+        ExpertKind{{.num_experts = 64, .num_chosen = 8, .size = 128}, /*fp8=*/true},
+        ExpertKind{{.num_experts = 128, .num_chosen = 8, .size = 64, .normalized = true}},
+        ExpertKind{{.num_experts = 256,
+                    .num_chosen = 8,
+                    .size = 32,
+                    .shared_size = 32,
+                    .sigmoid = true,
+                    .router_bias = RouterBias::kChoice,
+                    .normalized = true,
+                    .weight_scale = 2.5,
+                    .num_groups = 8,
+                    .num_chosen_groups = 4}},
+        ExpertKind{{.num_experts = 32, .num_chosen = 4, .size = 64, .shared_size = 100}, true},
+        ExpertKind{{.num_experts = 5,
+                    .num_chosen = 1,
+                    .size = 160,
+                    .shared_size = 320,
+                    .sigmoid = true,
+                    .router_bias = RouterBias::kChoiceAndWeight}}));
 
 TEST(PaddedSize, IsNearAndSeldomAnother) {
   int64_t last = 0, different = 0;

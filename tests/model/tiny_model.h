@@ -118,6 +118,70 @@ inline std::map<std::string, std::vector<int64_t>> tiny_dream_shapes() {
   return shapes;
 }
 
+/// A LLaDA2 config of a size that all CUDA kernels take: experts and a shared one, in float8, too.
+inline nlohmann::json tiny_llada2_config() {
+  return {{"model_type", "llada2_moe"},
+          {"hidden_act", "silu"},
+          {"hidden_size", 64},
+          {"head_dim", 32},
+          {"num_attention_heads", 2},
+          {"num_key_value_heads", 1},
+          {"num_hidden_layers", 3},
+          {"first_k_dense_replace", 1},
+          {"intermediate_size", 96},
+          {"moe_intermediate_size", 64},
+          {"num_experts", 8},
+          {"num_experts_per_tok", 2},
+          {"num_shared_experts", 1},
+          {"n_group", 4},
+          {"topk_group", 2},
+          {"score_function", "sigmoid"},
+          {"moe_router_enable_expert_bias", true},
+          {"routed_scaling_factor", 2.5},
+          {"use_bias", false},
+          {"use_qkv_bias", false},
+          {"use_rmsnorm", true},
+          {"norm_head", false},
+          {"using_split_qkv_in_self_attention", false},
+          {"partial_rotary_factor", 0.5},
+          {"vocab_size", 64},
+          {"mask_token_id", 57},
+          {"eos_token_id", 55},
+          {"max_position_embeddings", 128},
+          {"rms_norm_eps", 1e-6},
+          {"rope_theta", 10000.0},
+          {"tie_word_embeddings", false}};
+}
+
+inline std::map<std::string, std::vector<int64_t>> tiny_llada2_shapes() {
+  constexpr int64_t d = 64, v = 64, dense = 96, m = 64, experts = 8, head = 32;
+  std::map<std::string, std::vector<int64_t>> shapes{{"model.word_embeddings.weight", {v, d}},
+                                                     {"model.norm.weight", {d}},
+                                                     {"lm_head.weight", {v, d}}};
+  const auto add_mlp = [&](const std::string& at, int64_t width) {
+    shapes[at + "gate_proj.weight"] = shapes[at + "up_proj.weight"] = {width, d};
+    shapes[at + "down_proj.weight"] = {d, width};
+  };
+  for (int i = 0; i < 3; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    shapes[layer + "input_layernorm.weight"] = {d};
+    shapes[layer + "post_attention_layernorm.weight"] = {d};
+    shapes[layer + "attention.query_key_value.weight"] = {4 * head, d};
+    shapes[layer + "attention.query_layernorm.weight"] = {head};
+    shapes[layer + "attention.key_layernorm.weight"] = {head};
+    shapes[layer + "attention.dense.weight"] = {d, 2 * head};
+    if (i == 0) {
+      add_mlp(layer + "mlp.", dense);
+      continue;
+    }
+    shapes[layer + "mlp.gate.weight"] = {experts, d};
+    shapes[layer + "mlp.gate.expert_bias"] = {experts};
+    add_mlp(layer + "mlp.shared_experts.", m);
+    for (int e = 0; e < experts; ++e) add_mlp(layer + "mlp.experts." + std::to_string(e) + ".", m);
+  }
+  return shapes;
+}
+
 /// A safetensors file of random float32 tensors: norms near 1, matrices that keep the scale.
 inline std::string random_tensors(const std::map<std::string, std::vector<int64_t>>& shapes) {
   std::mt19937 random(3);
@@ -147,6 +211,11 @@ inline void write_tiny_model(const TempFolder& folder,
 inline void write_tiny_dream(const TempFolder& folder) {
   folder.write("config.json", tiny_dream_config().dump());
   folder.write("model.safetensors", random_tensors(tiny_dream_shapes()));
+}
+
+inline void write_tiny_llada2(const TempFolder& folder) {
+  folder.write("config.json", tiny_llada2_config().dump());
+  folder.write("model.safetensors", random_tensors(tiny_llada2_shapes()));
 }
 
 }  // namespace bicached::testing

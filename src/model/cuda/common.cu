@@ -32,3 +32,17 @@ __device__ __forceinline__ void multiply(float (&c)[4], u32 a0, u32 a1, u32 a2, 
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
+
+/// 16 bytes on their way to their place in shared memory, past the first-level cache.
+__device__ __forceinline__ void fetch(uint4* to, const uint4* from) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;"
+               :
+               : "r"((u32)__cvta_generic_to_shared(to)), "l"(from)
+               : "memory");
+}
+__device__ __forceinline__ void end_of_step() { asm volatile("cp.async.commit_group;" : : : "memory"); }
+/// All steps but the last `kLeft` have arrived.
+template <int kLeft>
+__device__ __forceinline__ void wait_for_steps() {
+  asm volatile("cp.async.wait_group %0;" : : "n"(kLeft) : "memory");
+}

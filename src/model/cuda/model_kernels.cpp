@@ -17,8 +17,6 @@ namespace bicached {
 namespace {
 
 constexpr int kTileRows = 32;
-/// Blocks of attention that a multiprocessor runs at once: by their registers.
-constexpr int kAttentionBlocks = 3;
 /// More parts cost more to add up than they bring.
 constexpr int64_t kMaxSplits = 8;
 /// Longer sequences go to flash attention, which reads a key once for more of their rows, unless it
@@ -39,13 +37,14 @@ bool fits(const ModelConfig& model) {
 }
 
 /// Whether its experts, if it has any, are a matter of `ModelKernels::add_experts`.
-bool has_expert_kernels(const ModelConfig& model) {
+bool has_expert_kernels(const ModelConfig& model, bool fp8) {
   const ExpertsConfig& experts = model.experts;
-  return experts.num_experts > 0 && experts.num_experts <= kMaxExperts && experts.size % 32 == 0 &&
-         model.hidden_size % 32 == 0;
+  const int depth = fp8 ? 64 : 32;  // of a step
+  return experts.num_experts > 0 && experts.num_experts <= kMaxExperts &&
+         experts.size % depth == 0 && model.hidden_size % depth == 0;
 }
 
-std::vector<std::string> options_of(const ModelConfig& model) {
+std::vector<std::string> options_of(const ModelConfig& model, bool fp8) {
   const auto define = [](const char* name, const std::string& value) {
     return std::string("-D") + name + "=" + value;
   };
@@ -54,24 +53,27 @@ std::vector<std::string> options_of(const ModelConfig& model) {
   const ExpertsConfig& experts = model.experts;
   char weight_scale[40];
   std::snprintf(weight_scale, sizeof weight_scale, "%.9ef", experts.weight_scale);
-  return {define("HIDDEN", std::to_string(model.hidden_size)),
-          define("MLP", std::to_string(model.mlp_size)),
-          define("HEADS", std::to_string(model.num_heads)),
-          define("KV_HEADS", std::to_string(model.num_kv_heads)),
-          define("HEAD_SIZE", std::to_string(model.head_size)),
-          define("ROTARY", std::to_string(model.rotary_size)),
-          define("EPS", eps),
-          define("LOGITS", std::to_string(model.num_logits)),
-          define("VOCAB", std::to_string(model.vocab_size)),
-          define("MASK_TOKEN", std::to_string(model.mask_token)),
-          define("EXPERTS", std::to_string(has_expert_kernels(model) ? experts.num_experts : 0)),
-          define("CHOSEN", std::to_string(experts.num_chosen)),
-          define("GROUPS", std::to_string(experts.num_groups)),
-          define("CHOSEN_GROUPS", std::to_string(experts.num_chosen_groups)),
-          define("SIGMOID", experts.sigmoid ? "1" : "0"),
-          define("ROUTER_BIAS", std::to_string(static_cast<int>(experts.router_bias))),
-          define("NORMALIZED", experts.normalized ? "1" : "0"),
-          define("WEIGHT_SCALE", weight_scale)};
+  return {
+      define("HIDDEN", std::to_string(model.hidden_size)),
+      define("MLP", std::to_string(model.mlp_size)),
+      define("HEADS", std::to_string(model.num_heads)),
+      define("KV_HEADS", std::to_string(model.num_kv_heads)),
+      define("HEAD_SIZE", std::to_string(model.head_size)),
+      define("ROTARY", std::to_string(model.rotary_size)),
+      define("EPS", eps),
+      define("LOGITS", std::to_string(model.num_logits)),
+      define("VOCAB", std::to_string(model.vocab_size)),
+      define("MASK_TOKEN", std::to_string(model.mask_token)),
+      define("EXPERTS", std::to_string(has_expert_kernels(model, fp8) ? experts.num_experts : 0)),
+      define("SHARED", std::to_string(experts.num_shared())),
+      define("EXPERT_FP8", fp8 ? "1" : "0"),
+      define("CHOSEN", std::to_string(experts.num_chosen)),
+      define("GROUPS", std::to_string(experts.num_groups)),
+      define("CHOSEN_GROUPS", std::to_string(experts.num_chosen_groups)),
+      define("SIGMOID", experts.sigmoid ? "1" : "0"),
+      define("ROUTER_BIAS", std::to_string(static_cast<int>(experts.router_bias))),
+      define("NORMALIZED", experts.normalized ? "1" : "0"),
+      define("WEIGHT_SCALE", weight_scale)};
 }
 
 /// Null where it is undefined.
@@ -96,13 +98,13 @@ std::vector<int32_t> attention_tiles(const std::vector<AttentionSequence>& seque
 }
 
 std::unique_ptr<ModelKernels> ModelKernels::make(const ModelConfig& model,
-                                                 const at::Tensor& embedding) {
+                                                 const at::Tensor& embedding, bool fp8) {
   if (!embedding.is_cuda() || embedding.scalar_type() != at::kBFloat16 || !fits(model)) {
     return nullptr;
   }
   try {
     if (CudaRuntime::get().compute_capability(embedding.get_device()) < 80) return nullptr;
-    return std::unique_ptr<ModelKernels>(new ModelKernels(model, embedding));
+    return std::unique_ptr<ModelKernels>(new ModelKernels(model, embedding, fp8));
   } catch (const Error& error) {
     log_warn(std::string("the forward runs without kernels of its own, and slower: ") +
              error.what());
@@ -110,10 +112,11 @@ std::unique_ptr<ModelKernels> ModelKernels::make(const ModelConfig& model,
   }
 }
 
-ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding) : model_(model) {
+ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding, bool fp8)
+    : model_(model) {
   const CudaRuntime& cuda = CudaRuntime::get();
   const c10::DeviceGuard guard(embedding.device());
-  module_ = cuda.compile(kKernelSource, options_of(model), guard.current_device().index());
+  module_ = cuda.compile(kKernelSource, options_of(model, fp8), guard.current_device().index());
   embed_ = cuda.kernel(module_, "embed");
   rms_norm_ = cuda.kernel(module_, "rms_norm");
   norm_heads_ = cuda.kernel(module_, "norm_heads");
@@ -124,7 +127,7 @@ ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding
   attend_ = cuda.kernel(module_, "attend");
   row_statistics_ = cuda.kernel(module_, "row_statistics");
   draw_ = cuda.kernel(module_, "draw");
-  if (has_expert_kernels(model)) {
+  if (has_expert_kernels(model, fp8)) {
     router_logits_ = cuda.kernel(module_, "router_logits");
     choose_experts_ = cuda.kernel(module_, "choose_experts");
     sort_pairs_ = cuda.kernel(module_, "sort_pairs");
@@ -132,8 +135,7 @@ ModelKernels::ModelKernels(const ModelConfig& model, const at::Tensor& embedding
     add_weighted_ = cuda.kernel(module_, "add_weighted");
     make_expert_buffers(embedding.options());
   }
-  max_blocks_ =
-      int64_t{kAttentionBlocks} * cuda.num_multiprocessors(guard.current_device().index());
+  max_blocks_ = cuda.num_multiprocessors(guard.current_device().index());
   const auto options = embedding.options();
   const int64_t state = (4 * int64_t{model.head_size} / 8 + 4) * 64;  // kState in attention.cu
   partial_ = at::empty({max_blocks_, state}, options.dtype(at::kFloat));
@@ -224,13 +226,13 @@ void ModelKernels::make_expert_buffers(const at::TensorOptions& options) {
   const int64_t count = experts.num_experts, chosen = experts.num_chosen;
   max_expert_rows_ = static_cast<int64_t>(
       std::bit_floor(static_cast<uint64_t>(kMaxRowsPerExpert * count / chosen)));
-  const int64_t rows = max_expert_rows_, pairs = rows * chosen;
+  const int64_t rows = max_expert_rows_, taken = experts.num_taken(), pairs = rows * taken;
   const auto make = [&](at::IntArrayRef sizes, at::ScalarType dtype) {
     return at::empty(sizes, options.dtype(dtype));
   };
   buffers_ = {make({rows, count}, at::kFloat),
-              make({rows, chosen}, at::kInt),
-              make({rows, chosen}, at::kFloat),
+              make({rows, taken}, at::kInt),
+              make({rows, taken}, at::kFloat),
               make({pairs}, at::kInt),
               make({num_tiles(pairs), 4}, at::kInt),
               make({pairs, experts.size}, options.dtype().toScalarType()),
@@ -239,14 +241,15 @@ void ModelKernels::make_expert_buffers(const at::TensorOptions& options) {
 
 /// Of up to 32 places each, whatever the experts of so many pairs.
 int64_t ModelKernels::num_tiles(int64_t pairs) const {
-  return std::min<int64_t>(model_.experts.num_experts, pairs) + pairs / kTileRows;
+  const int64_t experts = int64_t{model_.experts.num_experts} + model_.experts.num_shared();
+  return std::min(experts, pairs) + pairs / kTileRows;
 }
 
 void ModelKernels::add_experts(const at::Tensor& x, const Experts& experts, const at::Tensor& slots,
                                at::Tensor& out) const {
   const ExpertsConfig& config = model_.experts;
   const ExpertBuffers& b = buffers_;
-  const int rows = static_cast<int>(x.size(0)), pairs = rows * config.num_chosen;
+  const int rows = static_cast<int>(x.size(0)), pairs = rows * config.num_taken();
   const int d = model_.hidden_size, width = config.size;
   const auto tiles = static_cast<int>(num_tiles(pairs));
   launch(router_logits_, {(config.num_experts + 7) / 8, (rows + 3) / 4}, 256, data(x),
@@ -254,10 +257,12 @@ void ModelKernels::add_experts(const at::Tensor& x, const Experts& experts, cons
   launch(choose_experts_, {(rows + 7) / 8}, 256, data(b.logits), data(experts.router_bias),
          data(slots), rows, data(b.experts), data(b.weights));
   launch(sort_pairs_, {1}, 1024, data(b.experts), pairs, tiles, data(b.sorted), data(b.tiles));
-  launch(multiply_by_expert_, {(width + 63) / 64, tiles}, 128, data(experts.gate_up), width, d, 1,
-         data(x), data(b.sorted), data(b.tiles), data(b.activated));
-  launch(multiply_by_expert_, {(d + 127) / 128, tiles}, 128, data(experts.down), d, width, 0,
-         data(b.activated), data(b.sorted), data(b.tiles), data(b.results));
+  launch(multiply_by_expert_, {(width + 63) / 64, tiles}, 128, data(experts.gate_up.weight),
+         data(experts.gate_up.scale), width, d, 1, data(x), data(b.sorted), data(b.tiles),
+         data(b.activated));
+  launch(multiply_by_expert_, {(d + 127) / 128, tiles}, 128, data(experts.down.weight),
+         data(experts.down.scale), d, width, 0, data(b.activated), data(b.sorted), data(b.tiles),
+         data(b.results));
   launch(add_weighted_, {rows}, 256, data(b.results), data(b.experts), data(b.weights), data(out));
 }
 

@@ -33,8 +33,10 @@ struct DrawnRow {
 class ModelKernels {
  public:
   /// Null where these steps are left to ATen: for another device, dtype or shape, on a card before
-  /// compute capability 8.0, or without the compiler (the log says so).
-  static std::unique_ptr<ModelKernels> make(const ModelConfig& model, const at::Tensor& embedding);
+  /// compute capability 8.0, or without the compiler (the log says so). `fp8`: weights of experts
+  /// are float8 e4m3.
+  static std::unique_ptr<ModelKernels> make(const ModelConfig& model, const at::Tensor& embedding,
+                                            bool fp8);
   ~ModelKernels();
   ModelKernels(const ModelKernels&) = delete;
   ModelKernels& operator=(const ModelKernels&) = delete;
@@ -67,11 +69,11 @@ class ModelKernels {
   /// `attention_tiles` makes them.
   void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
               const at::Tensor& tiles, at::Tensor& out) const;
-  /// Up to so many rows `add_experts` is the faster way: while few rows want an expert. A power of
-  /// two; 0 where it is none.
+  /// `add_experts` takes up to so many rows: while few of them want an expert, it is the faster
+  /// way. A power of two; 0 where it can't be used.
   int64_t max_expert_rows() const { return max_expert_rows_; }
-  /// out [N, d] += the chosen experts' outputs for x [N, d], weighted. slots: as in RowIndex, where
-  /// a row that is padding has none; undefined: no row is padding.
+  /// As in experts.h, with weights in bfloat16, or in float8 by `make`. slots: as in RowIndex,
+  /// where a row that is padding has none; undefined: no row is padding.
   void add_experts(const at::Tensor& x, const Experts& experts, const at::Tensor& slots,
                    at::Tensor& out) const;
   /// Of each row of logits [W, V], float32 [W, 8]: most probable token (its bits), probability,
@@ -82,13 +84,13 @@ class ModelKernels {
             at::Tensor& statistics) const;
 
  private:
-  explicit ModelKernels(const ModelConfig& model, const at::Tensor& embedding);
+  ModelKernels(const ModelConfig& model, const at::Tensor& embedding, bool fp8);
   template <class... Arguments>
   void launch(void* kernel, CudaGrid grid, int block, Arguments... arguments) const;
 
   /// What `add_experts` knows of its rows. Letters: as in experts.cu.
   struct ExpertBuffers {
-    at::Tensor logits, experts, weights;  // [N, E] float32, [N, k] int32, [N, k] float32
+    at::Tensor logits, experts, weights;  // [N, E] float32, [N, K] int32, [N, K] float32
     at::Tensor sorted, tiles;             // [P], [tiles, 4] int32
     at::Tensor activated, results;        // [P, w], [P, d]
   };
