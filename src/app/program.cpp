@@ -12,10 +12,10 @@
 #include <string_view>
 #include <utility>
 
-#include "app/find_model.h"
 #include "base/free_memory.h"
 #include "base/log.h"
 #include "base/log_text.h"
+#include "config/model_folder.h"
 
 namespace bicached {
 namespace {

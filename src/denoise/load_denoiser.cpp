@@ -6,13 +6,13 @@
 
 #include <algorithm>
 #include <bit>
-#include <filesystem>
 
 #include "base/hash.h"
 #include "base/machine_limits.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "config/engine_defaults.h"
+#include "config/model_folder.h"
 #include "denoise/torch_denoiser.h"
 #include "model/cpu_features.h"
 #include "model/cuda/cuda_runtime.h"
@@ -20,8 +20,6 @@
 
 namespace bicached {
 namespace {
-
-namespace fs = std::filesystem;
 
 /// Of a card, as measured on an H200 with CUDA 13: the context with libtorch's own kernels; what
 /// the first forwards add, which is modules and work space of the libraries of products, and
@@ -94,25 +92,13 @@ int64_t free_device_bytes(at::Device device) {
   return static_cast<int64_t>(allocator->getMemoryInfo(device.index()).first);
 }
 
-/// The folder's name; in Hugging Face's cache, where that is a commit's hash, the repository's.
-std::string model_name(const fs::path& folder) {
-  constexpr std::string_view kRepository = "models--";
-  const std::string repository = folder.parent_path().parent_path().filename().string();
-  if (folder.parent_path().filename() != "snapshots" || !repository.starts_with(kRepository)) {
-    return folder.filename().string();
-  }
-  std::string name = repository.substr(kRepository.size());
-  if (const size_t at = name.find("--"); at != std::string::npos) name.replace(at, 2, "/");
-  return name;
-}
-
 ModelInfo describe(const ModelSettings& settings, const ParsedModel& model,
                    const Checkpoint& checkpoint, at::Device device, at::ScalarType dtype,
                    bool fp8) {
   const ModelConfig& config = model.config;
   ModelInfo info;
   info.family = model.family->name;
-  info.name = model_name(fs::weakly_canonical(settings.path));
+  info.name = model_name(settings.path);
   info.device = device.str();
   info.dtype = dtype == at::kFloat ? "float32" : "bfloat16";
   info.num_layers = config.num_layers;

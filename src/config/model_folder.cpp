@@ -1,4 +1,4 @@
-#include "app/find_model.h"
+#include "config/model_folder.h"
 
 #include <algorithm>
 #include <cctype>
@@ -13,6 +13,10 @@ namespace bicached {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// "org/name" is the folder models--org--name of the cache, with a folder for each commit.
+constexpr const char* kRepositoryFolder = "models--";
+constexpr const char* kSnapshots = "snapshots";
 
 bool is_repository(const std::string& name) {
   const auto fits = [](unsigned char c) {
@@ -38,12 +42,12 @@ fs::path hub_cache() {
 /// The snapshot that the branch main was at when it was last downloaded, or the only one.
 fs::path find_snapshot(const fs::path& cache, std::string repository) {
   repository.replace(repository.find('/'), 1, "--");
-  const fs::path folder = cache / ("models--" + repository);
+  const fs::path folder = cache / (kRepositoryFolder + repository);
   std::string commit;
   std::ifstream(folder / "refs" / "main") >> commit;
   std::vector<fs::path> snapshots;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder / "snapshots", error)) {
+  for (const auto& entry : fs::directory_iterator(folder / kSnapshots, error)) {
     if (entry.path().filename() == commit) return entry.path();
     snapshots.push_back(entry.path());
   }
@@ -72,6 +76,17 @@ std::string find_model_folder(const std::string& model) {
            "; `hf download " + model + "` fetches one");
   }
   return snapshot.string();
+}
+
+std::string model_name(const std::string& folder) {
+  const fs::path path = fs::weakly_canonical(folder);
+  std::string name = path.parent_path().parent_path().filename().string();
+  if (path.parent_path().filename() != kSnapshots || !name.starts_with(kRepositoryFolder)) {
+    return path.filename().string();
+  }
+  name.erase(0, std::string(kRepositoryFolder).size());
+  if (const size_t at = name.find("--"); at != std::string::npos) name.replace(at, 2, "/");
+  return name;
 }
 
 }  // namespace bicached

@@ -8,4 +8,7 @@ namespace bicached {
 /// ("GSAI-ML/LLaDA-8B-Instruct"). Throws kInvalidSettings when there is neither.
 std::string find_model_folder(const std::string& model);
 
+/// What a model is called: its folder's name, or of a snapshot in that cache the repository's.
+std::string model_name(const std::string& folder);
+
 }  // namespace bicached
