@@ -176,6 +176,9 @@ TEST_F(ReferenceConfig, LladaMoeIsToldFromLladaByItsExperts) {
   EXPECT_THAT(refusal_with(config, "moe_layer_freq", {1, 0, 2}), HasSubstr("[0, 1]"));
   EXPECT_THAT(refusal_with(config, "dense_intermediate_size", nullptr),
               HasSubstr("dense_intermediate_size"));
+  EXPECT_EQ(model.config.experts.num_shared(), 2) << "20 wide, of experts 12 wide";
+  EXPECT_THAT(refusal_with(config, "shared_expert_intermediate_size", 12 * 64 + 1),
+              AllOf(HasSubstr("shared_expert_intermediate_size is 769"), HasSubstr("768")));
 }
 
 TEST_F(ReferenceConfig, Llada2ChoosesExpertsInGroupsAndRotatesAPart) {

@@ -1,8 +1,8 @@
 // --- Mixtures of experts -------------------------------------------------------------------------
 //
 // Macros: EXPERTS E (0: the model has none), CHOSEN k of them a token, and SHARED S more that every token takes, which come
-// first: as most rows want them, they take longest. GROUPS, CHOSEN_GROUPS, SIGMOID, ROUTER_BIAS (0: none, 1: counts in the choice, 2: in the weight as well),
-// NORMALIZED, WEIGHT_SCALE; EXPERT_FP8: weights are float8 e4m3 with a scale a row.
+// first: as most rows want them, they take longest. GROUPS, CHOSEN_GROUPS, SIGMOID, ROUTER_BIAS (0: none, 1: counts in the
+// choice, 2: in the weight as well), NORMALIZED, WEIGHT_SCALE; EXPERT_FP8: weights are float8 e4m3 with a scale a row.
 // A token's pairs are it with each of its K = k + S experts: pair token * K + j. Sorted by expert, pairs have places.
 // A forward of few rows waits for memory at each step of these kernels, not for arithmetic. So each has many loads
 // under way at a time.

@@ -40,7 +40,7 @@ bool fits(const ModelConfig& model) {
 bool has_expert_kernels(const ModelConfig& model, bool fp8) {
   const ExpertsConfig& experts = model.experts;
   const int depth = fp8 ? 64 : 32;  // of a step
-  return experts.num_experts > 0 && experts.num_experts <= kMaxExperts &&
+  return experts.num_experts > 0 && experts.num_experts + experts.num_shared() <= kMaxExperts &&
          experts.size % depth == 0 && model.hidden_size % depth == 0;
 }
 

@@ -26,8 +26,11 @@ ModelConfig parse(const json& config) {
   ExpertsConfig& experts = model.experts;
   experts.num_experts = read.integer("num_experts", 1, 1 << 16);
   experts.num_chosen = read.integer("num_experts_per_tok", 1, experts.num_experts);
-  experts.size = read.integer("expert_intermediate_size", 1, 1 << 24);
-  experts.shared_size = read.integer_or("shared_expert_intermediate_size", 0, 0, 1 << 24);
+  experts.size = read.integer("expert_intermediate_size", 1, 1 << 20);
+  // It runs as experts, and each of these has a result a row.
+  constexpr int kMaxShared = 64;
+  experts.shared_size =
+      read.integer_or("shared_expert_intermediate_size", 0, 0, experts.size * kMaxShared);
   if (read.flag("moe_router_enable_expert_bias", false)) {
     experts.router_bias = RouterBias::kChoiceAndWeight;
   }
