@@ -221,7 +221,7 @@ std::future<void> Engine::warm_prefix(std::vector<TokenId> ids, bool pinned) {
   impl_->ask<bool>([this, ids = std::move(ids), pinned, tell] {
     // Asked here: who gives up meanwhile runs no forward any more, and nobody would be told.
     impl_->refuse_when_draining();
-    impl_->cache.warm(ids, pinned, tell);
+    impl_->cache.entries().warm(ids, pinned, tell);
     return true;
   });
   return future;

@@ -48,8 +48,8 @@ void Engine::Impl::loop() {
       end_step(e);
     }
   }
-  cache.give_up_making(ErrorCode::kDraining, "the server is shutting down");
-  cache.close_state();
+  cache.entries().give_up_making(ErrorCode::kDraining, "the server is shutting down");
+  cache.outcomes_file().close();
   finished.try_push(true);
 }
 
@@ -74,10 +74,10 @@ void Engine::Impl::end_step(const std::exception& error) {
 /// Sleeps while there is no work, until it is time to save or to look after the device. False:
 /// closed, and no request is left.
 bool Engine::Impl::take_new_requests() {
-  const bool has_work = !scheduler.empty() || (cache.is_making() && !draining);
+  const bool has_work = !scheduler.empty() || (cache.entries().is_making() && !draining);
   const auto now = Clock::now();
   auto wake = Clock::time_point::max();
-  if (cache.has_unsaved() && !failed) wake = saved_state + kSaveInterval;
+  if (cache.outcomes_file().has_unsaved() && !failed) wake = saved_state + kSaveInterval;
   if (!is_trimmed) wake = std::min(wake, trimmed + kTrimInterval);
   if (device.is_in_doubt() && !failed) wake = std::min(wake, device.next_check());
   if (has_work) wake = has_run ? now : std::min(wake, now + kStuckPause);
@@ -122,7 +122,7 @@ void Engine::Impl::step() {
   has_run = !parts.empty();
   decode(parts);
   if (Clock::now() - saved_state > kSaveInterval) {
-    cache.save_state();
+    cache.outcomes_file().save();
     saved_state = Clock::now();
   }
   update_gauges();
@@ -142,9 +142,11 @@ void Engine::Impl::check_integrity() {
   if (!settings.integrity_checks) return;
   try {
     device.check_integrity();
-    cache.check_integrity();
-    check_held("slabs", device.num_slabs(), scheduler.num_slabs() + cache.num_slabs());
-    check_held("entries", device.num_entries(), scheduler.num_entries() + cache.num_entries());
+    const EntryKeeper& entries = cache.entries();
+    entries.store().check_integrity();
+    check_held("slabs", device.num_slabs(), scheduler.num_slabs() + entries.num_slabs());
+    check_held("entries", device.num_entries(),
+               scheduler.num_entries() + static_cast<int64_t>(entries.store().num_entries()));
   } catch (const std::exception& e) {
     give_up(std::string("the accounts are wrong: ") + e.what());
   }
@@ -153,7 +155,7 @@ void Engine::Impl::check_integrity() {
 /// What takes part in the next forward: entries that are made, then the requests.
 std::vector<ForwardPart*> Engine::Impl::select() {
   int room = settings.max_rows_per_forward;
-  std::vector<ForwardPart*> parts = cache.making(room);
+  std::vector<ForwardPart*> parts = cache.entries().making(room);
   for (const ForwardPart* part : parts) room -= part->num_rows();
   canvas_parts.clear();
   const bool blocks_alone = info.blocks_go_alone && parts.empty();
@@ -174,7 +176,7 @@ void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
     ++stats.failed_steps;
     log_error("a forward of " + std::to_string(parts.size()) + " parts failed: " + e.what());
     if (device.is_lost()) return;
-    if (code_of(e) == ErrorCode::kOutOfMemory && cache.drop_unused() > 0) {
+    if (code_of(e) == ErrorCode::kOutOfMemory && cache.entries().drop_unused() > 0) {
       decode(parts);
     } else if (parts.size() > 1) {
       for (ForwardPart* part : parts) decode({part});
@@ -363,7 +365,7 @@ void Engine::Impl::give_up(const std::string& why) {
   draining = true;
   log_error("the server ends: " + why);
   fail_all(ErrorCode::kDeviceFailed, why);
-  cache.give_up_making(ErrorCode::kDeviceFailed, why);
+  cache.entries().give_up_making(ErrorCode::kDeviceFailed, why);
   if (on_failure) on_failure();
 }
 

@@ -17,9 +17,6 @@ constexpr int kChunk = 16;
 /// A longer prefix than the stored one gets an entry of its own only from this factor on, so that a
 /// conversation that grows turn by turn makes few.
 constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
-/// Prefixes whose forward failed that are remembered.
-constexpr size_t kMaxFailed = 1000;
-
 /// As the canvas begins: most don't grow.
 int total_len(const GenerateRequest& request) {
   return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +
@@ -94,15 +91,13 @@ PrefixCache::PrefixCache(Denoiser& denoiser, const CacheSettings& settings)
       info_(denoiser.info()),
       table_(load_table(settings, info_.num_layers)),
       policy_(find_policy(settings.deterministic ? "off" : settings.policy)),
-      depths_(entry_depths(policy_, settings, table_ ? &*table_ : nullptr, info_.num_layers)),
       uses_(kMaxCounted),
-      store_(settings.budget_bytes(), info_.fingerprint),
-      learner_(settings_, info_.num_layers, learned_depths(depths_, info_.num_layers)),
-      state_file_(settings.state_dir + "/probes-" + info_.fingerprint.substr(0, 16) + ".json"),
-      failed_(kMaxFailed) {
+      entries_(denoiser, settings.budget_bytes(),
+               entry_depths(policy_, settings, table_ ? &*table_ : nullptr, info_.num_layers),
+               stats_),
+      learner_(settings_, info_.num_layers, learned_depths(entries_.depths(), info_.num_layers)),
+      outcomes_file_(settings_, info_.fingerprint, learner_) {
   check_depths(settings_, info_.num_layers);
-  load_state();
-  update_gauges();
 }
 
 /// Where reuse is exact there is nothing to learn or to choose: all policies that reuse are `full`.
@@ -138,11 +133,6 @@ bool PrefixCache::is_deterministic(const GenerateRequest& request) const {
   return request.cache.deterministic || settings_.deterministic;
 }
 
-/// Of a beginning, what can be reused: all, or what is whole blocks.
-int PrefixCache::whole_blocks(int length) const {
-  return is_exact() ? length / info_.attention_block * info_.attention_block : length;
-}
-
 /// Beginnings that others may share: what the client says, the ends of messages, or for a raw
 /// prompt the points at which recent prompts part from it.
 void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use) {
@@ -154,12 +144,12 @@ void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use)
   for (int length = kChunk; is_raw && length <= longest; length += kChunk) {
     lengths.push_back(length);
   }
-  for (int& length : lengths) length = whole_blocks(length);
+  for (int& length : lengths) length = entries_.whole_blocks(length);
   lengths.erase(std::ranges::unique(lengths).begin(), lengths.end());
   std::erase_if(lengths, [&](int length) {
     return length > longest || length < std::max(settings_.min_prefix_len, 1);
   });
-  const auto keys = store_.keys_of(request.cache.salt, request.prompt_ids, lengths);
+  const auto keys = entries_.store().keys_of(request.cache.salt, request.prompt_ids, lengths);
   // The longest first, so that a beginning is never forgotten before what goes on from it.
   int uses_beyond = 0;
   for (size_t i = lengths.size(); i-- > 0;) {
@@ -173,12 +163,7 @@ void PrefixCache::find_candidates(const GenerateRequest& request, CacheUse& use)
 
 StoredPrefix* PrefixCache::stored(const GenerateRequest& request,
                                   const CacheUse::Candidate& candidate) {
-  const auto ids = prefix_of(request, candidate.length);
-  if (StoredPrefix* own = store_.find(candidate.key, request.cache.salt, ids)) return own;
-  // What is pinned is the operator's, and there for every salt.
-  if (request.cache.salt.empty() || pinned_.empty()) return nullptr;
-  StoredPrefix* pinned = store_.find(store_.key_of("", ids), "", ids);
-  return pinned && pinned->pinned ? pinned : nullptr;
+  return entries_.find(request.cache.salt, prefix_of(request, candidate.length), candidate.key);
 }
 
 bool PrefixCache::is_hot(const GenerateRequest& request, const CacheUse& use) {
@@ -232,8 +217,9 @@ int PrefixCache::choose_depth(const GenerateRequest& request, const CacheUse& us
   if (use.policy->learns) about.proven_depth = learner_.depth(prefix.key, use.subject.kind);
   about.fixed_depth = request.cache.depth.value_or(settings_.depth);
   about.table = table_ ? &*table_ : nullptr;
-  const auto above = std::ranges::upper_bound(depths_, use.policy->choose(about));
-  return above == depths_.begin() ? 0 : *std::prev(above);
+  const std::vector<int>& depths = entries_.depths();
+  const auto above = std::ranges::upper_bound(depths, use.policy->choose(about));
+  return above == depths.begin() ? 0 : *std::prev(above);
 }
 
 /// Whether client or operator named a part of the plan inside a request, which then nobody learns.
@@ -289,7 +275,7 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
   StoredPrefix* entry = stored(request, *prefix);
   if (const int depth = std::max(wanted, tried); depth > (entry ? entry->spec.max_depth : 0)) {
     const auto ids = prefix_of(request, prefix->length);
-    const bool begun = begin_making(request.cache.salt, ids, prefix->key, depth, false) != nullptr;
+    const bool begun = entries_.begin_making(request.cache.salt, ids, prefix->key, depth);
     if (begun && wanted < depth) learner_.spend(int64_t{prefix->length} * depth);
     entry = stored(request, *prefix);  // others may have gone to make room
   }
@@ -311,9 +297,9 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
 
 void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId slab) {
   if (use.policy->reuses) {
-    if (use.entry) use.held = hold(*use.entry);
+    if (use.entry) use.held = entries_.hold(*use.entry);
     if (use.trial && !start_probe(request, use)) use.trial.reset();
-    if (use.reuse.depth > 0 && !load(use, slab)) {
+    if (use.reuse.depth > 0 && !entries_.load(*use.entry, slab, use.reuse.depth)) {
       use.held.reset();
       use.entry = nullptr;
       use.reuse.depth = 0;
@@ -326,22 +312,8 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
   }
   // Of its own forwards a request may reuse something under any policy, if it says so.
   if (use.reuse.own_states(request.longest_canvas(), info_.num_layers) > 0) {
-    use.own = own_states(use.reuse, request.longest_canvas());
+    use.own = entries_.own_states(use.reuse, request.longest_canvas());
     if (!use.own) use.reuse.refresh_depth = 0;
-  }
-}
-
-/// False: it can't be, and nobody takes the entry up any more. What it would have spared is
-/// computed instead.
-bool PrefixCache::load(const CacheUse& use, SlabId slab) {
-  try {
-    denoiser_.load_entry(use.held.id(), slab, use.reuse.depth);
-    return true;
-  } catch (const std::exception& error) {
-    log_warn("prefix " + use.entry->key.hex().substr(0, 8) + " can't be taken up: " + error.what());
-    failed_.touch(use.entry->key);
-    store_.doom(*use.entry);
-    return false;
   }
 }
 
@@ -363,7 +335,7 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
     Lease slab = lease_slab(denoiser_, length);
     if (!slab) return false;
     if (tried.own_states(length, info_.num_layers) > 0) {
-      use.shadow_own = own_states(tried, length);
+      use.shadow_own = entries_.own_states(tried, length);
       if (!use.shadow_own) return false;
     }
     if (tried.depth > 0) denoiser_.load_entry(use.held.id(), slab.id(), tried.depth);
@@ -412,34 +384,44 @@ void PrefixCache::end_probe(CacheUse& use, const GenerationStats& stats, bool is
 void PrefixCache::finish(CacheUse& use, const GenerationStats& stats, bool is_complete) {
   if (!use.policy || !use.policy->reuses) return;
   const int64_t saved = use.held ? saved_row_layers(use.reuse, stats.num_refreshes) : 0;
-  if (use.held) store_.count_saved(*use.entry, saved);
+  if (use.held) entries_.count_saved(*use.entry, saved);
   stats_.saved_row_layers += saved;
   if (use.policy->learns && is_complete) learner_.finish(use.subject, stats, saved);
   if (use.shadow) end_probe(use, stats, is_complete);
 }
 
-// --- Entries -----------------------------------------------------------------------------------
+// --- What operators do with it, and see --------------------------------------------------------
 
-/// It is not dropped meanwhile.
-Lease PrefixCache::hold(StoredPrefix& stored) {
-  store_.acquire(stored);
-  return {stored.entry, [this, &stored] {
-            store_.release(stored);
-            if (stored.doomed && stored.num_users == 0) destroy(stored.entry);
-          }};
+int PrefixCache::clear(bool forget_probes) {
+  if (forget_probes) outcomes_file_.forget();
+  uses_.clear();
+  return entries_.clear();
 }
 
-/// They count in `cache_bytes`. Empty: there is no room.
-Lease PrefixCache::own_states(const Reuse& reuse, int length) {
-  const EntrySpec spec{reuse.own_states(length, info_.num_layers), 0, {reuse.refresh_depth}};
-  const std::optional<EntryId> entry = create_entry(spec);
-  if (!entry) return {};
-  const int64_t bytes = denoiser_.entry_bytes(spec);
-  store_.reserve(bytes);
-  return {*entry, [this, entry, bytes] {
-            denoiser_.destroy_entry(*entry);
-            store_.reserve(-bytes);
-          }};
+CacheReport PrefixCache::report(int max_entries) const {
+  CacheReport report;
+  report.policy = policy_.name;
+  report.start = settings_.start.reason;
+  report.budget_bytes = entries_.store().budget_bytes();
+  report.bytes = entries_.store().bytes();
+  report.num_entries = static_cast<int64_t>(entries_.store().num_entries());
+  report.hits = stats_.hits;
+  report.misses = stats_.misses;
+  report.made = stats_.made;
+  report.evictions = stats_.evictions;
+  report.refused = entries_.num_refused();
+  report.probes = stats_.probes;
+  report.probes_running = probes_running_;
+  std::map<Hash128, std::vector<PlanReport>> probes{{ReuseLearner::kEveryPrefix, {}}};
+  const auto listed = entries_.store().most_worth(static_cast<size_t>(max_entries));
+  for (const StoredPrefix* stored : listed) probes[stored->key] = {};
+  learner_.report(probes);
+  for (const StoredPrefix* stored : listed) {
+    report.entries.push_back(entries_.describe(*stored));
+    report.entries.back().probes = probes[stored->key];
+  }
+  report.model_probes = probes[ReuseLearner::kEveryPrefix];
+  return report;
 }
 
 }  // namespace bicached
