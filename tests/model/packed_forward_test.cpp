@@ -353,9 +353,17 @@ TEST(WeightNames, AreStrict) {
   EXPECT_THAT(refusal([&](Shapes& s) { s["lora.weight"] = {1}; }), HasSubstr("lora.weight"));
 }
 
+struct Shaped {
+  json config;
+  std::map<std::string, std::vector<int64_t>> shapes;
+  std::string matrix;  // one of them
+};
+
+class Float8Checkpoint : public ::testing::TestWithParam<Shaped> {};
+
 /// A checkpoint as compressed-tensors writes it: matrices of layers in float8, with a scale a row
 /// or one for all. It means the products.
-TEST(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
+TEST_P(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
   const c10::InferenceMode mode;
   const TempFolder widened, stored;
   json header_wide, header_stored;
@@ -368,7 +376,7 @@ TEST(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
         {"dtype", dtype}, {"shape", tensor.sizes().vec()}, {"data_offsets", {begin, data.size()}}};
   };
   int seed = 0;
-  for (const auto& [name, shape] : tiny_shapes(tiny_config())) {
+  for (const auto& [name, shape] : GetParam().shapes) {
     at::Tensor value = at::empty(shape, at::kFloat);
     float* x = value.mutable_data_ptr<float>();
     for (int64_t i = 0; i < value.numel(); ++i) {
@@ -389,7 +397,9 @@ TEST(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
     put(header_stored, data_stored, name, codes, "F8_E4M3");
     put(header_stored, data_stored, name + "_scale", scale, "F32");
   }
-  for (const auto* folder : {&widened, &stored}) folder->write("config.json", tiny_config().dump());
+  for (const auto* folder : {&widened, &stored}) {
+    folder->write("config.json", GetParam().config.dump());
+  }
   widened.write("model.safetensors", safetensors_bytes(header_wide.dump(), data_wide));
   stored.write("model.safetensors", safetensors_bytes(header_stored.dump(), data_stored));
   std::vector<at::Tensor> logits;
@@ -402,7 +412,7 @@ TEST(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
   }
   EXPECT_TRUE(at::allclose(logits[0], logits[1], 0, 0));
 
-  const std::string lost = "model.transformer.blocks.0.k_proj.weight_scale";
+  const std::string lost = GetParam().matrix + "_scale";
   header_stored[lost + "s"] = header_stored[lost];
   header_stored.erase(lost);
   stored.write("model.safetensors", safetensors_bytes(header_stored.dump(), data_stored));
@@ -413,6 +423,14 @@ TEST(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
     EXPECT_THAT(error.what(), HasSubstr(lost));
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, Float8Checkpoint,
+    ::testing::Values(Shaped{tiny_config(), tiny_shapes(tiny_config()),
+                             "model.transformer.blocks.0.k_proj.weight"},
+                      Shaped{tiny_llada2_config(2), tiny_llada2_shapes(2),
+                             "model.layers.1.mlp.shared_experts.down_proj.weight"}),
+    [](const auto& info) { return info.index == 0 ? "Dense" : "Experts"; });
 
 INSTANTIATE_TEST_SUITE_P(Devices, PackedForwardTest, ::testing::Values("cpu", "cuda"),
                          [](const auto& device) { return device.param; });

@@ -119,7 +119,7 @@ inline std::map<std::string, std::vector<int64_t>> tiny_dream_shapes() {
 }
 
 /// A LLaDA2 config of a size that all CUDA kernels take: experts and a shared one, in float8, too.
-inline nlohmann::json tiny_llada2_config() {
+inline nlohmann::json tiny_llada2_config(int num_shared = 1) {
   return {{"model_type", "llada2_moe"},
           {"hidden_act", "silu"},
           {"hidden_size", 64},
@@ -132,7 +132,7 @@ inline nlohmann::json tiny_llada2_config() {
           {"moe_intermediate_size", 64},
           {"num_experts", 8},
           {"num_experts_per_tok", 2},
-          {"num_shared_experts", 1},
+          {"num_shared_experts", num_shared},
           {"n_group", 4},
           {"topk_group", 2},
           {"score_function", "sigmoid"},
@@ -153,7 +153,7 @@ inline nlohmann::json tiny_llada2_config() {
           {"tie_word_embeddings", false}};
 }
 
-inline std::map<std::string, std::vector<int64_t>> tiny_llada2_shapes() {
+inline std::map<std::string, std::vector<int64_t>> tiny_llada2_shapes(int num_shared = 1) {
   constexpr int64_t d = 64, v = 64, dense = 96, m = 64, experts = 8, head = 32;
   std::map<std::string, std::vector<int64_t>> shapes{{"model.word_embeddings.weight", {v, d}},
                                                      {"model.norm.weight", {d}},
@@ -176,7 +176,7 @@ inline std::map<std::string, std::vector<int64_t>> tiny_llada2_shapes() {
     }
     shapes[layer + "mlp.gate.weight"] = {experts, d};
     shapes[layer + "mlp.gate.expert_bias"] = {experts};
-    add_mlp(layer + "mlp.shared_experts.", m);
+    add_mlp(layer + "mlp.shared_experts.", num_shared * m);
     for (int e = 0; e < experts; ++e) add_mlp(layer + "mlp.experts." + std::to_string(e) + ".", m);
   }
   return shapes;
