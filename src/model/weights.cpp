@@ -1,8 +1,8 @@
 #include "model/weights.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
+#include <algorithm>
 #include <set>
 
 #include "bicached/error.h"
@@ -75,11 +75,30 @@ at::ScalarType scalar_type(const std::string& dtype) {
   return at::kFloat;
 }
 
-/// On the host, without a copy.
-at::Tensor tensor_of(const StoredTensor& stored) {
-  // from_blob takes no const; the mapping is read-only and nobody writes to the result.
-  void* data = const_cast<std::byte*>(stored.bytes.data());
-  return at::from_blob(data, stored.shape, at::dtype(scalar_type(stored.dtype)));
+/// Rows of a tensor into memory of the host, which is contiguous.
+void read_rows(const StoredTensor& stored, int64_t begin, const at::Tensor& to) {
+  const auto num_bytes = static_cast<size_t>(to.nbytes());
+  const auto row_bytes = num_bytes / static_cast<size_t>(std::max<int64_t>(to.size(0), 1));
+  stored.read(static_cast<size_t>(begin) * row_bytes,
+              {static_cast<std::byte*>(to.mutable_data_ptr()), num_bytes});
+}
+
+/// Its rows in pieces that are small beside a model: `use` gets the first row's number and the
+/// piece, on the host and of the stored type.
+template <typename Use>
+void for_each_piece(const StoredTensor& stored, Use use) {
+  constexpr int64_t kPieceBytes = 64 << 20;
+  Shape shape = stored.shape;
+  if (shape.empty()) shape = {1};
+  const int64_t num_rows = shape.front();
+  const int64_t row_bytes = static_cast<int64_t>(stored.num_bytes) / std::max<int64_t>(num_rows, 1);
+  const int64_t most_rows = std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(row_bytes, 1));
+  for (int64_t row = 0; row < num_rows; row += most_rows) {
+    shape.front() = std::min(most_rows, num_rows - row);
+    const at::Tensor piece = at::empty(shape, at::dtype(scalar_type(stored.dtype)));
+    read_rows(stored, row, piece);
+    use(row, piece);
+  }
 }
 
 /// The place of a tensor among the weights: part of a matrix, and of its scales where it is float8.
@@ -182,25 +201,45 @@ class LayerMaker {
   const bool fp8_;
 };
 
+/// The scales of a float8 matrix as a column, or one for all.
+at::Tensor read_scale(const StoredTensor& stored) {
+  Shape shape = stored.shape;
+  if (shape.empty()) shape = {1};
+  const at::Tensor scale = at::empty(shape, at::dtype(scalar_type(stored.dtype)));
+  read_rows(stored, 0, scale);
+  return scale.to(at::kFloat).reshape({-1, 1});
+}
+
 /// Converts on the way. What is stored in float8 stays as it is where its place is float8.
 void put(const Checkpoint& checkpoint, const TensorSpec& spec, at::ScalarType dtype,
          const Place& place) {
-  const at::Tensor stored = tensor_of(find(checkpoint, spec));
-  const bool is_float8 = stored.scalar_type() == at::kFloat8_e4m3fn;
+  const StoredTensor& stored = find(checkpoint, spec);
+  const bool is_float8 = stored.dtype == kFloat8;
+  const at::Tensor& values = place.values;
+  if (!place.scales.defined() && values.device().is_cpu() && values.is_contiguous() &&
+      values.scalar_type() == scalar_type(stored.dtype)) {
+    return read_rows(stored, 0, values);
+  }
   at::Tensor scale;
-  if (is_float8) {
-    scale = tensor_of(find_scale(checkpoint, spec)).to(at::kFloat).reshape({-1, 1});
-  }
-  if (!place.scales.defined()) {
-    place.values.copy_(is_float8 ? stored.to(at::kFloat).mul(scale) : stored);
-  } else if (is_float8) {
-    place.values.view(at::kByte).copy_(stored.view(at::kByte));
-    place.scales.copy_(scale.view({1, -1}).expand_as(place.scales));
-  } else {
-    const Linear linear = quantised(stored.to(place.values.device(), dtype));
-    place.values.view(at::kByte).copy_(linear.weight.view(at::kByte));
-    place.scales.copy_(linear.scale);
-  }
+  if (is_float8) scale = read_scale(find_scale(checkpoint, spec)).expand({spec.shape.front(), 1});
+  for_each_piece(stored, [&](int64_t begin, const at::Tensor& piece) {
+    const int64_t count = piece.size(0);
+    const at::Tensor to = values.narrow(0, begin, count);
+    const at::Tensor factors = is_float8 ? scale.narrow(0, begin, count) : at::Tensor();
+    if (!place.scales.defined()) {
+      to.copy_(is_float8 ? piece.to(at::kFloat).mul(factors) : piece);
+      return;
+    }
+    const at::Tensor scales = place.scales.narrow(1, begin, count);
+    if (is_float8) {
+      to.view(at::kByte).copy_(piece.view(at::kByte));
+      scales.copy_(factors.t());
+    } else {
+      const Linear linear = quantised(piece.to(values.device(), dtype));
+      to.view(at::kByte).copy_(linear.weight.view(at::kByte));
+      scales.copy_(linear.scale);
+    }
+  });
 }
 
 }  // namespace
@@ -272,7 +311,7 @@ ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model
       place = place_in(weights.layers.back(), config, spec);
     }
     put(checkpoint, spec, dtype, place);
-    done_bytes += static_cast<int64_t>(find(checkpoint, spec).bytes.size());
+    done_bytes += static_cast<int64_t>(find(checkpoint, spec).num_bytes);
     if (progress) progress(done_bytes, checkpoint.total_bytes());
   }
   if (config.tied_head) weights.head = weights.embedding;
