@@ -423,9 +423,9 @@ void PrefixCache::finish(CacheUse& use, const GenerationStats& stats, bool is_co
 /// It is not dropped meanwhile.
 Lease PrefixCache::hold(StoredPrefix& stored) {
   store_.acquire(stored);
-  return {stored.entry, [this, &stored] {
+  return {stored.entry, [this, &stored](EntryId entry) {
             store_.release(stored);
-            if (stored.doomed && stored.num_users == 0) destroy(stored.entry);
+            if (stored.doomed && stored.num_users == 0) destroy(entry);
           }};
 }
 
@@ -436,8 +436,8 @@ Lease PrefixCache::own_states(const Reuse& reuse, int length) {
   if (!entry) return {};
   const int64_t bytes = denoiser_.entry_bytes(spec);
   store_.reserve(bytes);
-  return {*entry, [this, entry, bytes] {
-            denoiser_.destroy_entry(*entry);
+  return {*entry, [this, bytes](EntryId id) {
+            denoiser_.destroy_entry(id);
             store_.reserve(-bytes);
           }};
 }

@@ -71,6 +71,10 @@ StoredPrefix* PrefixCache::try_making(const std::string& salt, std::span<const T
     ++num_refused_;
     return nullptr;
   }
+  bool is_stored = false;
+  Lease unfinished(*entry, [this, &is_stored](EntryId id) {
+    is_stored ? destroy(id) : denoiser_.destroy_entry(id);
+  });
   // Looked up again: it may have gone to make room.
   if (StoredPrefix* shallower = store_.find(key, salt, ids)) {
     store_.doom(*shallower);
@@ -79,24 +83,30 @@ StoredPrefix* PrefixCache::try_making(const std::string& salt, std::span<const T
   prefix.entry = *entry;
   prefix.made = prefix.used = StoredPrefix::Clock::now();
   StoredPrefix& stored = store_.insert(std::move(prefix));
-  making_.emplace_back(denoiser_, stored, std::move(slab))
+  is_stored = true;
+  std::list<EntryMaking> making;
+  making.emplace_back(denoiser_, stored, std::move(slab))
       .when_done([this, &stored](const Error* failure) { end_making(stored, failure); });
+  making_.splice(making_.end(), making);
+  unfinished.keep();
   return &stored;
 }
 
 void PrefixCache::end_making(StoredPrefix& stored, const Error* failure) {
-  const std::string name = "prefix " + stored.key.hex().substr(0, 8);
-  if (!failure) {
-    stored.ready = true;
-    ++stats_.made;
+  stored.ready = failure == nullptr;  // first: who waits for it must not wait for ever
+  stats_.made += failure ? 0 : 1;
+  contain("an entry's end could not be noted", [&] {
+    const std::string name = "prefix " + stored.key.hex().substr(0, 8);
+    if (failure) {
+      log_warn(name + " can't be stored: " + failure->what());
+      failed_.touch(stored.key);
+      return;
+    }
     log_info(name + " stored: " + std::to_string(stored.spec.prefix_len) + " tokens, " +
              megabytes(stored.bytes) + "; the cache holds " + std::to_string(store_.num_entries()) +
              " prefixes, " + megabytes(store_.bytes()) + " of " + megabytes(store_.budget_bytes()));
-    return;
-  }
-  log_warn(name + " can't be stored: " + failure->what());
-  failed_.touch(stored.key);
-  destroy(stored.entry);
+  });
+  if (failure) destroy(stored.entry);
 }
 
 void PrefixCache::destroy(EntryId entry) {
