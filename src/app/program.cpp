@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -16,6 +17,7 @@
 #include "base/free_memory.h"
 #include "base/log.h"
 #include "base/log_text.h"
+#include "base/spare_memory.h"
 
 namespace bicached {
 namespace {
@@ -56,6 +58,19 @@ void open_standard_streams() {
   }
 }
 
+/// Where the working folder was deleted a part of libtorch (oneMKL) ends the process while it is
+/// loaded, and says that it can't load libtorch. So this comes before any library begins.
+void check_working_folder() {
+  char path[4096];
+  if (getcwd(path, sizeof path) || errno != ENOENT) return;
+  constexpr std::string_view kWhy =
+      "bicached: the working folder was deleted; start the program in another one\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kWhy.data(), kWhy.size());
+  _exit(2);
+}
+[[gnu::section(".preinit_array"),
+  gnu::used]] void (*check_before_libraries)() = check_working_folder;
+
 int run(const Program& program, int argc, char** argv) {
   CommandLine line = parse_command_line(program, argc, argv);
   if (!line.command) return 0;
@@ -71,6 +86,7 @@ int run(const Program& program, int argc, char** argv) {
 int run_program(const Program& program, int argc, char** argv) {
   open_standard_streams();
   keep_freed_memory();
+  set_memory_aside();
   restart_with_libraries_set(program, argc, argv);
   try {
     return run(program, argc, argv);
