@@ -87,7 +87,7 @@ void read_rows(const StoredTensor& stored, int64_t begin, const at::Tensor& to) 
 /// piece, on the host and of the stored type.
 template <typename Use>
 void for_each_piece(const StoredTensor& stored, Use use) {
-  constexpr int64_t kPieceBytes = 64 << 20;
+  constexpr int64_t kPieceBytes = 8 << 20;  // read again and again into the same memory
   Shape shape = stored.shape;
   if (shape.empty()) shape = {1};
   const int64_t num_rows = shape.front();
