@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -68,8 +69,22 @@ void check_working_folder() {
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kWhy.data(), kWhy.size());
   _exit(2);
 }
+/// A server reads SIGHUP once it has begun (app/shutdown_signals). Until then it waits: a
+/// supervisor that reloads would end the start.
+void hold_hangup(int argc, char** argv) {
+  if (argc < 2 || std::string_view(argv[1]) != "serve") return;
+  sigset_t hangup;
+  sigemptyset(&hangup);
+  sigaddset(&hangup, SIGHUP);
+  pthread_sigmask(SIG_BLOCK, &hangup, nullptr);
+}
+
+void before_libraries(int argc, char** argv, char**) {
+  check_working_folder();
+  hold_hangup(argc, argv);
+}
 [[gnu::section(".preinit_array"),
-  gnu::used]] void (*check_before_libraries)() = check_working_folder;
+  gnu::used]] void (*run_before_libraries)(int, char**, char**) = before_libraries;
 
 int run(const Program& program, int argc, char** argv) {
   CommandLine line = parse_command_line(program, argc, argv);
