@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -15,6 +17,7 @@
 #include "base/free_memory.h"
 #include "base/log.h"
 #include "base/log_text.h"
+#include "base/spare_memory.h"
 #include "config/model_folder.h"
 
 namespace bicached {
@@ -56,6 +59,33 @@ void open_standard_streams() {
   }
 }
 
+/// Where the working folder was deleted a part of libtorch (oneMKL) ends the process while it is
+/// loaded, and says that it can't load libtorch. So this comes before any library begins.
+void check_working_folder() {
+  char path[4096];
+  if (getcwd(path, sizeof path) || errno != ENOENT) return;
+  constexpr std::string_view kWhy =
+      "bicached: the working folder was deleted; start the program in another one\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kWhy.data(), kWhy.size());
+  _exit(2);
+}
+/// A server reads SIGHUP once it has begun (app/shutdown_signals). Until then it waits: a
+/// supervisor that reloads would end the start.
+void hold_hangup(int argc, char** argv) {
+  if (argc < 2 || std::string_view(argv[1]) != "serve") return;
+  sigset_t hangup;
+  sigemptyset(&hangup);
+  sigaddset(&hangup, SIGHUP);
+  pthread_sigmask(SIG_BLOCK, &hangup, nullptr);
+}
+
+void before_libraries(int argc, char** argv, char**) {
+  check_working_folder();
+  hold_hangup(argc, argv);
+}
+[[gnu::section(".preinit_array"),
+  gnu::used]] void (*run_before_libraries)(int, char**, char**) = before_libraries;
+
 int run(const Program& program, int argc, char** argv) {
   CommandLine line = parse_command_line(program, argc, argv);
   if (!line.command) return 0;
@@ -71,6 +101,7 @@ int run(const Program& program, int argc, char** argv) {
 int run_program(const Program& program, int argc, char** argv) {
   open_standard_streams();
   keep_freed_memory();
+  set_memory_aside();
   restart_with_libraries_set(program, argc, argv);
   try {
     return run(program, argc, argv);

@@ -29,12 +29,7 @@ class HttpThread {
  public:
   HttpThread(HttpServer& server, ShutdownSignals& signals)
       : server_(server), thread_([this, &signals] {
-          try {
-            server_.run();
-          } catch (const std::exception& error) {
-            log_error(std::string("the HTTP server ended: ") + error.what());
-            failed_ = true;
-          }
+          failed_ = !contain("the HTTP server ended", [this] { server_.run(); });
           signals.request();
         }) {}
   ~HttpThread() { stop(); }

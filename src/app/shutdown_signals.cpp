@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "base/log.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -58,7 +59,7 @@ void ShutdownSignals::run() {
     signalfd_siginfo signal{};
     if (!fds[0].revents || read(signal_fd_, &signal, sizeof signal) != sizeof signal) continue;
     if (signal.ssi_signo == SIGHUP) {
-      on_hangup_();
+      contain("SIGHUP", on_hangup_);
       continue;
     }
     if (had_one) _exit(128 + static_cast<int>(signal.ssi_signo));

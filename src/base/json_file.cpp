@@ -22,19 +22,6 @@ const char* kind_of(mode_t mode) {
   return "a device";
 }
 
-/// A descriptor, closed on destruction.
-class OpenFile {
- public:
-  explicit OpenFile(int fd) : fd_(fd) {}
-  ~OpenFile() { ::close(fd_); }
-  OpenFile(const OpenFile&) = delete;
-  OpenFile& operator=(const OpenFile&) = delete;
-  int fd() const { return fd_; }
-
- private:
-  const int fd_;
-};
-
 /// Looks at a text before it is parsed. The library's parser would ask a callback, too, but then
 /// looks through a list anew for each object in it: half a minute for 750 KB of them.
 class Shape final : public nlohmann::json_sax<nlohmann::json> {
@@ -105,7 +92,7 @@ std::string foreign_content(std::string_view first_bytes) {
   return "";
 }
 
-int open_regular_file(const std::string& path, ErrorCode code) {
+Descriptor open_regular_file(const std::string& path, ErrorCode code) {
   // Looked at before it is opened: a socket can't be, and to open a device may do something.
   struct stat about{};
   if (::stat(path.c_str(), &about) != 0) {
@@ -116,24 +103,19 @@ int open_regular_file(const std::string& path, ErrorCode code) {
     throw Error(code, path + ": is " + kind_of(about.st_mode) + ", and must be a regular file");
   };
   check();
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) throw Error(code, path + ": can't be opened: " + reason(errno));
-  if (::fstat(fd, &about) != 0) about.st_mode = 0;
-  try {
-    check();
-  } catch (...) {
-    ::close(fd);
-    throw;
-  }
-  return fd;
+  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (file.get() < 0) throw Error(code, path + ": can't be opened: " + reason(errno));
+  if (::fstat(file.get(), &about) != 0) about.st_mode = 0;
+  check();
+  return file;
 }
 
 std::string read_text_file(const std::string& path, size_t max_bytes, ErrorCode code) {
-  const OpenFile file(open_regular_file(path, code));
+  const Descriptor file = open_regular_file(path, code);
   std::string text;
   char buffer[1 << 14];
   while (true) {
-    const ssize_t count = ::read(file.fd(), buffer, sizeof buffer);
+    const ssize_t count = ::read(file.get(), buffer, sizeof buffer);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) throw Error(code, path + ": can't be read: " + reason(errno));
     if (count == 0) break;

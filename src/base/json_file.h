@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/descriptor.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -19,9 +20,9 @@ struct JsonLimits {
 /// Why these first bytes of a file can't be what they should be; empty: nothing is known against
 /// them. Downloads that went wrong leave pointers of Git LFS or web pages behind.
 std::string foreign_content(std::string_view first_bytes);
-/// An open descriptor of a regular file. Throws Error(code) naming the path and what it is: a
+/// A regular file, opened for reading. Throws Error(code) naming the path and what it is: a
 /// named pipe would keep the program waiting for ever.
-int open_regular_file(const std::string& path, ErrorCode code);
+Descriptor open_regular_file(const std::string& path, ErrorCode code);
 
 /// The bytes of a regular file, at most `max_bytes`. Throws Error(code) naming the path and the
 /// reason.

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <atomic>
+#include <cstdio>
 #include <memory>
 #include <mutex>
 
@@ -39,20 +40,26 @@ class Sink final : public spdlog::sinks::base_sink<std::mutex> {
 
  protected:
   void sink_it_(const spdlog::details::log_msg& message) override {
-    if (num_unsaid_ > 0) {
-      const std::string said =
-          std::to_string(num_unsaid_) + " log lines were dropped, since nobody read them";
-      if (!write(spdlog::details::log_msg(message.time, {}, message.logger_name,
-                                          spdlog::level::warn, said))) {
-        return drop();
-      }
-      num_unsaid_ = 0;
+    try {
+      if (!say_dropped(message) || !write(message)) drop();
+    } catch (const std::exception&) {  // the library would write a line of its own form
+      drop();
     }
-    if (!write(message)) drop();
   }
   void flush_() override {}
 
  private:
+  bool say_dropped(const spdlog::details::log_msg& before) {
+    if (num_unsaid_ == 0) return true;
+    const std::string said =
+        std::to_string(num_unsaid_) + " log lines were dropped, since nobody read them";
+    if (!write(spdlog::details::log_msg(before.time, {}, before.logger_name, spdlog::level::warn,
+                                        said))) {
+      return false;
+    }
+    num_unsaid_ = 0;
+    return true;
+  }
   bool write(const spdlog::details::log_msg& message) {
     const std::string_view given(message.payload.data(), message.payload.size());
     std::string text = json_ ? json_text(given) : visible_text(given);
@@ -100,9 +107,19 @@ void log_setup(const std::string& level, const std::string& format, const std::s
   spdlog::set_default_logger(logger);
 }
 
-void log_line(LogLevel level, std::string_view message) {
-  spdlog::default_logger_raw()->log(to_spdlog(level),
-                                    spdlog::string_view_t(message.data(), message.size()));
+void log_line(LogLevel level, std::string_view message) noexcept {
+  try {
+    spdlog::default_logger_raw()->log(to_spdlog(level),
+                                      spdlog::string_view_t(message.data(), message.size()));
+  } catch (const std::exception&) {
+    // No line: the sink counts those that reach it.
+  }
+}
+
+void log_failure(std::string_view what, const char* why) noexcept {
+  char text[500];
+  std::snprintf(text, sizeof text, "%.*s: %s", static_cast<int>(what.size()), what.data(), why);
+  log_error(text);
 }
 
 void log_reopen() {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <string>
 #include <string_view>
 
@@ -20,12 +21,30 @@ void log_setup(const std::string& level, const std::string& format, const std::s
 void log_reopen();
 /// Lines that were lost so far.
 int64_t num_dropped_log_lines();
-void log_line(LogLevel level, std::string_view message);
+/// A line for which there is no memory is lost as well.
+void log_line(LogLevel level, std::string_view message) noexcept;
+/// "what: why", at level error. Needs no memory of its own.
+void log_failure(std::string_view what, const char* why) noexcept;
 
-inline void log_debug(std::string_view m) { log_line(LogLevel::kDebug, m); }
-inline void log_info(std::string_view m) { log_line(LogLevel::kInfo, m); }
-inline void log_warn(std::string_view m) { log_line(LogLevel::kWarn, m); }
-inline void log_error(std::string_view m) { log_line(LogLevel::kError, m); }
+inline void log_debug(std::string_view m) noexcept { log_line(LogLevel::kDebug, m); }
+inline void log_info(std::string_view m) noexcept { log_line(LogLevel::kInfo, m); }
+inline void log_warn(std::string_view m) noexcept { log_line(LogLevel::kWarn, m); }
+inline void log_error(std::string_view m) noexcept { log_line(LogLevel::kError, m); }
+
+/// Does `action`; false: it threw, which is said in the log and goes no further. What stands on top
+/// of a thread goes through here, and what must not fail: beyond it the process would end.
+template <typename Action>
+bool contain(std::string_view what, Action&& action) noexcept {
+  try {
+    action();
+    return true;
+  } catch (const std::exception& error) {
+    log_failure(what, error.what());
+  } catch (...) {
+    log_failure(what, "an exception of an unknown kind");
+  }
+  return false;
+}
 
 /// `text` in plain sight: control characters, marks that change the direction of writing and bytes
 /// that are no UTF-8 as \xNN, cut to `max_bytes`. For what clients and files contain.

@@ -79,9 +79,16 @@ StoredPrefix& PrefixStore::insert(StoredPrefix prefix) {
   prefix.last_tick = ++tick_;
   prefix.worth = worth(prefix);
   const EntryId entry = prefix.entry;
-  StoredPrefix& stored = entries_.emplace(entry, std::move(prefix)).first->second;
-  by_key_.emplace(stored.key, &stored);
-  by_worth_.emplace(stored.worth, entry);
+  const auto placed = entries_.emplace(entry, std::move(prefix)).first;
+  StoredPrefix& stored = placed->second;
+  try {
+    by_key_.emplace(stored.key, &stored);
+    by_worth_.emplace(stored.worth, entry);
+  } catch (const std::exception&) {  // no memory: it is in all of them, or in none
+    by_key_.erase(stored.key);
+    entries_.erase(placed);
+    throw;
+  }
   bytes_ += stored.bytes;
   return stored;
 }
@@ -111,9 +118,10 @@ void PrefixStore::count_saved(StoredPrefix& prefix, int64_t saved) {
   const double fading = std::exp2(-static_cast<double>(tick_ - prefix.last_tick) / kHalfLife);
   prefix.recent = prefix.recent * fading + static_cast<double>(saved);
   prefix.last_tick = tick_;
-  by_worth_.erase({prefix.worth, prefix.entry});
+  auto place = by_worth_.extract({prefix.worth, prefix.entry});
   prefix.worth = worth(prefix);
-  by_worth_.emplace(prefix.worth, prefix.entry);
+  place.value() = {prefix.worth, prefix.entry};
+  by_worth_.insert(std::move(place));
 }
 
 void PrefixStore::reserve(int64_t bytes) {

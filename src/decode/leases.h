@@ -1,8 +1,6 @@
 #pragma once
 
-#include <exception>
 #include <functional>
-#include <string>
 #include <utility>
 
 #include "base/log.h"
@@ -15,7 +13,10 @@ namespace bicached {
 class Lease {
  public:
   Lease() = default;
-  Lease(int64_t id, std::function<void()> give_back) : id_(id), give_back_(std::move(give_back)) {}
+  /// `give_back` gets the id. Let it capture no more than two words: the lease is of something that
+  /// is held already, and must need no memory.
+  Lease(int64_t id, std::function<void(int64_t)> give_back)
+      : id_(id), give_back_(std::move(give_back)) {}
   ~Lease() { reset(); }
   Lease(Lease&& other) noexcept
       : id_(std::exchange(other.id_, kNoId)), give_back_(std::exchange(other.give_back_, {})) {}
@@ -29,24 +30,24 @@ class Lease {
   explicit operator bool() const { return id_ != kNoId; }
   /// kNoId: nothing is held.
   int64_t id() const { return id_; }
+  /// It has another holder now.
+  void keep() noexcept { id_ = kNoId; }
   void reset() noexcept {
-    if (std::exchange(id_, kNoId) == kNoId) return;
-    try {
-      std::exchange(give_back_, {})();
-    } catch (const std::exception& error) {
-      log_error(std::string("what a request held could not be given back: ") + error.what());
-    }
+    const int64_t id = std::exchange(id_, kNoId);
+    if (id == kNoId) return;
+    contain("what a request held could not be given back",
+            [&] { std::exchange(give_back_, {})(id); });
   }
 
  private:
   int64_t id_ = kNoId;
-  std::function<void()> give_back_;
+  std::function<void(int64_t)> give_back_;
 };
 
 /// Empty: there is no room.
 inline Lease lease_slab(Denoiser& denoiser, int num_tokens) {
   const std::optional<SlabId> slab = denoiser.open_slab(num_tokens);
-  return slab ? Lease(*slab, [&denoiser, slab] { denoiser.close_slab(*slab); }) : Lease();
+  return slab ? Lease(*slab, [&denoiser](SlabId id) { denoiser.close_slab(id); }) : Lease();
 }
 
 }  // namespace bicached

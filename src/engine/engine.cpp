@@ -103,21 +103,25 @@ Result Engine::Impl::ask(std::function<Result()> question) {
   auto answer = std::make_shared<Channel<Answer>>(1);
   Job job;
   job.command = [answer, question = std::move(question)] {
-    Answer given;
-    try {
-      given.result = question();
-    } catch (...) {
-      given.error = std::current_exception();
-    }
-    answer->try_push(std::move(given));
+    contain("a question to the engine was not answered", [&] {
+      Answer given;
+      try {
+        given.result = question();
+      } catch (...) {
+        given.error = std::current_exception();
+      }
+      answer->try_push(std::move(given));
+    });
+    answer->close();  // who asked waits no longer, whatever came of it
   };
   if (!jobs.try_push(std::move(job))) {
     refuse_when_draining();
     throw Error(ErrorCode::kQueueFull, "too many questions at once; try again");
   }
-  Answer given = *answer->pop();
-  if (given.error) std::rethrow_exception(given.error);
-  return std::move(*given.result);
+  std::optional<Answer> given = answer->pop();
+  if (!given) throw Error(ErrorCode::kOutOfMemory, "the engine could not answer");
+  if (given->error) std::rethrow_exception(given->error);
+  return std::move(*given->result);
 }
 
 void check_prefix(const GenerateRequest& request) {
@@ -178,8 +182,8 @@ ResponseStream Engine::submit(std::vector<GenerateRequest> canvases) {
   }
   const int num_canvases = static_cast<int>(job.sequences.size());
   impl_->reserve_queue(num_canvases);
+  for (const auto& sequence : job.sequences) sequence->place = QueuePlace(impl_->stats.queued);
   if (!impl_->jobs.try_push(std::move(job))) {
-    impl_->stats.queued -= num_canvases;
     // Closed between the check above and here, or full of questions to the engine.
     impl_->refuse_when_draining();
     throw Error(ErrorCode::kQueueFull, "the queue is full; try again later");
@@ -199,7 +203,8 @@ void Engine::stop(std::chrono::milliseconds drain_timeout) {
   begin_drain();
   impl_->jobs.close();
   if (!impl_->thread.joinable()) return;
-  if (!impl_->finished.pop_until(Clock::now() + drain_timeout)) impl_->aborted = true;
+  impl_->finished.pop_until(Clock::now() + drain_timeout);
+  if (!impl_->finished.is_done()) impl_->aborted = true;
   impl_->thread.join();
 }
 

@@ -90,7 +90,7 @@ struct Engine::Impl {
   // Engine thread.
   void loop();
   void begin();
-  void end_step(const std::exception& error);
+  void end_step(const std::exception& error) noexcept;
   bool take_new_requests();
   void arrive(std::unique_ptr<Sequence> arriving);
   void step();
@@ -98,7 +98,8 @@ struct Engine::Impl {
   void check_integrity();
   std::vector<ForwardPart*> select();
   void decode(const std::vector<ForwardPart*>& parts);
-  void run(const std::vector<ForwardPart*>& parts);
+  std::vector<RowResult> run(const std::vector<ForwardPart*>& parts);
+  void take(const std::vector<ForwardPart*>& parts, std::span<const RowResult> results);
   void drop_cancelled_and_expired();
   Placement place(Sequence& sequence);
   Placement try_place(Sequence& sequence);
@@ -106,29 +107,30 @@ struct Engine::Impl {
   void count(const Forward& forward, Clock::duration took);
   void take_results(Sequence& sequence, std::span<const RowResult> results);
   void publish(Sequence& sequence);
-  void deliver();
+  void deliver() noexcept;
   void fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorCode code,
             const std::string& why);
+  void tell_failure(const Sequence& sequence, ErrorCode code, const std::string& why);
   void fail(const Sequence& sequence, ErrorCode code, const std::string& why);
   void fail_all(ErrorCode code, const std::string& why);
   void give_up(const std::string& why);
   void refuse_when_draining() const;
-  void close(Sequence& sequence);
+  void close(Sequence& sequence) noexcept;
   void update_gauges();
 
   WatchedDenoiser device;
   const ModelInfo info;
   const EngineSettings settings;
   const int64_t capacity_tokens;
+  EngineStats stats;  // before what has sequences: they count in it
   Channel<Job> jobs;
-  Channel<bool> finished;  // one item when the thread has ended its work
+  Channel<bool> finished;  // closed when the thread has ended its work
   std::atomic<bool> draining{false};
   std::atomic<bool> aborted{false};
   std::atomic<bool> failed{false};   // the device; also draining then
   std::atomic<bool> is_ready{true};  // the device, as far as it was checked
   std::function<void()> on_failure;
   std::atomic<int64_t> mean_request_us{1000000};  // of finished requests, for Retry-After
-  EngineStats stats;
   PrefixCache cache;
   Scheduler scheduler;                   // its sequences hold slabs and entries: it goes first
   std::vector<CanvasPart> canvas_parts;  // of the forward that runs

@@ -39,7 +39,7 @@ ErrorCode code_of(const std::exception& error) {
 }  // namespace
 
 void Engine::Impl::loop() {
-  begin();
+  contain("the engine's thread", [this] { begin(); });
   for (bool goes_on = true; goes_on;) {
     try {
       goes_on = take_new_requests();
@@ -48,9 +48,11 @@ void Engine::Impl::loop() {
       end_step(e);
     }
   }
-  cache.entries().give_up_making(ErrorCode::kDraining, "the server is shutting down");
-  cache.outcomes_file().close();
-  finished.try_push(true);
+  contain("prefixes that were made", [this] {
+    cache.entries().give_up_making(ErrorCode::kDraining, "the server is shutting down");
+  });
+  contain("the state file", [this] { cache.outcomes_file().close(); });
+  finished.close();
 }
 
 void Engine::Impl::begin() {
@@ -61,14 +63,11 @@ void Engine::Impl::begin() {
   }
 }
 
-/// What no guard further down has caught: memory ran out, or a defect of ours.
-void Engine::Impl::end_step(const std::exception& error) {
-  try {
-    log_error(std::string("a step failed: ") + error.what());
-    fail_all(code_of(error), error.what());
-  } catch (const std::exception&) {
-    // Not even that. Streams have ended with their sequences.
-  }
+/// What no guard further down has caught: memory ran out, or a defect of ours. Where not even this
+/// can be done, streams end with their sequences.
+void Engine::Impl::end_step(const std::exception& error) noexcept {
+  log_failure("a step failed", error.what());
+  contain("requests could not be told", [&] { fail_all(code_of(error), error.what()); });
 }
 
 /// Sleeps while there is no work, until it is time to save or to look after the device. False:
@@ -170,8 +169,9 @@ std::vector<ForwardPart*> Engine::Impl::select() {
 /// memory ran out, else each part alone, so that only those pay that are at fault.
 void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
   if (parts.empty() || device.is_lost()) return;
+  std::vector<RowResult> results;
   try {
-    run(parts);
+    results = run(parts);
   } catch (const std::exception& e) {
     ++stats.failed_steps;
     log_error("a forward of " + std::to_string(parts.size()) + " parts failed: " + e.what());
@@ -185,32 +185,36 @@ void Engine::Impl::decode(const std::vector<ForwardPart*>& parts) {
     } else {
       parts[0]->fail(code_of(e), e.what());
     }
+    return;
   }
+  // Those that took their results must not run again: what fails from here on is no forward's.
+  take(parts, results);
 }
 
-void Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
+std::vector<RowResult> Engine::Impl::run(const std::vector<ForwardPart*>& parts) {
   Forward forward;
-  std::vector<size_t> num_rows;  // the parts move on when they commit
-  for (ForwardPart* part : parts) {
-    part->append_to(forward);
-    num_rows.push_back(static_cast<size_t>(part->num_logit_rows()));
-  }
+  for (ForwardPart* part : parts) part->append_to(forward);
   const auto start = Clock::now();
   // Waking those who wait for updates takes a while: the device has its next work first.
-  const std::vector<RowResult> results = device.run(forward, [this] { deliver(); });
+  std::vector<RowResult> results = device.run(forward, [this] { deliver(); });
   count(forward, Clock::now() - start);
-  std::span<const RowResult> rest(results);
-  for (size_t i = 0; i < parts.size(); ++i) {
-    // Those that took their results must not run again: one that can't ends here.
+  return results;
+}
+
+/// Who can't take what is its own ends.
+void Engine::Impl::take(const std::vector<ForwardPart*>& parts,
+                        std::span<const RowResult> results) {
+  for (ForwardPart* part : parts) {
+    const auto own = results.first(static_cast<size_t>(part->num_logit_rows()));
+    results = results.subspan(own.size());  // before the part moves on
     try {
-      parts[i]->commit(rest.first(num_rows[i]));
+      part->commit(own);
     } catch (const std::exception& e) {
       if (code_of(e) != ErrorCode::kInvalidRequest) {
-        log_error(std::string("results of a forward could not be taken: ") + e.what());
+        log_failure("results of a forward could not be taken", e.what());
       }
-      parts[i]->fail(code_of(e), e.what());
+      part->fail(code_of(e), e.what());
     }
-    rest = rest.subspan(num_rows[i]);
   }
   for (auto& done :
        scheduler.take_if([](const Sequence& s) { return s.decoder && s.decoder->finished(); })) {
@@ -260,7 +264,7 @@ Placement Engine::Impl::try_place(Sequence& sequence) {
     if (!sequence.guide_slab) return Placement::kNoRoom;
   }
   sequence.slab = std::move(slab);
-  --stats.queued;
+  sequence.place.leave();
   cache.take_up(sequence.request, sequence.cache, sequence.slab.id());
   sequence.admitted = sequence.last_forward = Clock::now();
   sequence.decoder.emplace(sequence.request, info, sequence.cache.reuse);
@@ -330,8 +334,13 @@ void Engine::Impl::publish(Sequence& sequence) {
   outbox.push_back({sequence.stream, std::move(update)});
 }
 
-void Engine::Impl::deliver() {
-  for (Outgoing& outgoing : outbox) outgoing.stream->updates.try_push(std::move(outgoing.update));
+void Engine::Impl::deliver() noexcept {
+  for (Outgoing& outgoing : outbox) {
+    const bool is_sent = contain("an update could not be sent", [&] {
+      outgoing.stream->updates.try_push(std::move(outgoing.update));
+    });
+    if (!is_sent) outgoing.stream->break_off();
+  }
   outbox.clear();
 }
 
@@ -339,15 +348,21 @@ void Engine::Impl::fail(std::vector<std::unique_ptr<Sequence>> sequences, ErrorC
                         const std::string& why) {
   deliver();
   for (auto& sequence : sequences) {
-    GenerationUpdate update;
-    update.index = sequence->index;
-    if (sequence->decoder) update.stats = sequence->decoder->stats();
-    update.finish = FinishReason::kError;
-    update.error_code = static_cast<int>(code);
-    update.error_message = why;
-    sequence->stream->updates.try_push(std::move(update));
+    const bool is_told = contain("a request could not be told that it failed",
+                                 [&] { tell_failure(*sequence, code, why); });
+    if (!is_told) sequence->stream->break_off();
     close(*sequence);
   }
+}
+
+void Engine::Impl::tell_failure(const Sequence& sequence, ErrorCode code, const std::string& why) {
+  GenerationUpdate update;
+  update.index = sequence.index;
+  if (sequence.decoder) update.stats = sequence.decoder->stats();
+  update.finish = FinishReason::kError;
+  update.error_code = static_cast<int>(code);
+  update.error_message = why;
+  sequence.stream->updates.try_push(std::move(update));
 }
 
 /// One that is in the scheduler; it is gone afterwards.
@@ -363,9 +378,10 @@ void Engine::Impl::fail_all(ErrorCode code, const std::string& why) {
 void Engine::Impl::give_up(const std::string& why) {
   failed = true;  // first: who sees that it drains sees why
   draining = true;
-  log_error("the server ends: " + why);
-  fail_all(ErrorCode::kDeviceFailed, why);
-  cache.entries().give_up_making(ErrorCode::kDeviceFailed, why);
+  log_failure("the server ends", why.c_str());
+  contain("requests could not be told", [&] { fail_all(ErrorCode::kDeviceFailed, why); });
+  contain("prefixes that were made",
+          [&] { cache.entries().give_up_making(ErrorCode::kDeviceFailed, why); });
   if (on_failure) on_failure();
 }
 
@@ -375,17 +391,15 @@ void Engine::Impl::refuse_when_draining() const {
   throw Error(ErrorCode::kDraining, "the server is shutting down");
 }
 
-/// Accounts for a sequence that goes, with what it holds. Throws nothing: others go with it.
-void Engine::Impl::close(Sequence& sequence) {
-  try {
-    deliver();
+/// Accounts for a sequence that goes, with what it holds. Others go with it.
+void Engine::Impl::close(Sequence& sequence) noexcept {
+  deliver();
+  contain("what a request leaves could not be kept", [&] {
     const auto& decoder = sequence.decoder;
     cache.finish(sequence.cache, decoder ? decoder->stats() : GenerationStats{},
                  decoder && decoder->finished());
-  } catch (const std::exception& e) {
-    log_error(std::string("what a request leaves could not be kept: ") + e.what());
-  }
-  if (!sequence.slab) --stats.queued;
+  });
+  sequence.place.leave();
   sequence.release();
   sequence.leave();
 }

@@ -105,6 +105,10 @@ StoredPrefix* EntryKeeper::try_making(const std::string& salt, std::span<const T
     ++num_refused_;
     return nullptr;
   }
+  bool is_stored = false;
+  Lease unfinished(*entry, [this, &is_stored](EntryId id) {
+    is_stored ? destroy(id) : denoiser_.destroy_entry(id);
+  });
   // Looked up again: it may have gone to make room.
   if (StoredPrefix* shallower = store_.find(key, salt, ids)) {
     store_.doom(*shallower);
@@ -113,24 +117,30 @@ StoredPrefix* EntryKeeper::try_making(const std::string& salt, std::span<const T
   prefix.entry = *entry;
   prefix.made = prefix.used = StoredPrefix::Clock::now();
   StoredPrefix& stored = store_.insert(std::move(prefix));
-  making_.emplace_back(denoiser_, stored, std::move(slab))
+  is_stored = true;
+  std::list<EntryMaking> making;
+  making.emplace_back(denoiser_, stored, std::move(slab))
       .when_done([this, &stored](const Error* failure) { end_making(stored, failure); });
+  making_.splice(making_.end(), making);
+  unfinished.keep();
   return &stored;
 }
 
 void EntryKeeper::end_making(StoredPrefix& stored, const Error* failure) {
-  const std::string name = name_of(stored);
-  if (!failure) {
-    stored.ready = true;
-    ++stats_.made;
+  stored.ready = failure == nullptr;  // first: who waits for it must not wait for ever
+  stats_.made += failure ? 0 : 1;
+  contain("an entry's end could not be noted", [&] {
+    const std::string name = name_of(stored);
+    if (failure) {
+      log_warn(name + " can't be stored: " + failure->what());
+      failed_.touch(stored.key);
+      return;
+    }
     log_info(name + " stored: " + std::to_string(stored.spec.prefix_len) + " tokens, " +
              megabytes(stored.bytes) + "; the cache holds " + std::to_string(store_.num_entries()) +
              " prefixes, " + megabytes(store_.bytes()) + " of " + megabytes(store_.budget_bytes()));
-    return;
-  }
-  log_warn(name + " can't be stored: " + failure->what());
-  failed_.touch(stored.key);
-  destroy(stored.entry);
+  });
+  if (failure) destroy(stored.entry);
 }
 
 std::vector<ForwardPart*> EntryKeeper::making(int max_rows) {
@@ -196,9 +206,9 @@ void EntryKeeper::give_up_making(ErrorCode code, const std::string& why) {
 
 Lease EntryKeeper::hold(StoredPrefix& stored) {
   store_.acquire(stored);
-  return {stored.entry, [this, &stored] {
+  return {stored.entry, [this, &stored](EntryId entry) {
             store_.release(stored);
-            if (stored.doomed && stored.num_users == 0) destroy(stored.entry);
+            if (stored.doomed && stored.num_users == 0) destroy(entry);
           }};
 }
 
@@ -220,8 +230,8 @@ Lease EntryKeeper::own_states(const Reuse& reuse, int length) {
   if (!entry) return {};
   const int64_t bytes = denoiser_.entry_bytes(spec);
   store_.reserve(bytes);
-  return {*entry, [this, entry, bytes] {
-            denoiser_.destroy_entry(*entry);
+  return {*entry, [this, bytes](EntryId id) {
+            denoiser_.destroy_entry(id);
             store_.reserve(-bytes);
           }};
 }

@@ -12,8 +12,8 @@ void Scheduler::admit(Sequence::Clock::time_point now,
   int room = settings_.max_running - num_running();
   if (room <= 0 || waiting_.empty()) return;
   struct Turn {
-    int rank;
     int num_before;  // of the same request
+    int rank;
     Sequence* sequence;
   };
   std::map<const ResponseStream::Shared*, int> num_before;
@@ -22,12 +22,12 @@ void Scheduler::admit(Sequence::Clock::time_point now,
   for (const auto& sequence : waiting_) {
     const bool aged = is_aged(sequence->submitted, now);
     const int rank = aged ? 0 : is_hot(*sequence) ? 1 : 2;
-    order.push_back({rank, num_before[sequence->stream.get()]++, sequence.get()});
+    order.push_back({num_before[sequence->stream.get()]++, rank, sequence.get()});
   }
   std::ranges::stable_sort(order, [](const Turn& a, const Turn& b) {
-    return std::tie(a.rank, a.num_before) < std::tie(b.rank, b.num_before);
+    return std::tie(a.num_before, a.rank) < std::tie(b.num_before, b.rank);
   });
-  for (const auto& [rank, ahead, sequence] : order) {
+  for (const auto& [ahead, rank, sequence] : order) {
     if (room == 0) break;
     const Placement placement = place(*sequence);
     if (placement == Placement::kPlaced) {
@@ -93,6 +93,7 @@ bool Scheduler::any_running(const std::function<bool(Sequence&)>& found) const {
 std::vector<std::unique_ptr<Sequence>> Scheduler::take_if(
     const std::function<bool(const Sequence&)>& gone) {
   std::vector<std::unique_ptr<Sequence>> taken;
+  taken.reserve(waiting_.size() + running_.size());  // none is lost between two lists
   const auto take_from = [&](auto& list) {
     auto keep = list.begin();
     for (auto& sequence : list) {

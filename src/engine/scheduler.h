@@ -22,15 +22,18 @@ enum class Placement {
 /// granularity (DESIGN 5). Decides only; slabs and forwards are the engine's. Engine thread only.
 class Scheduler {
  public:
-  explicit Scheduler(const EngineSettings& settings) : settings_(settings) {}
+  explicit Scheduler(const EngineSettings& settings) : settings_(settings) {
+    running_.reserve(static_cast<size_t>(settings.max_running));
+  }
 
   void enqueue(std::unique_ptr<Sequence> sequence) { waiting_.push_back(std::move(sequence)); }
 
-  /// Admits waiting sequences while there is room: those that waited `max_age_ms`, then those whose
-  /// prefix entry others use right now (`is_hot`), then the rest. In each those come first that
-  /// have the fewest of their request before them, then the oldest: one request of many canvases
-  /// keeps no other waiting for more than a canvas. A small one may pass a large one that does not
-  /// fit, until that one has waited `max_age_ms`.
+  /// Admits waiting sequences while there is room: those first that have the fewest of their
+  /// request before them, running or waiting, so that one request of many canvases keeps no other
+  /// waiting for more than the canvas that ends next. Of equally many those that waited
+  /// `max_age_ms`, then those whose prefix entry others use right now (`is_hot`), then the rest;
+  /// the oldest in each. A small one may pass a large one that does not fit, until that one has
+  /// waited `max_age_ms`.
   void admit(Sequence::Clock::time_point now, const std::function<bool(const Sequence&)>& is_hot,
              const std::function<Placement(Sequence&)>& place);
 

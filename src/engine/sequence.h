@@ -19,9 +19,36 @@ struct ResponseStream::Shared {
   Shared(size_t num_canvases, size_t max_updates)
       : updates(max_updates), cancelled(num_canvases), num_open(static_cast<int>(num_canvases)) {}
 
+  /// An update was lost: a text with a gap would be worse than none.
+  void break_off() noexcept {
+    for (std::atomic<bool>& one : cancelled) one = true;
+    updates.close();
+  }
+
   Channel<GenerationUpdate> updates;
   std::vector<std::atomic<bool>> cancelled;  // by canvas
   int num_open;                              // canvases without a last update; engine thread only
+};
+
+/// A canvas's part of the number of those that wait, until it is placed or ends.
+class QueuePlace {
+ public:
+  QueuePlace() = default;
+  /// It is in that number already.
+  explicit QueuePlace(std::atomic<int64_t>& queued) : queued_(&queued) {}
+  ~QueuePlace() { leave(); }
+  QueuePlace(QueuePlace&& other) noexcept : queued_(std::exchange(other.queued_, nullptr)) {}
+  QueuePlace& operator=(QueuePlace&& other) noexcept {
+    leave();
+    queued_ = std::exchange(other.queued_, nullptr);
+    return *this;
+  }
+  void leave() noexcept {
+    if (queued_) --*std::exchange(queued_, nullptr);
+  }
+
+ private:
+  std::atomic<int64_t>* queued_ = nullptr;
 };
 
 /// One canvas from submit to its last update. Owned by the scheduler from the moment the engine
@@ -36,6 +63,7 @@ struct Sequence {
   GenerateRequest request;  // the decoder refers to it: a Sequence never moves
   int index = 0;            // in its job
   std::shared_ptr<ResponseStream::Shared> stream;
+  QueuePlace place;
   Clock::time_point submitted;
   CacheUse cache;
 

@@ -46,11 +46,11 @@ auto WatchedDenoiser::watch(Call&& call) {
   }
 }
 
-void WatchedDenoiser::note_failure(const std::exception& error) {
+void WatchedDenoiser::note_failure(const std::exception& error) noexcept {
   const auto* ours = dynamic_cast<const Error*>(&error);
   if (ours && ours->code() == ErrorCode::kDeviceFailed) is_lost_ = true;
   ++num_failures_;
-  last_error_ = error.what();
+  contain("the device failed, and why could not be kept", [&] { last_error_ = error.what(); });
 }
 
 /// So that a call that gives back needs no memory.
@@ -76,8 +76,9 @@ bool WatchedDenoiser::try_to_give_back(Unreturned held) {
 void WatchedDenoiser::give_back(Unreturned held) {
   if (try_to_give_back(held)) return;
   unreturned_.push_back(held);
-  log_error(std::string(held.is_slab ? "a slab" : "an entry") +
-            " could not be given back, and will be tried again: " + last_error_);
+  log_failure(held.is_slab ? "a slab could not be given back, and will be tried again"
+                           : "an entry could not be given back, and will be tried again",
+              last_error_.c_str());
 }
 
 /// What was not given back, and a forward of as little as there is.

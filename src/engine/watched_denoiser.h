@@ -72,7 +72,7 @@ class WatchedDenoiser final : public Denoiser {
   /// Passes a call on and notes how it ended.
   template <class Call>
   auto watch(Call&& call);
-  void note_failure(const std::exception& error);
+  void note_failure(const std::exception& error) noexcept;
   void make_room_to_remember();
   void give_back(Unreturned held);
   bool try_to_give_back(Unreturned held);

@@ -18,8 +18,6 @@ short poll_now(int fd, short events) {
 
 }  // namespace
 
-Connection::~Connection() { ::close(fd_); }
-
 void Connection::read_buffered() {
   if (reader_.phase() == RequestReader::Phase::kArrived) return;
   buffer_.erase(0, reader_.read(buffer_));
@@ -31,7 +29,7 @@ Connection::Read Connection::read_available() {
   char bytes[16 << 10];
   Read result = Read::kNothing;
   for (int i = 0; i < kMaxPieces && reader_.phase() != RequestReader::Phase::kArrived; ++i) {
-    const ssize_t count = ::recv(fd_, bytes, sizeof bytes, MSG_DONTWAIT);
+    const ssize_t count = ::recv(fd(), bytes, sizeof bytes, MSG_DONTWAIT);
     if (count <= 0) {
       const bool nothing = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
       return nothing ? result : Read::kClosed;
@@ -45,7 +43,7 @@ Connection::Read Connection::read_available() {
 
 Connection::Read Connection::discard_available() {
   char bytes[16 << 10];
-  const ssize_t count = ::recv(fd_, bytes, sizeof bytes, MSG_DONTWAIT);
+  const ssize_t count = ::recv(fd(), bytes, sizeof bytes, MSG_DONTWAIT);
   if (count > 0) return Read::kData;
   const bool nothing = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
   return nothing ? Read::kNothing : Read::kClosed;
@@ -54,7 +52,7 @@ Connection::Read Connection::discard_available() {
 bool Connection::send(std::string_view bytes) {
   pending_ += bytes;
   while (has_pending()) {
-    const ssize_t count = ::send(fd_, pending_.data() + num_sent_, pending_.size() - num_sent_,
+    const ssize_t count = ::send(fd(), pending_.data() + num_sent_, pending_.size() - num_sent_,
                                  MSG_DONTWAIT | MSG_NOSIGNAL);
     if (count > 0) {
       num_sent_ += static_cast<size_t>(count);
@@ -65,7 +63,7 @@ bool Connection::send(std::string_view bytes) {
     break;
   }
   const bool is_sent = !has_pending();
-  pending_ = std::string();
+  free_text(pending_);
   num_sent_ = 0;
   return is_sent;
 }
@@ -73,7 +71,7 @@ bool Connection::send(std::string_view bytes) {
 bool Connection::send_all(std::string_view bytes, std::chrono::milliseconds timeout) {
   if (!send(bytes)) return false;
   while (has_pending()) {
-    pollfd waiting{fd_, POLLOUT, 0};
+    pollfd waiting{fd(), POLLOUT, 0};
     const int ready = ::poll(&waiting, 1, static_cast<int>(timeout.count()));
     if (ready == 0 || (ready < 0 && errno != EINTR)) return false;
     if (!send_pending()) return false;
@@ -82,7 +80,7 @@ bool Connection::send_all(std::string_view bytes, std::chrono::milliseconds time
 }
 
 bool Connection::peer_closed() const {
-  return (poll_now(fd_, POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+  return (poll_now(fd(), POLLRDHUP) & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
 bool Connection::closed_with_request() const {
@@ -90,12 +88,12 @@ bool Connection::closed_with_request() const {
   constexpr unsigned kMostMs = 10;
   tcp_info info{};
   socklen_t size = sizeof info;
-  if (::getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
+  if (::getsockopt(fd(), IPPROTO_TCP, TCP_INFO, &info, &size) != 0) return false;
   return info.tcpi_last_data_recv <= info.tcpi_last_ack_recv + kMostMs;
 }
 
-bool Connection::is_broken() const { return (poll_now(fd_, 0) & (POLLHUP | POLLERR)) != 0; }
+bool Connection::is_broken() const { return (poll_now(fd(), 0) & (POLLHUP | POLLERR)) != 0; }
 
-void Connection::shut_down_writing() { ::shutdown(fd_, SHUT_WR); }
+void Connection::shut_down_writing() { ::shutdown(fd(), SHUT_WR); }
 
 }  // namespace bicached

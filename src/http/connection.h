@@ -4,6 +4,9 @@
 #include <string>
 #include <string_view>
 
+#include "base/descriptor.h"
+#include "base/free_memory.h"
+#include "http/held_bytes.h"
 #include "http/request_reader.h"
 
 namespace bicached {
@@ -13,12 +16,22 @@ namespace bicached {
 /// request is answered.
 class Connection {
  public:
-  Connection(int fd, RequestReader reader) : fd_(fd), reader_(std::move(reader)) {}
-  ~Connection();
+  Connection(Descriptor socket, RequestReader reader, HeldBytes& held)
+      : heads(held.heads),
+        bodies(held.bodies),
+        working(held.working),
+        answers(held.answers),
+        socket_(std::move(socket)),
+        reader_(std::move(reader)) {}
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  int fd() const { return fd_; }
+  /// The poller's: what it holds of the sums, and how it came back from a worker.
+  Share heads, bodies, working, answers;
+  Connection* next_returned = nullptr;
+  bool returned_to_close = false;
+
+  int fd() const { return socket_.get(); }
   const RequestReader& reader() const { return reader_; }
   RequestReader& reader() { return reader_; }
 
@@ -34,7 +47,15 @@ class Connection {
   /// Sends what the socket takes now and keeps the rest. False: the client is gone.
   bool send(std::string_view bytes);
   bool send_pending() { return send({}); }
-  bool has_pending() const { return num_sent_ < pending_.size(); }
+  bool has_pending() const { return num_unsent_bytes() > 0; }
+  size_t num_unsent_bytes() const { return pending_.size() - num_sent_; }
+  /// Arrived, and no part of a request yet.
+  size_t num_unread_bytes() const { return buffer_.size(); }
+  void drop_unread() { free_text(buffer_); }
+  /// Memory that it holds.
+  size_t num_bytes() const {
+    return buffer_.capacity() + pending_.capacity() + reader_.num_body_bytes();
+  }
   /// Waits until all is sent. False: the client is gone, or takes nothing for `timeout`.
   bool send_all(std::string_view bytes, std::chrono::milliseconds timeout);
 
@@ -49,7 +70,7 @@ class Connection {
   void shut_down_writing();
 
  private:
-  const int fd_;
+  const Descriptor socket_;
   RequestReader reader_;
   std::string buffer_;   // arrived and not read by the reader
   std::string pending_;  // from num_sent_ on not sent yet

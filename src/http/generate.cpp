@@ -70,7 +70,8 @@ class Generation {
 
   ~Generation() {
     note_->completion_tokens = total_completion_tokens(choices_);
-    context_.metrics.finish_request(total_stats(), seconds_since_start());
+    contain("a request is missing in the metrics",
+            [this] { context_.metrics.finish_request(total_stats(), seconds_since_start()); });
   }
   Generation(const Generation&) = delete;
   Generation& operator=(const Generation&) = delete;

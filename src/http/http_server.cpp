@@ -19,11 +19,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-/// After a long body the allocator gives back what reading or writing it took.
-void trim_after(size_t body_bytes) {
-  constexpr size_t kLong = 1 << 20;
-  if (body_bytes >= kLong) give_free_memory_back();
-}
+/// What a body takes once it is read: JSON is many times its text.
+constexpr size_t kParsedToText = 4;
 
 /// A place among the requests that may take long; free on destruction.
 class Place {
@@ -75,7 +72,7 @@ struct HttpServer::Impl {
   /// How many threads answer requests; with few allowed there are fewer places.
   int fit_threads();
   /// One request that has arrived; then the connection is the poller's again.
-  void serve(std::unique_ptr<Connection> connection);
+  void serve(std::unique_ptr<Connection> connection) noexcept;
   /// False: close it.
   bool serve_one(Connection& connection);
   bool answer(Connection& connection, ArrivedRequest& arrived, HttpRequest& request);
@@ -125,15 +122,11 @@ int HttpServer::Impl::fit_threads() {
   return allowed;
 }
 
-void HttpServer::Impl::serve(std::unique_ptr<Connection> connection) {
+void HttpServer::Impl::serve(std::unique_ptr<Connection> connection) noexcept {
   bool keep = false;
   const size_t body_bytes = connection->reader().num_body_bytes();
-  try {
-    keep = serve_one(*connection);
-  } catch (const std::exception& e) {
-    log_error(std::string("a connection failed: ") + e.what());
-  }
-  trim_after(body_bytes);  // what was refused took memory as well
+  contain("a connection failed", [&] { keep = serve_one(*connection); });
+  poller->freed(kParsedToText * body_bytes);
   if (keep) {
     poller->park(std::move(connection));
   } else {
@@ -173,9 +166,9 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
     return connection.closed_with_request() ? ClientState::kThere : ClientState::kGone;
   };
   request.release_body = [this, &connection, &request, body_bytes] {
-    request.body = std::string();
-    poller->release_body(connection.fd());
-    trim_after(body_bytes);
+    free_text(request.body);
+    poller->release_body(connection);
+    poller->freed(kParsedToText * body_bytes);
   };
   LibraryRequest asked{connection,
                        arrived.head,
@@ -192,10 +185,12 @@ bool HttpServer::Impl::answer(Connection& connection, ArrivedRequest& arrived,
   size_t answer_bytes = 0;
   asked.done = [&](const HttpReply& reply) {
     answer_bytes = reply.body.size();
-    log_access(request, reply.status, *reply.note, start);
+    // The library calls this from a destructor.
+    contain("a request is missing in the log",
+            [&] { log_access(request, reply.status, *reply.note, start); });
   };
   const bool keeps = answer_with_library(asked);
-  trim_after(answer_bytes);
+  poller->freed(answer_bytes);
   return keeps;
 }
 

@@ -11,10 +11,10 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <limits>
 #include <string>
 
 #include "base/log.h"
+#include "base/spare_memory.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -29,18 +29,11 @@ constexpr milliseconds kAcceptWarning{1000};
 /// What the system takes beyond what is on its way to a client. By itself it takes megabytes, so
 /// that one who pipelines requests and reads no answer would have some ten thousand answered.
 constexpr int kMostUnsentBytes = 16 << 10;
-/// Bodies up to this size are not counted: all connections together could hold 256 MB of them.
-constexpr size_t kSmallBody = 64 << 10;
-/// So many of the longest bodies may arrive at a time. JSON takes up to thirty times its text once
-/// it is parsed, so that only few of them may be worked on.
-constexpr size_t kMaxHeldBodies = 16, kMaxWorkingBodies = 2;
 
 void check(int result, const char* what) {
   if (result >= 0) return;
   throw Error(ErrorCode::kInternal, std::string(what) + ": " + std::strerror(errno));
 }
-
-size_t counted(size_t body_bytes) { return body_bytes > kSmallBody ? body_bytes : 0; }
 
 }  // namespace
 
@@ -49,8 +42,7 @@ Poller::Poller(const std::vector<int>& listeners, const Options& options,
     : listeners_(listeners),
       options_(options),
       check_head_(std::move(check_head)),
-      dispatch_(std::move(dispatch)),
-      returned_(std::numeric_limits<size_t>::max()) {
+      dispatch_(std::move(dispatch)) {
   check(epoll_ = ::epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
   check(wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
   epoll_event event{};
@@ -61,43 +53,58 @@ Poller::Poller(const std::vector<int>& listeners, const Options& options,
 }
 
 Poller::~Poller() {
+  for (Connection* next = take_all_returned(); next;) {
+    const std::unique_ptr<Connection> connection(next);
+    next = connection->next_returned;
+  }
   ::close(wake_);
   ::close(epoll_);
 }
 
 void Poller::watch_listeners(bool on) {
   if (on == listening_) return;
-  listening_ = on;
   for (const int fd : listeners_) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = fd;
-    check(::epoll_ctl(epoll_, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event), "epoll_ctl");
+    const int result = ::epoll_ctl(epoll_, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event);
+    if (on && errno != EEXIST) check(result, "epoll_ctl");
   }
+  listening_ = on;
 }
 
 void Poller::stop() {
   stopping_ = true;
+  wake();
+}
+
+void Poller::wake() noexcept {
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t written = ::write(wake_, &one, sizeof one);
 }
 
-void Poller::park(std::unique_ptr<Connection> connection) {
-  const int fd = connection->fd();
-  give_back({std::move(connection), fd, false});
+void Poller::release_body(Connection& connection) noexcept {
+  connection.bodies.set(0);
+  connection.working.set(0);
+  wake();
 }
 
-void Poller::close_gently(std::unique_ptr<Connection> connection) {
-  const int fd = connection->fd();
-  give_back({std::move(connection), fd, true});
+void Poller::give_back(std::unique_ptr<Connection> connection, bool closing) noexcept {
+  Connection* const returned = connection.release();
+  returned->returned_to_close = closing;
+  returned->next_returned = returned_;
+  while (!returned_.compare_exchange_weak(returned->next_returned, returned)) {
+  }
+  wake();
 }
 
-void Poller::release_body(int fd) { give_back({nullptr, fd, false}); }
-
-void Poller::give_back(Returned returned) {
-  returned_.try_push(std::move(returned));
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = ::write(wake_, &one, sizeof one);
+Connection* Poller::take_all_returned() {
+  Connection* first = nullptr;
+  for (Connection* last = returned_.exchange(nullptr); last;) {
+    Connection* const before = std::exchange(last->next_returned, first);
+    first = std::exchange(last, before);
+  }
+  return first;
 }
 
 void Poller::run(const std::function<void()>& close_listeners) {
@@ -108,7 +115,6 @@ void Poller::run(const std::function<void()>& close_listeners) {
       stop_listening(close_listeners);
     }
     if (!is_open && waiting_.empty() && dispatched_.empty() && held_.empty()) return;
-    if (is_open && !listening_ && Clock::now() >= accept_again_) watch_listeners(true);
     epoll_event events[64];
     const int count = ::epoll_wait(epoll_, events, 64, kTickMs);
     bool accepts = false;
@@ -126,21 +132,18 @@ void Poller::run(const std::function<void()>& close_listeners) {
     take_returned();
     dispatch_held();
     expire();
+    refill_spare_memory();
     // Last: a descriptor that was closed above and is given out anew has no event of its own yet.
     if (accepts && is_open) accept_new();
+    if (is_open && !listening_ && Clock::now() >= accept_again_) {
+      contain("connections can't be accepted", [this] { watch_listeners(true); });
+    }
   }
 }
 
 template <typename Use>
 void Poller::guard(int fd, Use use) {
-  try {
-    use();
-  } catch (const std::exception& error) {
-    if (waiting_.contains(fd)) unwatch(fd);
-    char text[200];  // there may be no memory for a string
-    std::snprintf(text, sizeof text, "a connection was ended: %s", error.what());
-    log_error(text);
-  }
+  if (!contain("a connection was ended", use) && waiting_.contains(fd)) end(fd);
 }
 
 /// Who has connected is answered: what waits in the backlog is accepted before it is closed.
@@ -158,12 +161,15 @@ void Poller::stop_listening(const std::function<void()>& close_listeners) {
 /// Only what is there now: pipelined requests come back as fast as they are taken, and new
 /// connections would never have their turn.
 void Poller::take_returned() {
-  for (size_t left = returned_.num_items(); left > 0; --left) {
-    std::optional<Returned> returned = returned_.try_pop();
-    release(returned->fd);
-    if (!returned->connection) continue;
-    dispatched_.erase(returned->fd);
-    guard(returned->fd, [&] { watch(std::move(returned->connection), returned->closing); });
+  for (Connection* next = take_all_returned(); next;) {
+    std::unique_ptr<Connection> connection(next);
+    next = connection->next_returned;
+    connection->bodies.set(0);
+    connection->working.set(0);
+    const int fd = connection->fd();
+    dispatched_.erase(fd);
+    const bool closing = connection->returned_to_close;
+    guard(fd, [&] { watch(std::move(connection), closing); });
   }
 }
 
@@ -176,17 +182,17 @@ void Poller::accept_new() {
         if (errno != EAGAIN && errno != EWOULDBLOCK) pause_accepting(errno);
         break;
       }
-      guard(fd, [&] { take_in(fd); });
+      guard(fd, [&] { take_in(Descriptor(fd)); });
     }
   }
 }
 
-void Poller::take_in(int fd) {
-  const int on = 1;
+void Poller::take_in(Descriptor socket) {
+  const int fd = socket.get(), on = 1;
   ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   ::setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &kMostUnsentBytes, sizeof kMostUnsentBytes);
-  auto connection =
-      std::make_unique<Connection>(fd, RequestReader(options_.max_body_bytes, check_head_));
+  auto connection = std::make_unique<Connection>(
+      std::move(socket), RequestReader(options_.max_body_bytes, check_head_), held_bytes_);
   if (has_place() || make_place()) {
     watch(std::move(connection), false);
   } else {
@@ -194,31 +200,6 @@ void Poller::take_in(int fd) {
         "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
         "Retry-After: 1\r\nContent-Length: 0\r\n\r\n");
   }
-}
-
-/// Closes the connection that has been idle longest: who asks for nothing keeps nobody else out.
-/// False: all have asked for something.
-bool Poller::make_place() {
-  constexpr int kMaxTries = 8;  // each looks at all
-  for (int tries = 0; tries < kMaxTries && !has_place(); ++tries) {
-    auto idlest = waiting_.end();
-    for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
-      const Waiting& waiting = it->second;
-      const bool is_idle =
-          waiting.phase == Phase::kIdle && !waiting.closing && !waiting.connection->has_pending();
-      if (!is_idle) continue;
-      if (idlest == waiting_.end() || waiting.deadline < idlest->second.deadline) idlest = it;
-    }
-    if (idlest == waiting_.end()) return false;
-    // A request may have arrived that nobody has looked at.
-    const Connection::Read result = idlest->second.connection->read_available();
-    if (result == Connection::Read::kNothing) {
-      unwatch(idlest->first);
-    } else {
-      advance(idlest->second, result == Connection::Read::kClosed);
-    }
-  }
-  return has_place();
 }
 
 /// No descriptor is left, and the sockets stay readable: they are looked at again in a while.
@@ -229,16 +210,18 @@ void Poller::pause_accepting(int error) {
   ++num_accept_failures_;
   if (now < next_accept_warning_) return;
   next_accept_warning_ = now + kAcceptWarning;
-  log_warn("can't accept connections: " + std::string(std::strerror(error)) + " (" +
-           std::to_string(num_accept_failures_) +
-           " attempts so far); a higher limit of open files (ulimit -n) helps");
+  contain("connections can't be accepted", [&] {
+    log_warn("can't accept connections: " + std::string(std::strerror(error)) + " (" +
+             std::to_string(num_accept_failures_) +
+             " attempts so far); a higher limit of open files (ulimit -n) helps");
+  });
 }
 
 void Poller::watch(std::unique_ptr<Connection> connection, bool closing) {
   const int fd = connection->fd();
   Waiting& waiting = waiting_[fd];
   waiting = {
-      std::move(connection), Clock::now() + options_.idle_timeout, Phase::kIdle, closing, 0, {}};
+      std::move(connection), Clock::now() + options_.idle_timeout, Phase::kIdle, closing, {}};
   set_events(waiting, true);
   if (!flush(waiting)) return;
   if (waiting.connection->has_pending() || closing) return;
@@ -258,7 +241,6 @@ void Poller::set_events(Waiting& waiting, bool is_new) {
 std::unique_ptr<Connection> Poller::unwatch(int fd) {
   const auto it = waiting_.find(fd);
   std::unique_ptr<Connection> connection = std::move(it->second.connection);
-  held_bytes_ -= it->second.counted_bytes;
   waiting_.erase(it);
   ::epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);
   return connection;
@@ -276,7 +258,7 @@ void Poller::handle_event(int fd) {
   }
   if (waiting.closing) {
     const Connection::Read result = connection.discard_available();
-    if (result == Connection::Read::kClosed) unwatch(fd);
+    if (result == Connection::Read::kClosed) end(fd);
     // A client that was refused in the midst of its body reads the answer only behind it.
     if (result == Connection::Read::kData && !stopping_) {
       waiting.deadline = std::min(Clock::now() + options_.linger_timeout, waiting.lingers_until);
@@ -291,10 +273,14 @@ void Poller::handle_event(int fd) {
 bool Poller::flush(Waiting& waiting) {
   Connection& connection = *waiting.connection;
   const int fd = connection.fd();
-  if (!connection.send_pending()) {
-    unwatch(fd);
+  const size_t before = connection.num_bytes();
+  const bool is_there = connection.send_pending();
+  freed(before - connection.num_bytes());
+  if (!is_there) {
+    end(fd);
     return false;
   }
+  bound_answers(connection);
   const auto now = Clock::now();
   if (connection.has_pending()) {
     waiting.deadline = now + (stopping_ ? options_.stop_write_timeout : options_.write_timeout);
@@ -317,17 +303,11 @@ void Poller::advance(Waiting& waiting, bool ended) {
     reader.refuse({400, Error(ErrorCode::kInvalidRequest,
                               "the connection ended before the request's body was whole")});
   }
-  count_body(waiting);
+  bound(connection);
   if (reader.phase() == Phase::kArrived) return dispatch(fd);
-  if (ended) {
-    unwatch(fd);
-    return;
-  }
+  if (ended) return end(fd);
   if (reader.takes_continue()) {
-    if (!connection.send("HTTP/1.1 100 Continue\r\n\r\n")) {
-      unwatch(fd);
-      return;
-    }
+    if (!connection.send("HTTP/1.1 100 Continue\r\n\r\n")) return end(fd);
     set_events(waiting, false);
   }
   if (reader.phase() == waiting.phase) return;
@@ -338,65 +318,31 @@ void Poller::advance(Waiting& waiting, bool ended) {
                                                                      : options_.idle_timeout);
 }
 
-/// Long bodies are bounded in sum: a limit of each alone would let few clients fill the memory.
-void Poller::count_body(Waiting& waiting) {
-  RequestReader& reader = waiting.connection->reader();
-  const auto count = [&] {
-    const size_t bytes = counted(reader.num_body_bytes());
-    held_bytes_ += bytes - waiting.counted_bytes;
-    waiting.counted_bytes = bytes;
-  };
-  count();
-  const size_t limit = kMaxHeldBodies * static_cast<size_t>(options_.max_body_bytes);
-  if (held_bytes_ <= limit || waiting.counted_bytes == 0) return;
-  reader.refuse({0, Error(ErrorCode::kQueueFull, "the bodies of requests that arrive have " +
-                                                     std::to_string(limit) +
-                                                     " bytes together already; try again later")});
-  count();
-}
-
 void Poller::dispatch(int fd) {
   std::unique_ptr<Connection> connection = unwatch(fd);
-  const size_t bytes = counted(connection->reader().num_body_bytes());
-  const size_t limit = kMaxWorkingBodies * static_cast<size_t>(options_.max_body_bytes);
-  if (bytes > 0 && working_bytes_ > 0 && working_bytes_ + bytes > limit) {
-    held_.push_back(std::move(connection));
-    held_bytes_ += bytes;
+  count(*connection);
+  if (may_work_on(*connection)) {
+    hand_over(std::move(connection));
   } else {
-    hand_over(std::move(connection), bytes);
+    held_.push_back(std::move(connection));
   }
 }
 
 void Poller::dispatch_held() {
-  const size_t limit = kMaxWorkingBodies * static_cast<size_t>(options_.max_body_bytes);
-  while (!held_.empty()) {
-    const size_t bytes = counted(held_.front()->reader().num_body_bytes());
-    if (working_bytes_ > 0 && working_bytes_ + bytes > limit) return;
+  while (!held_.empty() && may_work_on(*held_.front())) {
     std::unique_ptr<Connection> connection = std::move(held_.front());
     held_.pop_front();
-    held_bytes_ -= bytes;
-    guard(connection->fd(), [&] { hand_over(std::move(connection), bytes); });
+    guard(connection->fd(), [&] { hand_over(std::move(connection)); });
   }
 }
 
-void Poller::hand_over(std::unique_ptr<Connection> connection, size_t body_bytes) {
+void Poller::hand_over(std::unique_ptr<Connection> connection) {
   const int fd = connection->fd();
-  dispatched_[fd] = body_bytes;
-  held_bytes_ += body_bytes;  // until the worker says otherwise
-  working_bytes_ += body_bytes;
+  connection->working.set(connection->bodies.num_bytes());  // until the worker says otherwise
+  dispatched_.insert(fd);
   bool is_taken = false;
   guard(fd, [&] { is_taken = dispatch_(std::move(connection)); });
-  if (is_taken) return;
-  release(fd);
-  dispatched_.erase(fd);
-}
-
-void Poller::release(int fd) {
-  const auto it = dispatched_.find(fd);
-  if (it == dispatched_.end()) return;
-  working_bytes_ -= it->second;
-  held_bytes_ -= it->second;
-  it->second = 0;
+  if (!is_taken) dispatched_.erase(fd);
 }
 
 void Poller::expire() {
@@ -418,10 +364,7 @@ void Poller::expire(int fd) {
   Connection& connection = *waiting.connection;
   const Phase phase = connection.reader().phase();
   const bool unfinished = phase == Phase::kHead || phase == Phase::kBody;
-  if (!unfinished || waiting.closing || connection.has_pending()) {
-    unwatch(fd);
-    return;
-  }
+  if (!unfinished || waiting.closing || connection.has_pending()) return end(fd);
   connection.reader().refuse(
       stopping_ ? HttpRefusal{0, Error(ErrorCode::kDraining, "the server is shutting down")}
                 : HttpRefusal{408, Error(ErrorCode::kInvalidRequest,
@@ -434,7 +377,7 @@ void Poller::expire(int fd) {
 /// Clients that take too long to read what workers write to them. The descriptors are the
 /// workers' until they come back, and stay open.
 void Poller::end_unanswered() {
-  for (const auto& [fd, bytes] : dispatched_) ::shutdown(fd, SHUT_RDWR);
+  for (const int fd : dispatched_) ::shutdown(fd, SHUT_RDWR);
 }
 
 }  // namespace bicached

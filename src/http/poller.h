@@ -7,9 +7,10 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
-#include "bicached/channel.h"
+#include "base/free_memory.h"
 #include "http/connection.h"
 
 namespace bicached {
@@ -19,7 +20,9 @@ namespace bicached {
 /// no thread. A connection goes to a worker when a request has arrived, and comes back (`park`,
 /// `close_gently`) when it is answered.
 ///
-/// `run` on one thread; `park`, `close_gently`, `release_body` and `stop` from any.
+/// Memory that runs out costs the connection that asked for it. What workers call needs none.
+///
+/// `run` on one thread; `park`, `close_gently`, `release_body`, `freed` and `stop` from any.
 class Poller {
  public:
   struct Options {
@@ -51,11 +54,17 @@ class Poller {
   void stop();
   bool stopping() const { return stopping_; }
 
-  void park(std::unique_ptr<Connection> connection);
+  void park(std::unique_ptr<Connection> connection) noexcept {
+    give_back(std::move(connection), false);
+  }
   /// Lets the client read the last answer, then closes.
-  void close_gently(std::unique_ptr<Connection> connection);
+  void close_gently(std::unique_ptr<Connection> connection) noexcept {
+    give_back(std::move(connection), true);
+  }
   /// The body of the request that a worker has from this connection takes no memory any more.
-  void release_body(int fd);
+  void release_body(Connection& connection) noexcept;
+  /// So much of what requests and answers took is free.
+  void freed(size_t num_bytes) { freed_.add(num_bytes); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -64,23 +73,20 @@ class Poller {
     Clock::time_point deadline;
     RequestReader::Phase phase = RequestReader::Phase::kIdle;
     bool closing = false;
-    size_t counted_bytes = 0;           // of its body, in held_bytes_
     Clock::time_point lingers_until{};  // closing, and all is sent: at the latest
   };
-  struct Returned {
-    std::unique_ptr<Connection> connection;  // null: only the body is released
-    int fd = -1;
-    bool closing = false;
-  };
 
-  void give_back(Returned returned);
+  void give_back(std::unique_ptr<Connection> connection, bool closing) noexcept;
+  void wake() noexcept;
+  /// Those that came back from workers, in their order.
+  Connection* take_all_returned();
   /// Does `use` for one connection. Where that fails (memory or a descriptor is lacking) the
   /// connection ends, and nobody else's.
   template <typename Use>
   void guard(int fd, Use use);
   void take_returned();
   void accept_new();
-  void take_in(int fd);
+  void take_in(Descriptor socket);
   bool has_place() const {
     return waiting_.size() + dispatched_.size() + held_.size() < options_.max_connections;
   }
@@ -91,16 +97,19 @@ class Poller {
 
   void watch(std::unique_ptr<Connection> connection, bool closing);
   std::unique_ptr<Connection> unwatch(int fd);
+  void end(int fd) { freed(unwatch(fd)->num_bytes()); }
   void set_events(Waiting& waiting, bool is_new);
   void handle_event(int fd);
   bool flush(Waiting& waiting);
   /// What has arrived on it: dispatches a whole request, sets the deadline of what is missing.
   void advance(Waiting& waiting, bool ended);
-  void count_body(Waiting& waiting);
+  void count(Connection& connection);
+  void bound(Connection& connection);
+  void bound_answers(Connection& latest);
   void dispatch(int fd);
   void dispatch_held();
-  void hand_over(std::unique_ptr<Connection> connection, size_t body_bytes);
-  void release(int fd);
+  bool may_work_on(const Connection& connection) const;
+  void hand_over(std::unique_ptr<Connection> connection);
   void expire();
   void expire(int fd);
   void end_unanswered();
@@ -112,13 +121,13 @@ class Poller {
   int epoll_ = -1;
   int wake_ = -1;
   std::atomic<bool> stopping_{false};
-  Channel<Returned> returned_;
+  std::atomic<Connection*> returned_{nullptr};  // the last one; linked by next_returned
+  FreedMemory freed_;
 
+  HeldBytes held_bytes_;                          // before the connections, which count in it
   std::unordered_map<int, Waiting> waiting_;      // by file descriptor
-  std::unordered_map<int, size_t> dispatched_;    // with workers: bytes of the body they have
+  std::unordered_set<int> dispatched_;            // with workers
   std::deque<std::unique_ptr<Connection>> held_;  // arrived; other long bodies are worked on
-  size_t held_bytes_ = 0;                         // of long bodies that arrive or have arrived
-  size_t working_bytes_ = 0;                      // of those that workers have
   bool listening_ = false;
   Clock::time_point accept_again_{};
   Clock::time_point next_accept_warning_{};

@@ -1,11 +1,12 @@
 #include "http/process_metrics.h"
 
+#include <dirent.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
+#include <optional>
 #include <sstream>
 #include <string>
 
@@ -14,6 +15,16 @@ namespace {
 
 using prometheus::MetricFamily;
 using prometheus::MetricType;
+
+/// std::filesystem ends the process where there is no memory to list a folder.
+std::optional<int> count_open_files() {
+  DIR* const folder = ::opendir("/proc/self/fd");
+  if (!folder) return std::nullopt;
+  int count = 0;
+  while (const dirent* entry = ::readdir(folder)) count += entry->d_name[0] != '.' ? 1 : 0;
+  ::closedir(folder);
+  return count - 1;  // without the folder's own
+}
 
 MetricFamily make_metric(const char* name, const char* help, MetricType type, double value) {
   MetricFamily family;
@@ -80,15 +91,9 @@ std::vector<MetricFamily> process_metrics() {
     families.push_back(make_metric("process_threads", "Number of OS threads in the process.",
                                    MetricType::Gauge, fields[kThreads]));
   }
-  std::error_code error;
-  double num_open = 0;
-  for (std::filesystem::directory_iterator at("/proc/self/fd", error), end; !error && at != end;
-       at.increment(error)) {
-    ++num_open;
-  }
-  if (!error) {
+  if (const std::optional<int> num_open = count_open_files()) {
     families.push_back(make_metric("process_open_fds", "Number of open file descriptors.",
-                                   MetricType::Gauge, num_open));
+                                   MetricType::Gauge, *num_open));
   }
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/free_memory.h"
+
 namespace bicached {
 
 size_t RequestReader::read(std::string_view bytes) {
@@ -78,7 +80,7 @@ size_t RequestReader::read_body_bytes(std::string_view bytes) {
 bool RequestReader::takes_continue() { return std::exchange(owes_continue_, false); }
 
 void RequestReader::refuse(HttpRefusal refusal) {
-  request_.body = std::string();
+  free_text(request_.body);
   request_.refusal = std::move(refusal);
   phase_ = Phase::kArrived;
 }

@@ -35,6 +35,8 @@ class RequestReader {
   bool takes_continue();
   size_t num_body_bytes() const { return request_.body.size(); }
 
+  bool is_refused() const { return request_.refusal.has_value(); }
+
   /// Ends an unfinished request.
   void refuse(HttpRefusal refusal);
   /// The request that arrived; from now on the next one is read.

@@ -1,12 +1,11 @@
 #include "model/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -27,7 +26,7 @@ namespace fs = std::filesystem;
 // LLaDA-8B's header has 40 kB; parsed JSON takes a multiple of its text.
 constexpr uint64_t kMaxHeaderBytes = 16 << 20;
 constexpr size_t kMaxDimensions = 8;
-constexpr size_t kMaxShards = 4096;  // each is an open mapping
+constexpr size_t kMaxShards = 4096;  // each is an open file
 
 [[noreturn]] void refuse(const std::string& file, const std::string& why) {
   throw Error(ErrorCode::kInvalidModel, file + ": " + why);
@@ -48,8 +47,10 @@ json parse_header(const std::string& file, std::string_view text) {
 }
 
 /// One line of the header, checked against the data's size.
-StoredTensor parse_tensor(const std::string& file, const std::string& name, const json& about,
-                          std::span<const std::byte> data) {
+StoredTensor parse_tensor(const CheckpointFile& in, const std::string& name, const json& about,
+                          size_t data_begin) {
+  const std::string& file = in.path();
+  const size_t data_bytes = in.num_bytes() - data_begin;
   const std::string where = "tensor '" + name + "': ";
   if (!about.is_object() || !about.contains("dtype") || !about.contains("shape") ||
       !about.contains("data_offsets") || !about["dtype"].is_string() ||
@@ -77,78 +78,84 @@ StoredTensor parse_tensor(const std::string& file, const std::string& name, cons
   }
   const json &first = about["data_offsets"][0], &last = about["data_offsets"][1];
   if (!first.is_number_unsigned() || !last.is_number_unsigned() ||
-      last.get<uint64_t>() > data.size() || first.get<uint64_t>() > last.get<uint64_t>()) {
+      last.get<uint64_t>() > data_bytes || first.get<uint64_t>() > last.get<uint64_t>()) {
     refuse(file, where + "data_offsets " + about["data_offsets"].dump() + " lie outside the " +
-                     std::to_string(data.size()) + " bytes of data: the file may be cut short");
+                     std::to_string(data_bytes) + " bytes of data: the file may be cut short");
   }
   const auto begin = first.get<size_t>(), end = last.get<size_t>();
   if (static_cast<int64_t>(end - begin) != bytes && !is_derived) {
     refuse(file, where + "has " + std::to_string(end - begin) + " bytes; dtype and shape need " +
                      std::to_string(bytes));
   }
-  tensor.bytes = data.subspan(begin, end - begin);
+  tensor.file = &in;
+  tensor.begin = data_begin + begin;
+  tensor.num_bytes = end - begin;
   return tensor;
 }
 
 }  // namespace
 
-class Checkpoint::MappedFile {
- public:
-  explicit MappedFile(const std::string& path) {
-    const int fd = open_regular_file(path, ErrorCode::kInvalidModel);
-    struct stat about{};
-    if (::fstat(fd, &about) != 0) {
-      ::close(fd);
-      refuse(path, std::string("can't be read: ") + std::strerror(errno));
-    }
-    size_ = static_cast<size_t>(about.st_size);
-    if (size_ > 0) data_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
-    ::close(fd);
-    if (size_ == 0) refuse(path, "the file is empty");
-    if (data_ == MAP_FAILED) refuse(path, std::string("can't be mapped: ") + std::strerror(errno));
+CheckpointFile::CheckpointFile(const std::string& path)
+    : path_(path), file_(open_regular_file(path, ErrorCode::kInvalidModel)) {
+  struct stat about{};
+  if (::fstat(file_.get(), &about) != 0) {
+    refuse(path, std::string("can't be read: ") + std::strerror(errno));
   }
-  ~MappedFile() { ::munmap(data_, size_); }
-  MappedFile(const MappedFile&) = delete;
-  MappedFile& operator=(const MappedFile&) = delete;
+  num_bytes_ = static_cast<size_t>(about.st_size);
+  if (num_bytes_ == 0) refuse(path, "the file is empty");
+}
 
-  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(data_), size_}; }
+void CheckpointFile::read(size_t begin, std::span<std::byte> to) const {
+  while (!to.empty()) {
+    const ssize_t count = ::pread(file_.get(), to.data(), to.size(), static_cast<off_t>(begin));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) refuse(path_, std::string("can't be read: ") + std::strerror(errno));
+    if (count == 0) {
+      refuse(path_, "ends at byte " + std::to_string(begin) + " of " + std::to_string(num_bytes_) +
+                        ": it was cut while it was read");
+    }
+    begin += static_cast<size_t>(count);
+    to = to.subspan(static_cast<size_t>(count));
+  }
+}
 
- private:
-  void* data_ = MAP_FAILED;
-  size_t size_ = 0;
-};
+std::string CheckpointFile::read_text(size_t begin, size_t num_bytes) const {
+  std::string text(num_bytes, '\0');
+  read(begin, std::as_writable_bytes(std::span(text)));
+  return text;
+}
 
 Checkpoint::Checkpoint() = default;
 Checkpoint::~Checkpoint() = default;
 Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 
 void Checkpoint::add_file(const std::string& path) {
-  files_.push_back(std::make_unique<MappedFile>(path));
-  const std::span<const std::byte> file = files_.back()->bytes();
-  const std::string_view all(reinterpret_cast<const char*>(file.data()), file.size());
-  if (const std::string why = foreign_content(all); !why.empty()) refuse(path, why);
-  if (all.starts_with("PK\x03\x04") || all.starts_with("GGUF")) {
-    refuse(path, std::string("is a ") + (all[0] == 'P' ? "PyTorch (zip)" : "GGUF") +
+  files_.push_back(std::make_unique<CheckpointFile>(path));
+  const CheckpointFile& file = *files_.back();
+  constexpr size_t kTelling = 64;  // more than what any foreign content is known by
+  const std::string first = file.read_text(0, std::min(file.num_bytes(), kTelling));
+  if (const std::string why = foreign_content(first); !why.empty()) refuse(path, why);
+  if (first.starts_with("PK\x03\x04") || first.starts_with("GGUF")) {
+    refuse(path, std::string("is a ") + (first[0] == 'P' ? "PyTorch (zip)" : "GGUF") +
                      " file; safetensors is what is read here");
   }
   uint64_t header_bytes = 0;
-  if (file.size() < sizeof header_bytes) refuse(path, "shorter than the 8 bytes of a header size");
-  std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
-  if (header_bytes > kMaxHeaderBytes || header_bytes > file.size() - sizeof header_bytes) {
+  if (first.size() < sizeof header_bytes) refuse(path, "shorter than the 8 bytes of a header size");
+  std::memcpy(&header_bytes, first.data(), sizeof header_bytes);
+  if (header_bytes > kMaxHeaderBytes || header_bytes > file.num_bytes() - sizeof header_bytes) {
     refuse(path, "header size " + std::to_string(header_bytes) + " is over the file's " +
-                     std::to_string(file.size()) + " bytes or the limit of 16 MiB");
+                     std::to_string(file.num_bytes()) + " bytes or the limit of 16 MiB");
   }
-  const char* text = reinterpret_cast<const char*>(file.data()) + sizeof header_bytes;
-  const json header = parse_header(path, {text, header_bytes});
-  const auto data = file.subspan(sizeof header_bytes + header_bytes);
+  const json header = parse_header(path, file.read_text(sizeof header_bytes, header_bytes));
+  const size_t data_begin = sizeof header_bytes + header_bytes;
 
   std::vector<std::pair<size_t, size_t>> pieces;  // offsets, to find overlaps and gaps
   for (const auto& [name, about] : header.items()) {
     if (name == "__metadata__") continue;
-    StoredTensor tensor = parse_tensor(path, name, about, data);
-    const auto begin = static_cast<size_t>(tensor.bytes.data() - data.data());
-    pieces.emplace_back(begin, begin + tensor.bytes.size());
-    total_bytes_ += static_cast<int64_t>(tensor.bytes.size());
+    StoredTensor tensor = parse_tensor(file, name, about, data_begin);
+    const size_t begin = tensor.begin - data_begin;
+    pieces.emplace_back(begin, begin + tensor.num_bytes);
+    total_bytes_ += static_cast<int64_t>(tensor.num_bytes);
     if (!tensors_.emplace(name, std::move(tensor)).second) {
       refuse(path, "tensor '" + name + "' is in another file as well");
     }
@@ -162,8 +169,8 @@ void Checkpoint::add_file(const std::string& path) {
     }
     end = piece_end;
   }
-  if (end != data.size()) {
-    refuse(path, std::to_string(data.size() - end) + " bytes of data belong to no tensor");
+  if (const size_t data_bytes = file.num_bytes() - data_begin; end != data_bytes) {
+    refuse(path, std::to_string(data_bytes - end) + " bytes of data belong to no tensor");
   }
 }
 
@@ -213,7 +220,7 @@ void Checkpoint::normalise_names() {
   for (auto& [name, tensor] : tensors_) {
     const std::string plain = plain_tensor_name(name);
     if (is_derived_tensor(plain)) {
-      total_bytes_ -= static_cast<int64_t>(tensor.bytes.size());
+      total_bytes_ -= static_cast<int64_t>(tensor.num_bytes);
       continue;
     }
     if (!named.emplace(plain, std::move(tensor)).second) {
@@ -276,11 +283,12 @@ std::string Checkpoint::fingerprint() const {
     hasher.add(name);
     hasher.add(tensor.dtype);
     for (const int64_t n : tensor.shape) hasher.add(std::to_string(n));
-    const std::string_view bytes(reinterpret_cast<const char*>(tensor.bytes.data()),
-                                 tensor.bytes.size());
     constexpr size_t kSample = 4096;
-    hasher.add(bytes.substr(0, kSample));
-    if (bytes.size() > kSample) hasher.add(bytes.substr(bytes.size() - kSample));
+    const size_t sample = std::min(kSample, tensor.num_bytes);
+    hasher.add(tensor.file->read_text(tensor.begin, sample));
+    if (tensor.num_bytes > kSample) {
+      hasher.add(tensor.file->read_text(tensor.begin + tensor.num_bytes - sample, sample));
+    }
   }
   return hasher.digest().hex();
 }

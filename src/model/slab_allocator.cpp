@@ -1,6 +1,7 @@
 #include "model/slab_allocator.h"
 
 #include <string>
+#include <utility>
 
 #include "bicached/error.h"
 
@@ -19,20 +20,24 @@ std::optional<SlabId> SlabAllocator::open(int64_t num_tokens) {
   }
   if (best == holes_.end()) return std::nullopt;
   const Range range{best->first, num_tokens};
-  const int64_t rest = best->second - num_tokens;
-  holes_.erase(best);
-  if (rest > 0) holes_[range.begin + num_tokens] = rest;
+  Holes left{{range.begin, num_tokens}};
+  used_.emplace(next_, Used{range, left.extract(left.begin())});
+  if (best->second == num_tokens) {
+    holes_.erase(best);
+  } else {
+    auto rest = holes_.extract(best);
+    rest.key() += num_tokens;
+    rest.mapped() -= num_tokens;
+    holes_.insert(std::move(rest));
+  }
   free_ -= num_tokens;
-  const SlabId id = next_++;
-  used_[id] = range;
-  return id;
+  return next_++;
 }
 
 void SlabAllocator::close(SlabId slab) {
-  const Range range = this->range(slab);
-  used_.erase(slab);
-  free_ += range.num_tokens;
-  auto hole = holes_.emplace(range.begin, range.num_tokens).first;
+  free_ += range(slab).num_tokens;
+  auto closed = used_.extract(slab);
+  auto hole = holes_.insert(std::move(closed.mapped().hole)).position;
   const auto after = std::next(hole);
   if (after != holes_.end() && hole->first + hole->second == after->first) {
     hole->second += after->second;
@@ -52,14 +57,14 @@ const SlabAllocator::Range& SlabAllocator::range(SlabId slab) const {
   if (it == used_.end()) {
     throw Error(ErrorCode::kInternal, "slab " + std::to_string(slab) + " is not open");
   }
-  return it->second;
+  return it->second.range;
 }
 
 void SlabAllocator::check_integrity() const {
   std::map<int64_t, int64_t> pieces = holes_;
   int64_t free = 0;
   for (const auto& [begin, length] : holes_) free += length;
-  for (const auto& [id, range] : used_) pieces.emplace(range.begin, range.num_tokens);
+  for (const auto& [id, used] : used_) pieces.emplace(used.range.begin, used.range.num_tokens);
   int64_t end = 0;
   for (const auto& [begin, length] : pieces) {
     if (begin != end) break;

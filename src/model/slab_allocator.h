@@ -9,7 +9,8 @@
 namespace bicached {
 
 /// Cuts contiguous token ranges out of the KV pool: best fit, neighbours merged when given back.
-/// Numbers only. Engine thread only.
+/// Numbers only. Where memory runs out nothing has changed, and to close needs none. Engine thread
+/// only.
 class SlabAllocator {
  public:
   struct Range {
@@ -30,11 +31,17 @@ class SlabAllocator {
   void check_integrity() const;
 
  private:
+  using Holes = std::map<int64_t, int64_t>;  // begin -> length
+  struct Used {
+    Range range;
+    Holes::node_type hole;  // that it leaves
+  };
+
   int64_t capacity_;
   int64_t free_;
   SlabId next_ = 0;
-  std::map<int64_t, int64_t> holes_;  // begin -> length
-  std::map<SlabId, Range> used_;
+  Holes holes_;
+  std::map<SlabId, Used> used_;
 };
 
 }  // namespace bicached

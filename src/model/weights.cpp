@@ -1,9 +1,8 @@
 #include "model/weights.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <set>
 
 #include "bicached/error.h"
@@ -79,75 +78,93 @@ at::ScalarType scalar_type(const std::string& dtype) {
   return at::kFloat;
 }
 
-/// On the host, without a copy.
-at::Tensor tensor_of(const StoredTensor& stored) {
-  // from_blob takes no const; the mapping is read-only and nobody writes to the result.
-  void* data = const_cast<std::byte*>(stored.bytes.data());
-  return at::from_blob(data, stored.shape, at::dtype(scalar_type(stored.dtype)));
+/// Rows of a tensor into memory of the host, which is contiguous.
+void read_rows(const StoredTensor& stored, int64_t begin, const at::Tensor& to) {
+  const auto num_bytes = static_cast<size_t>(to.nbytes());
+  const auto row_bytes = num_bytes / static_cast<size_t>(std::max<int64_t>(to.size(0), 1));
+  stored.read(static_cast<size_t>(begin) * row_bytes,
+              {static_cast<std::byte*>(to.mutable_data_ptr()), num_bytes});
 }
 
-/// The place of a tensor among the weights: part of a matrix, and of its scales where it is float8.
+/// Some of its rows in pieces that are small beside a model: `use` gets the number of the first,
+/// counted from `begin`, and the piece, on the host and of the stored type.
+template <typename Use>
+void for_each_piece(const StoredTensor& stored, int64_t begin, int64_t num_rows, Use use) {
+  constexpr int64_t kPieceBytes = 8 << 20;  // read again and again into the same memory
+  Shape shape = stored.shape;
+  const int64_t row_bytes =
+      static_cast<int64_t>(stored.num_bytes) / std::max<int64_t>(shape.front(), 1);
+  const int64_t most_rows = std::max<int64_t>(1, kPieceBytes / std::max<int64_t>(row_bytes, 1));
+  for (int64_t row = 0; row < num_rows; row += most_rows) {
+    shape.front() = std::min(most_rows, num_rows - row);
+    const at::Tensor piece = at::empty(shape, at::dtype(scalar_type(stored.dtype)));
+    read_rows(stored, begin + row, piece);
+    use(row, piece);
+  }
+}
+
+/// Where a tensor, or a part of one, goes: part of a matrix, and of its scales where it is float8.
 struct Place {
-  at::Tensor values;
-  at::Tensor scales;
-  Shape matrix;  // [out, in] that `values` have room for; empty: the tensor's own shape
+  at::Tensor values;            // room for more than there is is filled up with zeros
+  at::Tensor scales;            // [rows]
+  int64_t row = 0, column = 0;  // of the tensor, where the part begins
 };
 
-Place rows_of(const Linear& linear, int64_t begin, int64_t count) {
-  Place place{linear.weight.narrow(0, begin, count), {}};
-  if (linear.is_quantised()) place.scales = linear.scale.narrow(1, begin, count);
+Place rows_of(const Linear& linear, int64_t begin, int64_t count, int64_t matrix = 0) {
+  const bool is_one = linear.weight.dim() == 2;
+  const at::Tensor weight = is_one ? linear.weight : linear.weight.select(0, matrix);
+  Place place{weight.narrow(0, begin, count), {}};
+  if (linear.is_quantised()) place.scales = linear.scale.select(0, matrix).narrow(0, begin, count);
   return place;
 }
 
 /// Where a matrix of an expert goes, or of the shared MLP, which is some experts: the first ones.
-Place place_of_expert(const Experts& experts, const ExpertsConfig& config, const TensorSpec& spec) {
+std::vector<Place> places_of_expert(const Experts& experts, const ExpertsConfig& config,
+                                    const TensorSpec& spec) {
   const bool is_shared = spec.expert < 0;
-  const int64_t first = is_shared ? 0 : config.num_shared() + spec.expert;
-  const int64_t count = is_shared ? config.num_shared() : 1, width = config.size;
   const bool is_down = spec.role == TensorRole::kExpertDown || spec.role == TensorRole::kSharedDown;
   const bool is_up = spec.role == TensorRole::kExpertUp || spec.role == TensorRole::kSharedUp;
-  const Linear& all = is_down ? experts.down : experts.gate_up;
-  const int64_t rows = is_down ? all.weight.size(1) : width;
-  const auto part = [&](const at::Tensor& of_all) {
-    return of_all.narrow(0, first, count).narrow(1, is_up ? width : 0, rows);
-  };
-  Place place{part(all.weight), {}, {count * rows, all.weight.size(2)}};
-  if (all.is_quantised()) place.scales = part(all.scale);
-  if (is_down) {  // side by side, not one below the other
-    place.values = place.values.transpose(0, 1);
-    place.matrix = {rows, count * width};
+  const int64_t width = config.size;
+  std::vector<Place> places;
+  for (int64_t part = 0; part < (is_shared ? config.num_shared() : 1); ++part) {
+    const int64_t expert = is_shared ? part : config.num_shared() + spec.expert;
+    places.push_back(is_down ? rows_of(experts.down, 0, experts.down.weight.size(1), expert)
+                             : rows_of(experts.gate_up, is_up ? width : 0, width, expert));
+    (is_down ? places.back().column : places.back().row) = part * width;
   }
-  return place;
+  return places;
 }
 
-Place place_in(const LayerWeights& layer, const ModelConfig& config, const TensorSpec& spec) {
+std::vector<Place> places_in(const LayerWeights& layer, const ModelConfig& config,
+                             const TensorSpec& spec) {
   const int64_t query = int64_t{config.num_heads} * config.head_size;
   const int64_t kv = int64_t{config.num_kv_heads} * config.head_size;
   const int64_t mlp = config.mlp_size;
+  const auto whole = [](const at::Tensor& values) { return std::vector<Place>{{values, {}}}; };
   switch (spec.role) {
-    case TensorRole::kAttentionNorm: return {layer.attention_norm, {}};
-    case TensorRole::kQkv: return rows_of(layer.qkv, 0, query + 2 * kv);
-    case TensorRole::kQuery: return rows_of(layer.qkv, 0, query);
-    case TensorRole::kKey: return rows_of(layer.qkv, query, kv);
-    case TensorRole::kValue: return rows_of(layer.qkv, query + kv, kv);
-    case TensorRole::kQueryBias: return {layer.qkv.bias.narrow(0, 0, query), {}};
-    case TensorRole::kKeyBias: return {layer.qkv.bias.narrow(0, query, kv), {}};
-    case TensorRole::kValueBias: return {layer.qkv.bias.narrow(0, query + kv, kv), {}};
-    case TensorRole::kQueryNorm: return {layer.query_norm, {}};
-    case TensorRole::kKeyNorm: return {layer.key_norm, {}};
-    case TensorRole::kAttentionOut: return rows_of(layer.attention_out, 0, config.hidden_size);
-    case TensorRole::kMlpNorm: return {layer.mlp_norm, {}};
-    case TensorRole::kGate: return rows_of(layer.mlp->gate_up, 0, mlp);
-    case TensorRole::kUp: return rows_of(layer.mlp->gate_up, mlp, mlp);
-    case TensorRole::kDown: return rows_of(layer.mlp->down, 0, config.hidden_size);
-    case TensorRole::kRouter: return {layer.experts->router, {}};
-    case TensorRole::kRouterBias: return {layer.experts->router_bias, {}};
+    case TensorRole::kAttentionNorm: return whole(layer.attention_norm);
+    case TensorRole::kQkv: return {rows_of(layer.qkv, 0, query + 2 * kv)};
+    case TensorRole::kQuery: return {rows_of(layer.qkv, 0, query)};
+    case TensorRole::kKey: return {rows_of(layer.qkv, query, kv)};
+    case TensorRole::kValue: return {rows_of(layer.qkv, query + kv, kv)};
+    case TensorRole::kQueryBias: return whole(layer.qkv.bias.narrow(0, 0, query));
+    case TensorRole::kKeyBias: return whole(layer.qkv.bias.narrow(0, query, kv));
+    case TensorRole::kValueBias: return whole(layer.qkv.bias.narrow(0, query + kv, kv));
+    case TensorRole::kQueryNorm: return whole(layer.query_norm);
+    case TensorRole::kKeyNorm: return whole(layer.key_norm);
+    case TensorRole::kAttentionOut: return {rows_of(layer.attention_out, 0, config.hidden_size)};
+    case TensorRole::kMlpNorm: return whole(layer.mlp_norm);
+    case TensorRole::kGate: return {rows_of(layer.mlp->gate_up, 0, mlp)};
+    case TensorRole::kUp: return {rows_of(layer.mlp->gate_up, mlp, mlp)};
+    case TensorRole::kDown: return {rows_of(layer.mlp->down, 0, config.hidden_size)};
+    case TensorRole::kRouter: return whole(layer.experts->router);
+    case TensorRole::kRouterBias: return whole(layer.experts->router_bias);
     case TensorRole::kSharedGate:
     case TensorRole::kSharedUp:
     case TensorRole::kSharedDown:
     case TensorRole::kExpertGate:
     case TensorRole::kExpertUp:
-    case TensorRole::kExpertDown: return place_of_expert(*layer.experts, config.experts, spec);
+    case TensorRole::kExpertDown: return places_of_expert(*layer.experts, config.experts, spec);
     case TensorRole::kEmbedding:
     case TensorRole::kFinalNorm:
     case TensorRole::kHead: break;
@@ -210,39 +227,50 @@ class LayerMaker {
   const bool fp8_;
 };
 
-/// With zeros below and beside it.
-at::Tensor filled_up(const at::Tensor& matrix, const Shape& shape) {
-  if (matrix.sizes() == at::IntArrayRef(shape)) return matrix;
-  at::Tensor whole = at::zeros(shape, matrix.options());
-  whole.narrow(0, 0, matrix.size(0)).narrow(1, 0, matrix.size(1)).copy_(matrix);
-  return whole;
+/// The scales of a float8 matrix as a column, or one for all.
+at::Tensor read_scale(const StoredTensor& stored) {
+  Shape shape = stored.shape;
+  if (shape.empty()) shape = {1};
+  const at::Tensor scale = at::empty(shape, at::dtype(scalar_type(stored.dtype)));
+  read_rows(stored, 0, scale);
+  return scale.to(at::kFloat).reshape({-1, 1});
 }
 
 /// Converts on the way. What is stored in float8 stays as it is where its place is float8.
-void put(const Checkpoint& checkpoint, const TensorSpec& spec, at::ScalarType dtype,
-         const Place& place) {
-  at::Tensor stored = tensor_of(find(checkpoint, spec));
-  const bool is_float8 = stored.scalar_type() == at::kFloat8_e4m3fn;
+void put(const Checkpoint& checkpoint, const TensorSpec& spec, at::ScalarType dtype, Place place) {
+  const StoredTensor& stored = find(checkpoint, spec);
+  const bool is_float8 = stored.dtype == kFloat8;
+  const Shape& shape = spec.shape;
+  const bool is_vector = shape.size() == 1;
+  const int64_t rows = std::min(place.values.size(0), shape[0] - place.row);
+  const int64_t columns = is_vector ? 1 : std::min(place.values.size(1), shape[1] - place.column);
+  if (!is_vector && place.values.numel() > rows * columns) {
+    place.values.zero_();
+    place.values = place.values.narrow(0, 0, rows).narrow(1, 0, columns);
+    if (place.scales.defined()) place.scales = place.scales.zero_().narrow(0, 0, rows);
+  }
+  const at::Tensor& values = place.values;
+  const bool takes_all_columns = is_vector || columns == shape[1];
+  if (takes_all_columns && !place.scales.defined() && values.device().is_cpu() &&
+      values.is_contiguous() && values.scalar_type() == scalar_type(stored.dtype)) {
+    return read_rows(stored, place.row, values);
+  }
   at::Tensor scale;
-  if (is_float8) {
-    scale = tensor_of(find_scale(checkpoint, spec)).to(at::kFloat).reshape({-1, 1});
-  }
-  if (!place.matrix.empty()) {
-    stored = filled_up(stored, place.matrix);
-    if (is_float8) scale = filled_up(scale.expand({spec.shape[0], 1}), {place.matrix[0], 1});
-  }
-  const auto shaped = [&](const at::Tensor& values) { return values.view(place.values.sizes()); };
-  if (!place.scales.defined()) {
-    place.values.copy_(shaped(is_float8 ? stored.to(at::kFloat).mul(scale) : stored));
-    return;
-  }
-  Linear linear{stored, {}, scale};
-  if (!is_float8) linear = quantised(stored.to(place.values.device(), dtype));
-  place.values.view(at::kByte).copy_(shaped(linear.weight).view(at::kByte));
-  // A row has one scale, whatever number of places its columns are in.
-  const bool has_each = linear.scale.numel() == place.scales.numel();
-  place.scales.copy_(has_each ? linear.scale.view(place.scales.sizes())
-                              : linear.scale.view({1, -1}).expand_as(place.scales));
+  if (is_float8) scale = read_scale(find_scale(checkpoint, spec)).expand({shape[0], 1});
+  for_each_piece(stored, place.row, rows, [&](int64_t begin, at::Tensor piece) {
+    if (!takes_all_columns) piece = piece.narrow(1, place.column, columns);
+    const int64_t count = piece.size(0);
+    const at::Tensor to = values.narrow(0, begin, count);
+    Linear linear{piece, {}, {}};
+    if (is_float8) linear.scale = scale.narrow(0, place.row + begin, count);
+    if (!place.scales.defined()) {
+      to.copy_(is_float8 ? piece.to(at::kFloat).mul(linear.scale) : piece);
+      return;
+    }
+    if (!is_float8) linear = quantised(piece.to(values.device(), dtype));
+    to.view(at::kByte).copy_(linear.weight.view(at::kByte));
+    place.scales.narrow(0, begin, count).copy_(linear.scale.view({-1}));
+  });
 }
 
 }  // namespace
@@ -301,20 +329,21 @@ ModelWeights load_weights(const Checkpoint& checkpoint, const ParsedModel& model
   weights.num_parameters = check_tensors(checkpoint, model);
   int64_t done_bytes = 0;
   for (const TensorSpec& spec : list_tensors(model)) {
-    Place place;
+    std::vector<Place> places;
     if (spec.layer < 0) {
-      place.values = at::empty(spec.shape, options);
-      if (spec.role == TensorRole::kEmbedding) weights.embedding = place.values;
-      if (spec.role == TensorRole::kFinalNorm) weights.final_norm = place.values;
-      if (spec.role == TensorRole::kHead) weights.head = place.values;
+      const at::Tensor values = at::empty(spec.shape, options);
+      if (spec.role == TensorRole::kEmbedding) weights.embedding = values;
+      if (spec.role == TensorRole::kFinalNorm) weights.final_norm = values;
+      if (spec.role == TensorRole::kHead) weights.head = values;
+      places = {{values, {}}};
     } else {
       if (spec.layer == static_cast<int>(weights.layers.size())) {
         weights.layers.push_back(maker.make(spec.layer));
       }
-      place = place_in(weights.layers.back(), config, spec);
+      places = places_in(weights.layers.back(), config, spec);
     }
-    put(checkpoint, spec, dtype, place);
-    done_bytes += static_cast<int64_t>(find(checkpoint, spec).bytes.size());
+    for (const Place& place : places) put(checkpoint, spec, dtype, place);
+    done_bytes += static_cast<int64_t>(find(checkpoint, spec).num_bytes);
     if (progress) progress(done_bytes, checkpoint.total_bytes());
   }
   if (config.tied_head) weights.head = weights.embedding;

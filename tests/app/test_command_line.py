@@ -9,7 +9,7 @@ import time
 import urllib.request
 
 import pytest
-from programs import DEMO, PRICES, fails, run, run_server
+from programs import DEMO, PRICES, PROGRAM, fails, run, run_server
 
 
 def test_help_groups_the_settings():
@@ -28,6 +28,17 @@ def test_commands_of_the_lab_are_handed_over():
 
 def test_version():
     assert run("--version").stdout.startswith("bicached ")
+
+
+def test_a_working_folder_that_was_deleted(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    for command in ("serve --model", "info", "generate --prompt hi"):
+        done = subprocess.run(["sh", "-c", f'cd {gone} && rmdir {gone} && exec {PROGRAM} {command} {DEMO}'],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert "the working folder was deleted" in done.stderr
+        gone.mkdir()
 
 
 def test_settings_of_the_environment_take_effect():

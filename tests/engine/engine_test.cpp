@@ -402,13 +402,13 @@ TEST(Scheduler, ARequestOfManyCanvasesTakesTurnsWithOthers) {
   settings.max_running = 2;
   Scheduler scheduler(settings);
   const auto now = Sequence::Clock::now();
-  const auto enqueue = [&](const std::string& name, size_t num_canvases) {
+  const auto enqueue = [&](const std::string& name, size_t num_canvases, int age_ms) {
     const auto stream = std::make_shared<ResponseStream::Shared>(num_canvases, 16);
     for (size_t i = 0; i < num_canvases; ++i) {
       auto sequence = std::make_unique<Sequence>();
       sequence->request.id = name;
       sequence->stream = stream;
-      sequence->submitted = now - std::chrono::hours(1);  // age alone gives no turn
+      sequence->submitted = now - std::chrono::milliseconds(age_ms);
       scheduler.enqueue(std::move(sequence));
     }
   };
@@ -429,12 +429,14 @@ TEST(Scheduler, ARequestOfManyCanvasesTakesTurnsWithOthers) {
              !std::exchange(is_found, true);
     });
   };
-  enqueue("A", 8);
-  enqueue("b", 1);
+  // What waits for long gives no turn: the others would wait until they are as old.
+  const int aged = settings.max_age_ms;
+  enqueue("A", 8, aged);
+  enqueue("b", 1, aged);
   admit();
   EXPECT_EQ(order, "Ab");
-  enqueue("c", 1);
-  enqueue("d", 1);
+  enqueue("c", 1, 0);
+  enqueue("d", 1, 0);
   for (const char* next : {"b", "A", "c"}) {
     finish(next);
     admit();

@@ -74,8 +74,8 @@ class FakeDenoiser final : public Denoiser {
 
   std::optional<SlabId> open_slab(int num_tokens) override {
     if (num_tokens > free_) return std::nullopt;
+    slabs_.emplace(next_id_, std::vector<TokenId>(static_cast<size_t>(num_tokens), -1));
     free_ -= num_tokens;
-    slabs_[next_id_].assign(static_cast<size_t>(num_tokens), -1);
     control_->num_open_slabs = static_cast<int>(slabs_.size());
     return next_id_++;
   }

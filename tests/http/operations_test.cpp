@@ -259,6 +259,42 @@ TEST_F(OperationsTest, LongBodiesAreBoundedInSum) {
   EXPECT_EQ(post_text("/tokenize", body).status, 200);  // all is given back
 }
 
+TEST_F(OperationsTest, LongHeadsAreBoundedInSum) {
+  start();
+  std::string head = "GET /health HTTP/1.1\r\nHost: x\r\n";
+  for (int i = 0; i < 8; ++i) head += "X: " + std::string(7800, 'a') + "\r\n";
+  std::vector<std::unique_ptr<RawClient>> clients;  // 19 MB together, and 16 are allowed
+  for (int i = 0; i < 300; ++i) {
+    clients.push_back(std::make_unique<RawClient>(port));
+    clients.back()->send(head);
+  }
+  EXPECT_EQ(parse_response(clients.back()->read_all()).status, 429);
+  EXPECT_EQ(get("/health").status, 200) << "short ones arrive all the same";
+  clients.front()->send("Connection: close\r\n\r\n");
+  EXPECT_EQ(parse_response(clients.front()->read_all()).status, 200);
+}
+
+/// The client that does not read for longest goes, and no other.
+TEST_F(OperationsTest, AnswersThatNobodyTakesAreBoundedInSum) {
+  // The system takes little for a socket of this kind, and always as much.
+  const std::string path = ::testing::TempDir() + "bicached_answers_test.sock";
+  settings.server.host = {path, "127.0.0.1"};
+  start();
+  const std::string request = make_request(
+      "POST", "/apply-template",
+      nlohmann::json{{"messages", {{{"role", "user"}, {"content", std::string(3 << 20, 'a')}}}}}
+          .dump());
+  std::vector<std::unique_ptr<RawClient>> clients;  // over 80 MB together, and 64 are allowed
+  for (int i = 0; i < 30; ++i) {
+    clients.push_back(std::make_unique<RawClient>(path));
+    clients.back()->send(request);
+    clients.back()->read_until([](const std::string& begun) { return !begun.empty(); });
+  }
+  const auto is_whole = [](const std::string& answer) { return answer.size() > (3 << 20); };
+  EXPECT_TRUE(is_whole(clients.back()->read_all()));
+  EXPECT_FALSE(is_whole(clients.front()->read_all()));
+}
+
 TEST_F(OperationsTest, ADrainAnswersWhoIsConnected) {
   control->forward_ms = 5;
   control->end_one_in = 0;

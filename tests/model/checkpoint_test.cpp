@@ -38,7 +38,18 @@ TEST(Checkpoint, ReadsWhatIsThere) {
   EXPECT_EQ(checkpoint.total_bytes(), 12);
   const StoredTensor& b = checkpoint.tensors().at("b");
   EXPECT_EQ(b.shape, (std::vector<int64_t>{2, 2}));
-  EXPECT_EQ(static_cast<char>(b.bytes[0]), '4');
+  EXPECT_EQ(b.file->read_text(b.begin, b.num_bytes), "456789ab");
+}
+
+TEST(Checkpoint, RefusesAFileThatIsCutWhileItIsRead) {
+  const TempFolder folder;
+  const std::string whole = safetensors_bytes(
+      R"({"a":{"dtype":"F32","shape":[2048],"data_offsets":[0,8192]}})", std::string(8192, 'x'));
+  folder.write("model.safetensors", whole);
+  const Checkpoint checkpoint = Checkpoint::open(folder.path());
+  folder.write("model.safetensors", whole.substr(0, 1000));
+  EXPECT_THAT(refusal([&] { checkpoint.fingerprint(); }),
+              AllOf(HasSubstr("model.safetensors: ends at byte 1000"), HasSubstr("it was cut")));
 }
 
 TEST(Checkpoint, FingerprintTellsDataApart) {

@@ -122,16 +122,18 @@ TEST_P(ForwardGraphsTest, SayOfACanvasWhatTheySayOfItAlone) {
     const RowResult& got = together[kBlockEnd - kBlockBegin + row];
     EXPECT_NEAR(got.probability, alone[row].probability, 0.05) << row;
     EXPECT_NEAR(got.entropy, alone[row].entropy, 0.2) << row;
-    if (alone[row].margin > 0.1) EXPECT_EQ(got.token, alone[row].token) << row;
+    if (alone[row].margin > 0.1) {
+      EXPECT_EQ(got.token, alone[row].token) << row;
+    }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ForwardGraphsTest,
                          ::testing::Combine(::testing::Bool(),
                                             ::testing::Values("bfloat16", "fp8")),
-                         [](const auto& info) {
-                           return std::string(std::get<0>(info.param) ? "experts_" : "dense_") +
-                                  std::get<1>(info.param);
+                         [](const auto& made) {
+                           return std::string(std::get<0>(made.param) ? "experts_" : "dense_") +
+                                  std::get<1>(made.param);
                          });
 
 TEST(Cards, EachSaysTheSameAndLeavesTheOthersAlone) {

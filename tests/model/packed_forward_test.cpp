@@ -430,7 +430,7 @@ INSTANTIATE_TEST_SUITE_P(
                              "model.transformer.blocks.0.k_proj.weight"},
                       Shaped{tiny_llada2_config(2), tiny_llada2_shapes(2),
                              "model.layers.1.mlp.shared_experts.down_proj.weight"}),
-    [](const auto& info) { return info.index == 0 ? "Dense" : "Experts"; });
+    [](const auto& made) { return made.index == 0 ? "Dense" : "Experts"; });
 
 INSTANTIATE_TEST_SUITE_P(Devices, PackedForwardTest, ::testing::Values("cpu", "cuda"),
                          [](const auto& device) { return device.param; });

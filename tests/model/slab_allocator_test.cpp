@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <new>
 #include <random>
 #include <set>
 #include <vector>
 
 #include "bicached/error.h"
+#include "failing_memory.h"
 
 namespace bicached {
 namespace {
@@ -50,6 +52,34 @@ TEST(SlabAllocator, RefusesWhatItNeverGave) {
   EXPECT_THROW(slabs.range(99), Error);
   EXPECT_FALSE(slabs.open(0));
   EXPECT_FALSE(slabs.open(-1));
+}
+
+TEST(SlabAllocator, StaysWholeWhereMemoryRunsOut) {
+  SlabAllocator slabs(100);
+  std::vector<SlabId> open;
+  open.reserve(64);
+  int num_failed = 0;
+  for (int num_before = 0; num_before < 8; ++num_before) {
+    for (int i = 0; i < 8; ++i) {
+      failing_memory::begin(num_before, 1);
+      try {
+        if (const auto id = slabs.open(10)) open.push_back(*id);
+      } catch (const std::bad_alloc&) {
+        ++num_failed;
+      }
+      failing_memory::end();
+      slabs.check_integrity();
+    }
+    failing_memory::begin(0, 100);
+    while (!open.empty()) {  // the middle ones leave holes between slabs
+      slabs.close(open[open.size() / 2]);
+      open.erase(open.begin() + static_cast<std::ptrdiff_t>(open.size() / 2));
+    }
+    EXPECT_FALSE(failing_memory::end()) << "to close needs no memory";
+    slabs.check_integrity();
+    EXPECT_EQ(slabs.free_tokens(), 100);
+  }
+  EXPECT_GT(num_failed, 8);
 }
 
 TEST(SlabAllocator, StaysWholeOverManyRandomSteps) {
