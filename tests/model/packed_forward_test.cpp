@@ -15,6 +15,7 @@
 #include "denoise/torch_denoiser.h"
 #include "model/load_model.h"
 #include "model/tiny_model.h"
+#include "model/weights.h"
 
 namespace bicached {
 namespace {
@@ -411,6 +412,28 @@ TEST_P(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
     logits.push_back(model->run_logits(forward));
   }
   EXPECT_TRUE(at::allclose(logits[0], logits[1], 0, 0));
+
+  // Where a card multiplies float8 the codes stay what they are.
+  const ParsedModel parsed = parse_model_folder(stored.path());
+  const auto load = [&](const TempFolder& folder, bool fp8) {
+    return load_weights(Checkpoint::open(folder.path()), parsed, at::kCPU, at::kFloat, fp8, {});
+  };
+  const ModelWeights plain = load(widened, false), kept = load(stored, true);
+  const auto expect_kept = [](const Linear& codes, const Linear& values) {
+    std::vector<int64_t> a_row = codes.weight.sizes().vec();
+    a_row.back() = 1;
+    const at::Tensor meant = codes.weight.to(at::kFloat).mul(codes.scale.view(a_row));
+    EXPECT_TRUE(meant.equal(values.weight));
+  };
+  for (size_t i = 0; i < plain.layers.size(); ++i) {
+    const LayerWeights &want = plain.layers[i], &got = kept.layers[i];
+    if (want.experts) {
+      expect_kept(got.experts->gate_up, want.experts->gate_up);
+      expect_kept(got.experts->down, want.experts->down);
+    } else {
+      expect_kept(got.mlp->gate_up, want.mlp->gate_up);
+    }
+  }
 
   const std::string lost = GetParam().matrix + "_scale";
   header_stored[lost + "s"] = header_stored[lost];
