@@ -320,7 +320,6 @@ void Poller::advance(Waiting& waiting, bool ended) {
 
 void Poller::dispatch(int fd) {
   std::unique_ptr<Connection> connection = unwatch(fd);
-  count(*connection);
   if (may_work_on(*connection)) {
     hand_over(std::move(connection));
   } else {
@@ -365,12 +364,12 @@ void Poller::expire(int fd) {
   const Phase phase = connection.reader().phase();
   const bool unfinished = phase == Phase::kHead || phase == Phase::kBody;
   if (!unfinished || waiting.closing || connection.has_pending()) return end(fd);
-  connection.reader().refuse(
-      stopping_ ? HttpRefusal{0, Error(ErrorCode::kDraining, "the server is shutting down")}
-                : HttpRefusal{408, Error(ErrorCode::kInvalidRequest,
-                                         phase == Phase::kBody
-                                             ? "the request's body did not arrive in time"
-                                             : "the request's head did not arrive in time")});
+  refuse(connection,
+         stopping_ ? HttpRefusal{0, Error(ErrorCode::kDraining, "the server is shutting down")}
+                   : HttpRefusal{408, Error(ErrorCode::kInvalidRequest,
+                                            phase == Phase::kBody
+                                                ? "the request's body did not arrive in time"
+                                                : "the request's head did not arrive in time")});
   dispatch(fd);
 }
 

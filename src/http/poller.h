@@ -103,7 +103,10 @@ class Poller {
   bool flush(Waiting& waiting);
   /// What has arrived on it: dispatches a whole request, sets the deadline of what is missing.
   void advance(Waiting& waiting, bool ended);
+  template <typename Counts>
+  auto first_due(Counts counts);
   void count(Connection& connection);
+  void refuse(Connection& connection, HttpRefusal refusal);
   void bound(Connection& connection);
   void bound_answers(Connection& latest);
   void dispatch(int fd);

@@ -1,6 +1,7 @@
 // What connections may hold in sum.
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "bicached/error.h"
 #include "http/poller.h"
@@ -25,19 +26,26 @@ size_t over(size_t num_bytes, size_t small) { return num_bytes > small ? num_byt
 
 }  // namespace
 
+/// Of those that count, the one whose deadline comes first; the end: there is none.
+template <typename Counts>
+auto Poller::first_due(Counts counts) {
+  auto first = waiting_.end();
+  for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+    if (!counts(it->second)) continue;
+    if (first == waiting_.end() || it->second.deadline < first->second.deadline) first = it;
+  }
+  return first;
+}
+
 /// Closes the connection that has been idle longest: who asks for nothing keeps nobody else out.
 /// False: all have asked for something.
 bool Poller::make_place() {
   constexpr int kMaxTries = 8;  // each looks at all
   for (int tries = 0; tries < kMaxTries && !has_place(); ++tries) {
-    auto idlest = waiting_.end();
-    for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
-      const Waiting& waiting = it->second;
-      const bool is_idle =
-          waiting.phase == Phase::kIdle && !waiting.closing && !waiting.connection->has_pending();
-      if (!is_idle) continue;
-      if (idlest == waiting_.end() || waiting.deadline < idlest->second.deadline) idlest = it;
-    }
+    const auto idlest = first_due([](const Waiting& waiting) {
+      return waiting.phase == Phase::kIdle && !waiting.closing &&
+             !waiting.connection->has_pending();
+    });
     if (idlest == waiting_.end()) return false;
     // A request may have arrived that nobody has looked at.
     const Connection::Read result = idlest->second.connection->read_available();
@@ -62,16 +70,20 @@ void Poller::count(Connection& connection) {
   if (held() < before) freed(before - held());
 }
 
+void Poller::refuse(Connection& connection, HttpRefusal refusal) {
+  connection.reader().refuse(std::move(refusal));
+  count(connection);
+}
+
 /// Long heads and bodies are bounded in sum: a limit of each alone would let few clients fill the
 /// memory.
 void Poller::bound(Connection& connection) {
   const auto keep_within = [&](const Share& share, size_t sum, size_t limit, const char* what) {
     if (sum <= limit || share.num_bytes() == 0) return;
-    connection.reader().refuse(
-        {0, Error(ErrorCode::kQueueFull,
-                  std::string("the ") + what + " of requests that arrive have " +
-                      std::to_string(limit) + " bytes together already; try again later")});
-    count(connection);
+    refuse(connection,
+           {0, Error(ErrorCode::kQueueFull,
+                     std::string("the ") + what + " of requests that arrive have " +
+                         std::to_string(limit) + " bytes together already; try again later")});
   };
   count(connection);
   keep_within(connection.heads, held_bytes_.heads, kMostHeadBytes, "heads");
@@ -89,12 +101,10 @@ bool Poller::may_work_on(const Connection& connection) const {
 void Poller::bound_answers(Connection& latest) {
   latest.answers.set(over(latest.num_unsent_bytes(), kSmallAnswer));
   while (held_bytes_.answers > kMostAnswerBytes) {
-    auto stalled = waiting_.end();
-    for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
-      const Connection& other = *it->second.connection;
-      if (&other == &latest || other.answers.num_bytes() == 0) continue;
-      if (stalled == waiting_.end() || it->second.deadline < stalled->second.deadline) stalled = it;
-    }
+    const auto stalled = first_due([&](const Waiting& waiting) {
+      const Connection& other = *waiting.connection;
+      return &other != &latest && other.answers.num_bytes() > 0;
+    });
     if (stalled == waiting_.end()) return;
     end(stalled->first);
   }
