@@ -24,10 +24,10 @@
 #include "model/cuda/forward_graphs.h"
 #include "model/cuda/model_kernels.h"
 #include "model/experts.h"
+#include "model/float8.h"
 #include "model/head_norm.h"
 #include "model/load_model.h"
 #include "model/row_ops.h"
-#include "model/weights.h"
 
 namespace bicached {
 namespace {
@@ -151,11 +151,6 @@ TEST_P(Kernels, Float8KeepsThreeBits) {
   const auto values = [](const at::Tensor& out, const at::Tensor& scales) {
     return out.to(at::kFloat).mul(scales);
   };
-  const double step = 1.0 / 16;  // half of the last of three bits
-  const auto expect_rounded = [&](const at::Tensor& rounded, const at::Tensor& exact) {
-    const at::Tensor least = exact.abs().amax(1, true).mul(step / 128);  // below: not normal
-    EXPECT_TRUE(rounded.sub(exact).abs().le(exact.abs().mul(step).add(least)).all().item<bool>());
-  };
   const auto float8 = options.dtype(at::kFloat8_e4m3fn);
   at::Tensor scales = at::empty({37, 1}, options.dtype(at::kFloat));
   at::Tensor x = random({37, model.hidden_size});
@@ -165,20 +160,19 @@ TEST_P(Kernels, Float8KeepsThreeBits) {
   rms_norm(sum, weight, model.norm_eps, exact);
   kernels->add_and_norm(x, add, weight, out, scales);
   EXPECT_TRUE(x.equal(sum));
-  expect_rounded(values(out, scales), exact.to(at::kFloat));
+  testing::expect_rounded(values(out, scales), exact.to(at::kFloat));
   kernels->quantise(x, out, scales);
-  expect_rounded(values(out, scales), x.to(at::kFloat));
+  testing::expect_rounded(values(out, scales), x.to(at::kFloat));
 
   const at::Tensor gate_up = random({37, 2 * model.mlp_size});
   at::Tensor product = at::empty({37, model.mlp_size}, options);
   kernels->silu_times_up(gate_up, product, {});
   at::Tensor small = at::empty(product.sizes(), float8);
   kernels->silu_times_up(gate_up, small, scales);
-  expect_rounded(values(small, scales), product.to(at::kFloat));
+  testing::expect_rounded(values(small, scales), product.to(at::kFloat));
 
   const Linear linear = quantised(weight.view({1, -1}).to(at::kFloat));
-  expect_rounded(linear.weight.to(at::kFloat).mul(linear.scale.t()),
-                 weight.view({1, -1}).to(at::kFloat));
+  testing::expect_rounded(testing::widened(linear), weight.view({1, -1}).to(at::kFloat));
 }
 
 TEST_P(Kernels, AttentionIsThatOfTheDefinition) {
@@ -371,11 +365,6 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
     made.weight = made.weight.view({all_experts, outputs, depth});
     return made;
   };
-  const auto widened = [](const Linear& linear) {
-    at::Tensor values = linear.weight.to(at::kFloat);
-    if (linear.is_quantised()) values.mul_(linear.scale.unsqueeze(-1));
-    return Linear{values, {}, {}};
-  };
   Experts experts{random({count, model.hidden_size}, 0.2).to(at::kFloat),
                   {},
                   matrices(2 * width, model.hidden_size),
@@ -383,8 +372,10 @@ TEST_P(ExpertKernels, AddWhatTheDefinitionAdds) {
   if (model.experts.router_bias != RouterBias::kNone) {
     experts.router_bias = random({count}, 0.3).to(at::kFloat);
   }
-  const Experts wide{experts.router, experts.router_bias, widened(experts.gate_up),
-                     widened(experts.down)};
+  const Experts wide{experts.router,
+                     experts.router_bias,
+                     {testing::widened(experts.gate_up), {}, {}},
+                     {testing::widened(experts.down), {}, {}}};
 
   const at::Tensor x = random({100, model.hidden_size}, 1), before = random(x.sizes(), 1);
   at::Tensor expected = before.to(at::kFloat);

@@ -13,9 +13,9 @@
 #include "bicached/error.h"
 #include "decode/noise.h"
 #include "denoise/torch_denoiser.h"
+#include "model/float8.h"
 #include "model/load_model.h"
 #include "model/tiny_model.h"
-#include "model/weights.h"
 
 namespace bicached {
 namespace {
@@ -420,10 +420,8 @@ TEST_P(Float8Checkpoint, IsReadAsItsCodesTimesItsScales) {
   };
   const ModelWeights plain = load(widened, false), kept = load(stored, true);
   const auto expect_kept = [](const Linear& codes, const Linear& values) {
-    std::vector<int64_t> a_row = codes.weight.sizes().vec();
-    a_row.back() = 1;
-    const at::Tensor meant = codes.weight.to(at::kFloat).mul(codes.scale.view(a_row));
-    EXPECT_TRUE(meant.equal(values.weight));
+    ASSERT_TRUE(codes.is_quantised());
+    EXPECT_TRUE(testing::widened(codes).equal(values.weight));
   };
   for (size_t i = 0; i < plain.layers.size(); ++i) {
     const LayerWeights &want = plain.layers[i], &got = kept.layers[i];

@@ -6,31 +6,19 @@
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
+#include "model/float8.h"
 #include "model/tiny_model.h"
 
 namespace bicached {
 namespace {
 
 using testing::TempFolder;
+using testing::widened;
 
-/// A matrix [.., out, in] as it is meant.
-at::Tensor widened(const Linear& linear) {
-  const at::Tensor values = linear.weight.to(at::kFloat);
-  if (!linear.is_quantised()) return values;
-  std::vector<int64_t> a_row = values.sizes().vec();
-  a_row.back() = 1;
-  return values.mul(linear.scale.view(a_row));
-}
-
-/// Each value within the rounding of three bits, or of the least that a row's scale can say.
 void expect_rounded(const Linear& rounded, const Linear& exact) {
-  constexpr double kStep = 1.0 / 16;
-  const at::Tensor want = widened(exact), got = widened(rounded);
   ASSERT_TRUE(rounded.is_quantised());
-  ASSERT_EQ(got.sizes(), want.sizes());
-  const at::Tensor least = want.abs().amax(-1, true).mul(kStep / 64);
-  EXPECT_TRUE(at::isfinite(got).all().item<bool>());
-  EXPECT_TRUE(got.sub(want).abs().le(want.abs().mul(kStep).add(least)).all().item<bool>());
+  EXPECT_TRUE(at::isfinite(widened(rounded)).all().item<bool>());
+  testing::expect_rounded(widened(rounded), widened(exact));
 }
 
 void expect_the_same_in_float8(const std::string& folder) {
