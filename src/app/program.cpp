@@ -69,6 +69,7 @@ void check_working_folder() {
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kWhy.data(), kWhy.size());
   _exit(2);
 }
+
 /// A server reads SIGHUP once it has begun (app/shutdown_signals). Until then it waits: a
 /// supervisor that reloads would end the start.
 void hold_hangup(int argc, char** argv) {
