@@ -19,10 +19,12 @@ constexpr double kRecentRequests = 128;
 /// A model's start counts as so many probes of it that agreed: bicached-lab profile makes some
 /// hundred.
 constexpr double kStartProbes = 100;
-/// Of what a plan in use brings into the allowance, so much goes into probing it again: most of it
-/// as long as it is hardly proven, since a question in ten that goes wrong passes sixteen probes
-/// one time in five; and never less than the other.
-constexpr double kWatchShare = 1.0 / 2, kLeastWatchShare = 1.0 / 8;
+/// Of what a plan in use brings into the allowance, so much goes into probing it again, since a
+/// question in ten that goes wrong passes sixteen probes one time in five. The rest is for others.
+constexpr double kWatchShare = 1.0 / 8;
+/// A proof has to save so many times its cost, if its prefix is used again as often as it was: half
+/// of all prefixes are not.
+constexpr double kPayback = 2;
 /// Prefixes remembered: some hundred bytes each.
 constexpr size_t kMaxRecords = 4096;
 
@@ -122,39 +124,39 @@ std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject
   const Ladder& ladder = is_shared ? own->shared : own->inside;
   const Outcomes& outcomes = ladder.outcomes;
   const int inside = inside_now({subject.prefix, subject.kind});
-  const int careful = is_shared ? -1 : 0;
-  const int now = is_shared ? outcomes.safe_step(settings_.max_disagreement) : inside;
-  const auto work_at = [&](int step) {
-    const int plan = is_shared ? inside : step;
-    const int depth = is_shared && step >= 0 ? depth_step(step) : 0;
-    return work(subject, own->course, inside_step(plan), depth);
+  const int shared = own->shared.outcomes.safe_step(settings_.max_disagreement);
+  const int now = is_shared ? shared : inside;
+  const auto work_of = [&](int inside_part, int shared_part) {
+    const int depth = shared_part < 0 ? 0 : depth_step(shared_part);
+    return work(subject, own->course, inside_step(inside_part), depth);
   };
+  const double usual = work_of(inside, shared);
   // A request that is probed runs the careful plan itself, beside the one that is tried.
-  const double lost = work_at(careful) - work_at(now);
+  const double careful = work_of(is_shared ? inside : 0, -1);
+  const double lost = careful - usual;
   const double proof = Outcomes(1).missing(0, settings_.max_disagreement);
   const auto has_uses = [&](const Ladder& l) { return l.uses >= proof * l.patience; };
   for (int step = outcomes.num_steps() - 1; step > now && has_uses(ladder); --step) {
-    const double gain = work_at(now) - work_at(step);
-    if (gain <= 0 || !outcomes.is_open(step)) continue;
-    Trial trial{subject, is_shared, step, work_at(step) + lost};
+    const double tried = is_shared ? work_of(inside, step) : work_of(step, shared);
+    if (tried >= usual || !outcomes.is_open(step)) continue;
+    Trial trial{subject, is_shared, true, step, tried + lost};
     if (is_shared && subject.stored_depth < depth_step(step)) {
       trial.entry_cost = static_cast<double>(subject.prefix_len) * depth_step(step);
     }
     trial.total_cost =
         trial.entry_cost + trial.cost * outcomes.missing(step, settings_.max_disagreement);
-    trial.score = ladder.uses * gain / trial.total_cost;
-    if (trial.score >= 1) return trial;
+    trial.score = ladder.uses * (usual - tried) / trial.total_cost;
+    if (trial.score >= kPayback) return trial;
   }
   // A start is watched over all prefixes, what a prefix has proven by its own uses.
   const bool is_start = !is_shared && now == start_now(subject.kind);
   const Ladder& watched = is_start ? all->inside : ladder;
-  Trial watch{subject, is_shared, now, work_at(careful)};
-  const double brings = settings_.probe_budget * work_at(now) + kShareOfSaved * lost;
-  const double doubt =
-      now > careful ? watched.outcomes.estimate(now) / settings_.max_disagreement : 0;
-  const double share = std::clamp(kWatchShare * doubt, kLeastWatchShare, kWatchShare);
-  const bool is_due = watched.uses_since_probe * brings * share >= watch.cost;
-  return now > careful && has_uses(watched) && is_due ? std::optional(watch) : std::nullopt;
+  const double alone = is_shared ? usual : work_of(inside, -1);
+  const double brings = settings_.probe_budget * alone + kShareOfSaved * (careful - alone);
+  const Trial watch{subject, is_shared, false, now, alone + lost};
+  const bool is_due = watched.uses_since_probe * brings * kWatchShare >= watch.cost;
+  const bool reuses = is_shared ? now >= 0 : now > 0;
+  return reuses && is_due && has_uses(watched) ? std::optional(watch) : std::nullopt;
 }
 
 std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subject) {
@@ -181,7 +183,7 @@ ReuseLearner::Trial ReuseLearner::survey(const Subject& subject) {
   const size_t num_shared = subject.prefix_len > 0 ? depths_.size() : 0;
   const size_t turn = num_surveyed_++ % (num_inside + num_shared);
   const bool is_shared = turn >= num_inside;
-  return {subject, is_shared, static_cast<int>(is_shared ? turn - num_inside : turn + 1)};
+  return {subject, is_shared, false, static_cast<int>(is_shared ? turn - num_inside : turn + 1)};
 }
 
 // --- What happens ------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ class ReuseLearner {
   struct Trial {
     Subject subject;
     bool is_shared = false;
+    /// Not of what is in use already: it is tried with what is in use of the other ladder.
+    bool is_proof = false;
     int step = 0;
     double cost = 0;        // row-layers expected
     double entry_cost = 0;  // of the entry that has to be made first

@@ -78,6 +78,7 @@ class CanvasDecoder {
   int block_begin() const { return block_begin_; }
   int block_end() const { return block_end_; }
   const GenerationStats& stats() const { return stats_; }
+  const Reuse& reuse() const { return reuse_; }
 
  private:
   void prepare_next();

@@ -40,7 +40,8 @@ class Shadow {
   bool agrees() const { return agrees_; }
   /// Decisions compared so far. While there are none nothing is known.
   int num_checks() const { return num_checks_; }
-  int64_t row_layers() const { return decoder_.stats().row_layers; }
+  const GenerationStats& stats() const { return decoder_.stats(); }
+  const Reuse& plan() const { return decoder_.reuse(); }
 
  private:
   void compare(std::span<const RowResult> results, std::span<const RowResult> of_request,

@@ -268,18 +268,21 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
   if (use.policy->learns && !is_guided(request)) use.trial = learner_.next_trial(use.subject);
   // Also where nothing is shared yet, the beginning may be reused from one forward to the next.
   if (!use.candidates.empty()) use.reuse.prefix_len = use.candidates.back().length;
-  if (!prefix || (use.trial && !use.trial->is_shared)) return Readiness::kReady;
+  const bool is_inside_alone = use.trial && !use.trial->is_shared && !use.trial->is_proof;
+  if (!prefix || is_inside_alone) return Readiness::kReady;
 
+  use.reuse.prefix_len = prefix->length;
   const int wanted = choose_depth(request, use, *prefix);
-  const int tried = use.trial ? learner_.depth_step(use.trial->step) : 0;
+  const bool tries_deeper = use.trial && use.trial->is_shared;
+  const int deepest = std::max(wanted, tries_deeper ? learner_.depth_step(use.trial->step) : 0);
+  if (deepest == 0) return Readiness::kReady;
   StoredPrefix* entry = stored(request, *prefix);
-  if (const int depth = std::max(wanted, tried); depth > (entry ? entry->spec.max_depth : 0)) {
+  if (deepest > (entry ? entry->spec.max_depth : 0)) {
     const auto ids = prefix_of(request, prefix->length);
-    const bool begun = entries_.begin_making(request.cache.salt, ids, prefix->key, depth);
-    if (begun && wanted < depth) learner_.spend(int64_t{prefix->length} * depth);
+    const bool begun = entries_.begin_making(request.cache.salt, ids, prefix->key, deepest);
+    if (begun && wanted < deepest) learner_.spend(int64_t{prefix->length} * deepest);
     entry = stored(request, *prefix);  // others may have gone to make room
   }
-  use.reuse.prefix_len = prefix->length;
   if (!entry) {
     use.trial.reset();
     return Readiness::kReady;
@@ -289,7 +292,7 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
     use.trial.reset();
     return depth > 0 ? Readiness::kWaitsForEntry : Readiness::kReady;
   }
-  if (tried > entry->spec.max_depth) use.trial.reset();
+  if (tries_deeper && deepest > entry->spec.max_depth) use.trial.reset();
   if (depth > 0 || use.trial) use.entry = entry;
   use.reuse.depth = depth;
   return Readiness::kReady;
@@ -322,14 +325,14 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
 bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   const ReuseLearner::Trial& trial = *use.trial;
   const int length = request.longest_canvas();
-  Reuse careful = use.reuse, tried;
+  // What is tried is the whole plan that would be in use.
+  Reuse careful = use.reuse, tried = use.reuse;
   careful.depth = 0;
   if (trial.is_shared) {
-    tried = careful;
     tried.depth = learner_.depth_step(trial.step);
   } else {
+    static_cast<InsidePlan&>(tried) = learner_.inside_step(trial.step);
     careful = {};
-    tried = {learner_.inside_step(trial.step)};
   }
   try {
     Lease slab = lease_slab(denoiser_, length);
@@ -363,13 +366,15 @@ void PrefixCache::end_probe(CacheUse& use, const GenerationStats& stats, bool is
   const auto shadow = std::exchange(use.shadow, nullptr);
   use.shadow_own.reset();
   --probes_running_;
-  // A difference is one, however the request ended. A plan that left nothing out agrees with
-  // nothing.
-  const bool has_reused = trial.is_shared || shadow->row_layers() < stats.row_layers;
+  // A difference is one, however the request ended. A plan inside a request that left nothing out
+  // agrees with nothing.
+  const int64_t by_depth = saved_row_layers(shadow->plan(), shadow->stats().num_refreshes);
+  const bool has_reused =
+      trial.is_shared || shadow->stats().row_layers + by_depth < stats.row_layers;
   const bool is_known = is_complete && has_reused && shadow->num_checks() > 0;
   std::optional<bool> agrees;
   if (is_known || !shadow->agrees()) agrees = shadow->agrees();
-  int64_t spent = shadow->row_layers();
+  int64_t spent = shadow->stats().row_layers;
   stats_.probe_checks += shadow->num_checks();
   stats_.probe_row_layers += spent;
   stats_.probes += agrees ? 1 : 0;
