@@ -28,9 +28,9 @@ ShutdownSignals::ShutdownSignals(std::function<void()> on_hangup)
   for (const int signal : {SIGPIPE, SIGXFSZ, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGIO}) {
     std::signal(signal, SIG_IGN);
   }
-  signal_fd_ = signalfd(-1, &signals, SFD_CLOEXEC);
-  end_fd_ = eventfd(0, EFD_CLOEXEC);
-  if (signal_fd_ < 0 || end_fd_ < 0) {
+  signals_ = Descriptor(signalfd(-1, &signals, SFD_CLOEXEC));
+  end_ = Descriptor(eventfd(0, EFD_CLOEXEC));
+  if (signals_.get() < 0 || end_.get() < 0) {
     throw Error(ErrorCode::kInternal, "no file descriptor is left for signals");
   }
   thread_ = std::thread([this] { run(); });
@@ -39,10 +39,8 @@ ShutdownSignals::ShutdownSignals(std::function<void()> on_hangup)
 ShutdownSignals::~ShutdownSignals() {
   const uint64_t one = 1;
   // Fails only when the counter is full, and then the thread wakes as well.
-  [[maybe_unused]] const ssize_t ignored = write(end_fd_, &one, sizeof one);
+  [[maybe_unused]] const ssize_t ignored = write(end_.get(), &one, sizeof one);
   thread_.join();
-  close(signal_fd_);
-  close(end_fd_);
 }
 
 void ShutdownSignals::request() {
@@ -53,11 +51,11 @@ void ShutdownSignals::request() {
 void ShutdownSignals::run() {
   bool had_one = false;
   while (true) {
-    pollfd fds[] = {{signal_fd_, POLLIN, 0}, {end_fd_, POLLIN, 0}};
+    pollfd fds[] = {{signals_.get(), POLLIN, 0}, {end_.get(), POLLIN, 0}};
     if (poll(fds, 2, -1) < 0 && errno != EINTR) return;
     if (fds[1].revents) return;
     signalfd_siginfo signal{};
-    if (!fds[0].revents || read(signal_fd_, &signal, sizeof signal) != sizeof signal) continue;
+    if (!fds[0].revents || read(signals_.get(), &signal, sizeof signal) != sizeof signal) continue;
     if (signal.ssi_signo == SIGHUP) {
       contain("SIGHUP", on_hangup_);
       continue;

@@ -4,6 +4,8 @@
 #include <functional>
 #include <thread>
 
+#include "base/descriptor.h"
+
 namespace bicached {
 
 /// SIGTERM and SIGINT as something to wait for. Make it in the main thread before any other thread
@@ -34,8 +36,7 @@ class ShutdownSignals {
   const std::function<void()> on_hangup_;
   std::atomic<bool> ready_{false};
   std::atomic<bool> requested_{false};
-  int signal_fd_ = -1;
-  int end_fd_ = -1;
+  Descriptor signals_, end_;
   std::thread thread_;
 };
 

@@ -14,11 +14,12 @@
 namespace bicached {
 namespace {
 
-int open_log(const std::string& path) {
-  if (path.empty()) return STDERR_FILENO;
+Descriptor open_log(const std::string& path) {
+  if (path.empty()) return Descriptor();
   // Not blocking: a named pipe without a reader must not hold the start-up for ever.
-  const int fd = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0640);
-  if (fd >= 0) return fd;
+  Descriptor file(
+      ::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0640));
+  if (file.get() >= 0) return file;
   throw Error(ErrorCode::kInvalidSettings,
               "log_file is '" + path + "', which can't be opened: " + std::strerror(errno),
               "log_file");
@@ -32,22 +33,18 @@ bool is_socket(int fd) {
 }  // namespace
 
 LogOutput::LogOutput(const std::string& path)
-    : path_(path), fd_(open_log(path)), is_socket_(is_socket(fd_)) {}
+    : path_(path), file_(open_log(path)), is_socket_(is_socket(fd())) {}
 
-LogOutput::~LogOutput() {
-  if (!path_.empty()) ::close(fd_);
-}
+int LogOutput::fd() const { return path_.empty() ? STDERR_FILENO : file_.get(); }
 
 void LogOutput::reopen() {
   if (path_.empty()) return;
-  const int fresh = open_log(path_);
-  ::close(fd_);
-  fd_ = fresh;
+  file_ = open_log(path_);
   rest_.clear();
 }
 
 bool LogOutput::is_writable() const {
-  pollfd waiting{fd_, POLLOUT, 0};
+  pollfd waiting{fd(), POLLOUT, 0};
   return ::poll(&waiting, 1, 0) > 0 && (waiting.revents & POLLOUT) != 0;
 }
 
@@ -56,8 +53,8 @@ bool LogOutput::write(std::string_view line) {
   const std::string all = rest_ + std::string(line);
   if (!is_writable()) return false;
   const ssize_t count = is_socket_
-                            ? ::send(fd_, all.data(), all.size(), MSG_DONTWAIT | MSG_NOSIGNAL)
-                            : ::write(fd_, all.data(), all.size());
+                            ? ::send(fd(), all.data(), all.size(), MSG_DONTWAIT | MSG_NOSIGNAL)
+                            : ::write(fd(), all.data(), all.size());
   if (count <= 0) return false;
   rest_ = all.substr(static_cast<size_t>(count));
   return true;

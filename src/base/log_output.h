@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "base/descriptor.h"
+
 namespace bicached {
 
 /// Where log lines go, without ever waiting for a reader. One thread at a time, but for
@@ -16,7 +18,6 @@ class LogOutput {
 
   /// An empty path: standard error. Throws kInvalidSettings when the file can't be opened.
   explicit LogOutput(const std::string& path);
-  ~LogOutput();
   LogOutput(const LogOutput&) = delete;
   LogOutput& operator=(const LogOutput&) = delete;
 
@@ -28,9 +29,10 @@ class LogOutput {
  private:
   /// Whether a write would not wait.
   bool is_writable() const;
+  int fd() const;
 
   const std::string path_;
-  int fd_;
+  Descriptor file_;  // none: standard error
   bool is_socket_ = false;
   std::string rest_;  // of a line that was sent in part
 };

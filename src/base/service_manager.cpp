@@ -2,7 +2,6 @@
 
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
@@ -10,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/descriptor.h"
 #include "base/log.h"
 
 namespace bicached {
@@ -24,13 +24,11 @@ int send_datagram(std::string_view path, std::string_view text) {
   // An abstract socket has a zero byte where the variable has an @, and ends with its last byte.
   if (path.front() == '@') address.sun_path[0] = '\0';
   const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size());
-  const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return errno;
-  const ssize_t sent = ::sendto(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT,
+  const Descriptor socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (socket.get() < 0) return errno;
+  const ssize_t sent = ::sendto(socket.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT,
                                 reinterpret_cast<const sockaddr*>(&address), size);
-  const int error = sent < 0 ? errno : 0;
-  ::close(fd);
-  return error;
+  return sent < 0 ? errno : 0;
 }
 
 }  // namespace

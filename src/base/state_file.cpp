@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -19,18 +18,11 @@ constexpr size_t kMaxBytes = size_t{16} << 20;
 
 }  // namespace
 
-StateFile::~StateFile() { unlock(); }
-
-void StateFile::unlock() {
-  if (lock_fd_ >= 0) ::close(lock_fd_);
-  lock_fd_ = -1;
-}
-
 bool StateFile::lock() {
   // Beside the file, which is replaced at every write.
   const std::string path = path_ + ".lock";
-  lock_fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644);
-  return lock_fd_ < 0 || ::flock(lock_fd_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+  lock_ = Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0644));
+  return lock_.get() < 0 || ::flock(lock_.get(), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
 }
 
 std::optional<std::string> StateFile::read() const {

@@ -3,6 +3,8 @@
 #include <optional>
 #include <string>
 
+#include "base/descriptor.h"
+
 namespace bicached {
 
 /// A file that one server writes and its next start reads. A crash or a full disk leaves the old
@@ -10,16 +12,13 @@ namespace bicached {
 class StateFile {
  public:
   explicit StateFile(std::string path) : path_(std::move(path)) {}
-  ~StateFile();
-  StateFile(const StateFile&) = delete;
-  StateFile& operator=(const StateFile&) = delete;
 
   const std::string& path() const { return path_; }
   /// Makes this process the one that writes it, until it ends. False: another one is. A file system
   /// that has no locks lets all write.
   bool lock();
   /// Another one may be it from now on.
-  void unlock();
+  void unlock() { lock_ = Descriptor(); }
   /// Nothing: there is none. Throws kInvalidSettings when it can't be read or is too long.
   std::optional<std::string> read() const;
   /// Renames it, so that it is not overwritten, and says so in the log with the reason.
@@ -29,7 +28,7 @@ class StateFile {
 
  private:
   const std::string path_;
-  int lock_fd_ = -1;
+  Descriptor lock_;
 };
 
 }  // namespace bicached

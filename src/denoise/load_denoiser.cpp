@@ -60,7 +60,7 @@ std::string missing_for_fp8(at::Device device, at::ScalarType dtype) {
   if (!device.is_cuda()) return "a CUDA card; the device is " + device.str();
   if (dtype != at::kBFloat16) return "dtype bfloat16; it is float32";
   const int capability = CudaRuntime::get().compute_capability(device.index());
-  if (capability >= 89) return "";
+  if (capability >= CudaRuntime::kFloat8Capability) return "";
   return "compute capability 8.9 or more; this card has " + std::to_string(capability / 10) + "." +
          std::to_string(capability % 10);
 }

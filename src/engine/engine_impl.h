@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -112,7 +113,7 @@ struct Engine::Impl {
             const std::string& why);
   void tell_failure(const Sequence& sequence, ErrorCode code, const std::string& why);
   void fail(const Sequence& sequence, ErrorCode code, const std::string& why);
-  void fail_all(ErrorCode code, const std::string& why);
+  void fail_all(ErrorCode code, std::string_view why) noexcept;
   void give_up(const std::string& why);
   void refuse_when_draining() const;
   void close(Sequence& sequence) noexcept;

@@ -48,9 +48,7 @@ void Engine::Impl::loop() {
       end_step(e);
     }
   }
-  contain("prefixes that were made", [this] {
-    cache.entries().give_up_making(ErrorCode::kDraining, "the server is shutting down");
-  });
+  cache.entries().give_up_making(ErrorCode::kDraining, "the server is shutting down");
   contain("the state file", [this] { cache.outcomes_file().close(); });
   finished.close();
 }
@@ -67,7 +65,7 @@ void Engine::Impl::begin() {
 /// can be done, streams end with their sequences.
 void Engine::Impl::end_step(const std::exception& error) noexcept {
   log_failure("a step failed", error.what());
-  contain("requests could not be told", [&] { fail_all(code_of(error), error.what()); });
+  fail_all(code_of(error), error.what());
 }
 
 /// Sleeps while there is no work, until it is time to save or to look after the device. False:
@@ -370,8 +368,10 @@ void Engine::Impl::fail(const Sequence& sequence, ErrorCode code, const std::str
   fail(scheduler.take_if([&](const Sequence& s) { return &s == &sequence; }), code, why);
 }
 
-void Engine::Impl::fail_all(ErrorCode code, const std::string& why) {
-  fail(scheduler.take_if([](const Sequence&) { return true; }), code, why);
+void Engine::Impl::fail_all(ErrorCode code, std::string_view why) noexcept {
+  contain("requests could not be told", [&] {
+    fail(scheduler.take_if([](const Sequence&) { return true; }), code, std::string(why));
+  });
 }
 
 /// Nothing that needs the device is done any more.
@@ -379,9 +379,8 @@ void Engine::Impl::give_up(const std::string& why) {
   failed = true;  // first: who sees that it drains sees why
   draining = true;
   log_failure("the server ends", why.c_str());
-  contain("requests could not be told", [&] { fail_all(ErrorCode::kDeviceFailed, why); });
-  contain("prefixes that were made",
-          [&] { cache.entries().give_up_making(ErrorCode::kDeviceFailed, why); });
+  fail_all(ErrorCode::kDeviceFailed, why);
+  cache.entries().give_up_making(ErrorCode::kDeviceFailed, why);
   if (on_failure) on_failure();
 }
 

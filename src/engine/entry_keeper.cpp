@@ -196,10 +196,12 @@ void EntryKeeper::warm(std::vector<TokenId> ids, bool pinned, EntryMaking::Done 
   }
 }
 
-void EntryKeeper::give_up_making(ErrorCode code, const std::string& why) {
-  for (EntryMaking& making : making_) {
-    if (!making.is_done()) making.fail(code, why);
-  }
+void EntryKeeper::give_up_making(ErrorCode code, std::string_view why) noexcept {
+  contain("prefixes that were made", [&] {
+    for (EntryMaking& making : making_) {
+      if (!making.is_done()) making.fail(code, std::string(why));
+    }
+  });
 }
 
 // --- Who has them ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/lru_map.h"
@@ -42,7 +43,7 @@ class EntryKeeper {
   std::vector<ForwardPart*> making(int max_rows);
   bool is_making() const { return !making_.empty(); }
   /// Entries that are being made never will be.
-  void give_up_making(ErrorCode code, const std::string& why);
+  void give_up_making(ErrorCode code, std::string_view why) noexcept;
   /// Throws kInvalidSettings when an entry can't be begun; else `done` is called, perhaps at once.
   void warm(std::vector<TokenId> ids, bool pinned, EntryMaking::Done done);
 

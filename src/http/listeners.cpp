@@ -79,21 +79,27 @@ bool is_loopback(const addrinfo& address) {
   return IN6_IS_ADDR_LOOPBACK(&ip);
 }
 
-/// Without SO_REUSEPORT, which would let a second server take half of the connections. -1: errno.
-int bind_and_listen(const addrinfo& address, bool both_families) {
-  const int fd = ::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return -1;
+Descriptor stream_socket(int family) {
+  return Descriptor(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
+
+/// Without SO_REUSEPORT, which would let a second server take half of the connections. None: errno.
+Descriptor bind_and_listen(const addrinfo& address, bool both_families) {
+  Descriptor socket = stream_socket(address.ai_family);
+  const int fd = socket.get();
+  if (fd < 0) return socket;
   const int on = 1, v6_only = both_families ? 0 : 1;
   ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (address.ai_family == AF_INET6) {
     ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, sizeof v6_only);
   }
-  if (::bind(fd, address.ai_addr, address.ai_addrlen) == 0 && ::listen(fd, kBacklog) == 0)
-    return fd;
+  if (::bind(fd, address.ai_addr, address.ai_addrlen) == 0 && ::listen(fd, kBacklog) == 0) {
+    return socket;
+  }
   const int error = errno;
-  ::close(fd);
+  socket = Descriptor();
   errno = error;
-  return -1;
+  return socket;
 }
 
 sockaddr_un unix_address(const std::string& path) {
@@ -116,11 +122,10 @@ void remove_stale_socket(const std::string& path, const sockaddr_un& address) {
   if (::lstat(path.c_str(), &about) != 0) return;
   if (!S_ISSOCK(about.st_mode))
     fail(path, "there is a file of this name that is no socket", "host");
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  const Descriptor socket = stream_socket(AF_UNIX);
+  const auto* named = reinterpret_cast<const sockaddr*>(&address);
   const bool is_stale =
-      ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
-      errno == ECONNREFUSED;
-  ::close(fd);
+      ::connect(socket.get(), named, sizeof address) != 0 && errno == ECONNREFUSED;
   if (!is_stale) fail(path, "another program listens there", "host");
   ::unlink(path.c_str());
 }
@@ -148,21 +153,22 @@ Listeners::Listeners(const std::vector<std::string>& hosts, int port) : port_(po
       }
     }
   } catch (...) {
-    close_all();
+    close();
     throw;
   }
 }
 
-Listeners::~Listeners() { close_all(); }
+std::vector<int> Listeners::fds() const {
+  std::vector<int> fds;
+  for (const Descriptor& socket : sockets_) fds.push_back(socket.get());
+  return fds;
+}
 
-void Listeners::close() { close_all(); }
-
-void Listeners::close_all() {
+void Listeners::close() {
   // The files first: a server that starts in between would find one that nobody listens on, and
   // put its own in that place.
   for (const std::string& path : paths_) ::unlink(path.c_str());
-  for (const int fd : fds_) ::close(fd);
-  fds_.clear();
+  sockets_.clear();
   paths_.clear();
 }
 
@@ -173,8 +179,8 @@ void Listeners::listen_on_name(const std::string& host, bool alone) {
   for (addrinfo* address = addresses.get(); address; address = address->ai_next) {
     if (address->ai_family != AF_INET && address->ai_family != AF_INET6) continue;
     set_port(*address, port_);
-    const int fd = bind_and_listen(*address, alone);
-    if (fd < 0) {
+    Descriptor socket = bind_and_listen(*address, alone);
+    if (socket.get() < 0) {
       // A name may have an address of a family that this machine has not.
       const bool is_absent = errno == EAFNOSUPPORT || errno == EADDRNOTAVAIL;
       if (error == 0 || !is_absent) error = errno;
@@ -182,8 +188,8 @@ void Listeners::listen_on_name(const std::string& host, bool alone) {
       continue;
     }
     ++num_bound;
-    fds_.push_back(fd);
-    if (port_ == 0) port_ = port_of(fd);
+    if (port_ == 0) port_ = port_of(socket.get());
+    sockets_.push_back(std::move(socket));
     if (!is_loopback(*address) && open_host_.empty()) open_host_ = host;
   }
   const bool only_absent = error == EAFNOSUPPORT || error == EADDRNOTAVAIL;
@@ -196,9 +202,8 @@ void Listeners::listen_on_name(const std::string& host, bool alone) {
 void Listeners::listen_on_path(const std::string& path) {
   const sockaddr_un address = unix_address(path);
   remove_stale_socket(path, address);
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  const int fd = sockets_.emplace_back(stream_socket(AF_UNIX)).get();
   if (fd < 0) fail(path, std::strerror(errno), "host");
-  fds_.push_back(fd);
   if (::bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
       ::listen(fd, kBacklog) != 0) {
     fail(path, std::strerror(errno), "host");

@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "base/descriptor.h"
+
 namespace bicached {
 
 /// The sockets a server listens on: IP addresses with one port, names (all their addresses), and
@@ -13,11 +15,11 @@ class Listeners {
   /// the same for all addresses.
   Listeners(const std::vector<std::string>& hosts, int port);
   /// Closes them and removes the files of Unix sockets.
-  ~Listeners();
+  ~Listeners() { close(); }
   Listeners(const Listeners&) = delete;
   Listeners& operator=(const Listeners&) = delete;
 
-  const std::vector<int>& fds() const { return fds_; }
+  std::vector<int> fds() const;
   int port() const { return port_; }
   /// Where other machines reach it; empty: from this machine alone.
   const std::string& open_host() const { return open_host_; }
@@ -29,9 +31,8 @@ class Listeners {
  private:
   void listen_on_name(const std::string& host, bool alone);
   void listen_on_path(const std::string& path);
-  void close_all();
 
-  std::vector<int> fds_;
+  std::vector<Descriptor> sockets_;
   std::vector<std::string> paths_;
   int port_;
   std::string open_host_;

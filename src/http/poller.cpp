@@ -35,6 +35,11 @@ void check(int result, const char* what) {
   throw Error(ErrorCode::kInternal, std::string(what) + ": " + std::strerror(errno));
 }
 
+Descriptor opened(int fd, const char* what) {
+  check(fd, what);
+  return Descriptor(fd);
+}
+
 }  // namespace
 
 Poller::Poller(const std::vector<int>& listeners, const Options& options,
@@ -42,13 +47,13 @@ Poller::Poller(const std::vector<int>& listeners, const Options& options,
     : listeners_(listeners),
       options_(options),
       check_head_(std::move(check_head)),
-      dispatch_(std::move(dispatch)) {
-  check(epoll_ = ::epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
-  check(wake_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd");
+      dispatch_(std::move(dispatch)),
+      epoll_(opened(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
+      wake_(opened(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {
   epoll_event event{};
   event.events = EPOLLIN;
-  event.data.fd = wake_;
-  check(::epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_, &event), "epoll_ctl");
+  event.data.fd = wake_.get();
+  check(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event), "epoll_ctl");
   watch_listeners(true);
 }
 
@@ -57,8 +62,6 @@ Poller::~Poller() {
     const std::unique_ptr<Connection> connection(next);
     next = connection->next_returned;
   }
-  ::close(wake_);
-  ::close(epoll_);
 }
 
 void Poller::watch_listeners(bool on) {
@@ -67,7 +70,7 @@ void Poller::watch_listeners(bool on) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.fd = fd;
-    const int result = ::epoll_ctl(epoll_, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event);
+    const int result = ::epoll_ctl(epoll_.get(), on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event);
     if (on && errno != EEXIST) check(result, "epoll_ctl");
   }
   listening_ = on;
@@ -80,7 +83,7 @@ void Poller::stop() {
 
 void Poller::wake() noexcept {
   const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = ::write(wake_, &one, sizeof one);
+  [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof one);
 }
 
 void Poller::release_body(Connection& connection) noexcept {
@@ -116,13 +119,13 @@ void Poller::run(const std::function<void()>& close_listeners) {
     }
     if (!is_open && waiting_.empty() && dispatched_.empty() && held_.empty()) return;
     epoll_event events[64];
-    const int count = ::epoll_wait(epoll_, events, 64, kTickMs);
+    const int count = ::epoll_wait(epoll_.get(), events, 64, kTickMs);
     bool accepts = false;
     for (int i = 0; i < count; ++i) {
       const int fd = events[i].data.fd;
-      if (fd == wake_) {
+      if (fd == wake_.get()) {
         uint64_t ignored;
-        [[maybe_unused]] const ssize_t bytes = ::read(wake_, &ignored, sizeof ignored);
+        [[maybe_unused]] const ssize_t bytes = ::read(wake_.get(), &ignored, sizeof ignored);
       } else if (std::find(listeners_.begin(), listeners_.end(), fd) != listeners_.end()) {
         accepts = true;
       } else {
@@ -234,7 +237,7 @@ void Poller::set_events(Waiting& waiting, bool is_new) {
   epoll_event event{};
   event.events = waiting.connection->has_pending() ? EPOLLOUT : EPOLLIN | EPOLLRDHUP;
   event.data.fd = waiting.connection->fd();
-  check(::epoll_ctl(epoll_, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, event.data.fd, &event),
+  check(::epoll_ctl(epoll_.get(), is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, event.data.fd, &event),
         "epoll_ctl");
 }
 
@@ -242,7 +245,7 @@ std::unique_ptr<Connection> Poller::unwatch(int fd) {
   const auto it = waiting_.find(fd);
   std::unique_ptr<Connection> connection = std::move(it->second.connection);
   waiting_.erase(it);
-  ::epoll_ctl(epoll_, EPOLL_CTL_DEL, fd, nullptr);
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   return connection;
 }
 

@@ -121,8 +121,8 @@ class Poller {
   const Options options_;
   const RequestReader::CheckHead check_head_;
   const Dispatch dispatch_;
-  int epoll_ = -1;
-  int wake_ = -1;
+  const Descriptor epoll_;
+  const Descriptor wake_;
   std::atomic<bool> stopping_{false};
   std::atomic<Connection*> returned_{nullptr};  // the last one; linked by next_returned
   FreedMemory freed_;

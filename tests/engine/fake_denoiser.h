@@ -44,6 +44,8 @@ class FakeDenoiser final : public Denoiser {
     std::atomic<TokenId> poison{-1};  // a forward over a canvas with this token throws
     /// A canvas whose prefix was taken from an entry deeper than this decides other tokens.
     std::atomic<int> safe_depth{4};
+    /// One taken from any entry does so in forwards of so many rows of it, or fewer.
+    std::atomic<int> clash_rows{0};
     std::atomic<int> boundary_bytes{0};  // a token's hidden state
     std::atomic<int64_t> entry_bytes{0}, most_entry_bytes{0};
     std::atomic<int> num_entries{0}, num_entries_made{0};
@@ -188,7 +190,13 @@ class FakeDenoiser final : public Denoiser {
     for (TokenId token : slabs_.at(slab)) add(static_cast<uint64_t>(token + 2));
     add(static_cast<uint64_t>(row.row));
     const auto loaded = loaded_depth_.find(slab);
-    if (loaded != loaded_depth_.end() && loaded->second > control_->safe_depth) add(99);
+    if (loaded != loaded_depth_.end()) {
+      int num_rows = 0;
+      for (const RowGroup& group : forward.groups) {
+        num_rows += group.slab == slab ? group.num_rows() : 0;
+      }
+      if (loaded->second > control_->safe_depth || num_rows <= control_->clash_rows) add(99);
+    }
     if (row.sampling->temperature > 0) add(static_cast<uint64_t>(row.uniform * 1e15));
     hash ^= hash >> 29;
     RowResult result;

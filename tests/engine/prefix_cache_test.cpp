@@ -494,6 +494,33 @@ TEST_F(MeasuredTest, WhatOthersFoundMakesNothingSafe) {
   }
 }
 
+TEST_F(MeasuredTest, WhatIsSafeAloneHasToBeSafeTogether) {
+  start();
+  const auto question = [](int i) {
+    return request_of(prefix_of(1), "question " + std::to_string(i));
+  };
+  int depth = 0;
+  for (int i = 0; i < 120; ++i) {
+    GenerateRequest request = question(i);
+    request.decode.intra_cache = IntraCache::kNone;
+    depth = std::max(depth, ask(request).stats.depth);
+  }
+  ASSERT_EQ(depth, 4);
+  control->clash_rows = 8;  // forwards of a block alone, of what was taken from an entry
+  depth = 0;
+  for (int i = 0; i < 400; ++i) {
+    GenerateRequest request = question(i);
+    std::string with, without;
+    const int reused = ask(request, &with).stats.depth;
+    if (i >= 300) depth = std::max(depth, reused);
+    request.cache.policy = "off";
+    ask(request, &without);
+    ASSERT_EQ(with, without) << i;
+  }
+  EXPECT_GT(engine->cache_stats().probe_disagreements, 0) << "a plan inside was tried at depth 4";
+  EXPECT_EQ(depth, 4);
+}
+
 TEST_F(MeasuredTest, ADifferenceLowersTheDepthAtOnce) {
   start();
   ASSERT_EQ(depth_after(120), 4);

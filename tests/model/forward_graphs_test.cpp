@@ -82,8 +82,8 @@ class ForwardGraphsTest : public ::testing::TestWithParam<std::tuple<bool, std::
   void SetUp() override {
     if (!testing::has_cuda()) GTEST_SKIP() << "no CUDA device here";
     const auto& [has_experts, weights] = GetParam();
-    if (weights == "fp8" &&
-        CudaRuntime::get().compute_capability(testing::last_card().index()) < 89) {
+    if (weights == "fp8" && CudaRuntime::get().compute_capability(testing::last_card().index()) <
+                                CudaRuntime::kFloat8Capability) {
       GTEST_SKIP() << "no float8 on this card";
     }
     if (has_experts) testing::write_tiny_llada2(folder_);

@@ -146,8 +146,9 @@ TEST_P(Kernels, GateTimesUp) {
 }
 
 TEST_P(Kernels, Float8KeepsThreeBits) {
-  if (CudaRuntime::get().compute_capability(card.index()) < 89)
+  if (CudaRuntime::get().compute_capability(card.index()) < CudaRuntime::kFloat8Capability) {
     GTEST_SKIP() << "no float8 on this card";
+  }
   const auto values = [](const at::Tensor& out, const at::Tensor& scales) {
     return out.to(at::kFloat).mul(scales);
   };

@@ -26,6 +26,8 @@ class CudaRuntime {
 
   std::string name(int card) const;        // "NVIDIA H200"
   int compute_capability(int card) const;  // 90 for 9.0
+  /// Of cards that multiply float8.
+  static constexpr int kFloat8Capability = 89;
   int num_multiprocessors(int card) const;
   int64_t memory_bytes(int card) const;
 
