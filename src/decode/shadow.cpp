@@ -15,6 +15,10 @@ GenerateRequest without_noise(GenerateRequest request) {
   return request;
 }
 
+bool at_the_same_positions(const std::vector<Commit>& some, const std::vector<Commit>& others) {
+  return std::ranges::is_permutation(some, others, {}, &Commit::position, &Commit::position);
+}
+
 }  // namespace
 
 Shadow::Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse plan, Lease slab,
@@ -23,31 +27,76 @@ Shadow::Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse pla
       decoder_(request_, model, plan),
       slab_(std::move(slab)),
       states_(states),
-      request_draws_(request.sampling.temperature > 0) {}
+      request_draws_(request.sampling.temperature > 0),
+      of_request_(static_cast<size_t>(request.longest_canvas())),
+      own_(of_request_) {}
 
-void Shadow::follow(std::span<const RowResult> results, std::span<const RowResult> of_request,
-                    const std::vector<Commit>& commits) {
+void Shadow::advance(std::span<const RowResult> results, std::span<const RowResult> of_request,
+                     const std::vector<Commit>& commits) {
   if (!is_running()) return;
-  compare(results, of_request, commits);
-  decoder_.follow(commits);
+  std::vector<Commit> decided = decoder_.decide(results);
+  if (is_together_) {
+    compare_rows(commits, results, false);
+    compare_rows(decided, of_request, request_draws_);
+  }
+  for (const Commit& commit : commits) {
+    at(of_request_, commit.position) = {commit.token, commit.probability};
+  }
+  open_.clear();
+  for (size_t i = 0; i < results.size(); ++i) {
+    open_.push_back({decoder_.open_positions()[i], {results[i].token, results[i].probability}});
+  }
+  is_together_ = is_together_ && (request_draws_ || at_the_same_positions(commits, decided));
+  if (request_draws_) decided = commits;
+  for (Commit& commit : decided) {
+    const Choice& other = at(of_request_, commit.position);
+    // Where another token is about as good, the two need not part.
+    const bool is_close = std::min(commit.probability, other.probability) <= kMajority;
+    if (other.token != kNoToken && is_close) commit.token = other.token;
+    at(own_, commit.position) = {commit.token, commit.probability};
+  }
+  if (!is_together_) {
+    compare_choices(commits);
+    compare_choices(decided);
+  }
+  decoder_.follow(std::move(decided));
   // Who is unsure of a whole block is unsure of the next ones, too.
   const bool says_nothing = num_checks_ == 0 && decoder_.stats().num_blocks > 1;
-  if (!agrees_ || says_nothing) slab_.reset();
+  if (!agrees_ || says_nothing || decoder_.finished()) slab_.reset();
 }
 
-void Shadow::compare(std::span<const RowResult> results, std::span<const RowResult> of_request,
-                     const std::vector<Commit>& commits) {
-  // Both canvases have the same open positions, so that results stand in the same order.
+void Shadow::conclude() {
+  if (!is_running() || is_together_) return;
+  for (const auto& [position, choice] : open_) {
+    if (at(own_, position).token == kNoToken) compare(choice, at(of_request_, position));
+  }
+}
+
+/// What one decided, with what the other would put there: both see the same canvas, so that results
+/// stand in the same order.
+void Shadow::compare_rows(const std::vector<Commit>& commits, std::span<const RowResult> others,
+                          bool others_are_drawn) {
   const std::vector<int>& open = decoder_.open_positions();
-  const auto check = [&](const Commit& commit, std::span<const RowResult> others, bool drawn) {
+  for (const Commit& commit : commits) {
     const auto row = std::ranges::lower_bound(open, commit.position) - open.begin();
     const RowResult& other = others[static_cast<size_t>(row)];
-    if (commit.probability <= kMajority || (drawn && other.probability <= kMajority)) return;
-    ++num_checks_;
-    agrees_ = agrees_ && commit.token == other.token;
-  };
-  for (const Commit& commit : commits) check(commit, results, false);
-  for (const Commit& commit : decoder_.decide(results)) check(commit, of_request, request_draws_);
+    // Of one that is followed nothing shows later: what it is unsure of is a difference, too.
+    const bool counts_anyway = request_draws_ && !others_are_drawn;
+    compare({commit.token, commit.probability},
+            {other.token, counts_anyway ? 1 : other.probability});
+  }
+}
+
+void Shadow::compare_choices(const std::vector<Commit>& commits) {
+  for (const Commit& commit : commits) {
+    compare(at(own_, commit.position), at(of_request_, commit.position));
+  }
+}
+
+void Shadow::compare(const Choice& one, const Choice& other) {
+  if (one.probability <= kMajority || other.probability <= kMajority) return;
+  ++num_checks_;
+  agrees_ = agrees_ && one.token == other.token;
 }
 
 }  // namespace bicached

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <span>
+#include <utility>
+#include <vector>
 
 #include "bicached/denoiser.h"
 #include "bicached/request.h"
@@ -10,12 +12,13 @@
 namespace bicached {
 
 /// A probe: a second canvas of a request, under the plan that is tried. It runs in the same
-/// forwards as the request, whose own plan is the careful one, and takes over the request's
-/// decisions instead of its own; so it sees at every forward what the plan would have decided
-/// there. The request's answer is not touched. Engine thread only.
+/// forwards as the request, whose own plan is the careful one, and decides by itself: a plan may
+/// choose the same tokens in another order, and only its own course shows what comes of that. A
+/// request that draws its tokens is followed instead, since chance would part the two. The
+/// request's answer is not touched. Engine thread only.
 ///
-/// The plan **agrees** as long as no token that either of both decides in a forward is another's at
-/// that position. Decisions of probability 0.5 or less don't count: another token is about as good.
+/// The plan **agrees** as long as no position gets another token, each of a probability over 0.5:
+/// below it another token is about as good.
 class Shadow {
  public:
   /// `slab` holds as many tokens as the request's canvas, with what the plan takes from `states`
@@ -34,9 +37,11 @@ class Shadow {
     if (is_running()) decoder_.append_to(forward, slab_.id(), states_);
   }
   /// The results of its rows, those of the request's rows, and what the request decided by them.
-  void follow(std::span<const RowResult> results, std::span<const RowResult> of_request,
-              const std::vector<Commit>& commits);
+  void advance(std::span<const RowResult> results, std::span<const RowResult> of_request,
+               const std::vector<Commit>& commits);
 
+  /// The request has ended: what the plan has left open counts as it stands.
+  void conclude();
   bool agrees() const { return agrees_; }
   /// Decisions compared so far. While there are none nothing is known.
   int num_checks() const { return num_checks_; }
@@ -44,14 +49,27 @@ class Shadow {
   const Reuse& plan() const { return decoder_.reuse(); }
 
  private:
-  void compare(std::span<const RowResult> results, std::span<const RowResult> of_request,
-               const std::vector<Commit>& commits);
+  struct Choice {
+    TokenId token = kNoToken;
+    float probability = 0;
+  };
+
+  void compare_rows(const std::vector<Commit>& commits, std::span<const RowResult> others,
+                    bool others_are_drawn);
+  void compare_choices(const std::vector<Commit>& commits);
+  void compare(const Choice& one, const Choice& other);
+  Choice& at(std::vector<Choice>& choices, int position) {
+    return choices[static_cast<size_t>(position)];
+  }
 
   GenerateRequest request_;  // a copy: without noise, log-probabilities and deadline
   CanvasDecoder decoder_;
   Lease slab_;
   const PrefixStates states_;
-  const bool request_draws_;  // its tokens are drawn, not the most probable ones
+  const bool request_draws_;                  // its tokens are drawn, not the most probable ones
+  std::vector<Choice> of_request_, own_;      // by position
+  std::vector<std::pair<int, Choice>> open_;  // positions, as they stood in the last forward
+  bool is_together_ = true;                   // both have decided the same until now
   bool agrees_ = true;
   int num_checks_ = 0;
 };

@@ -295,7 +295,7 @@ void Engine::Impl::take_results(Sequence& sequence, std::span<const RowResult> r
   const auto own = results.first(num_own);
   decoder.commit(own);
   if (Shadow* shadow = sequence.cache.shadow.get()) {
-    shadow->follow(results.subspan(num_own), own, decoder.last_commits());
+    shadow->advance(results.subspan(num_own), own, decoder.last_commits());
   }
   stats.tokens_committed += before - decoder.canvas().num_masked();
   stats.refreshes += decoder.stats().num_refreshes - refreshes;

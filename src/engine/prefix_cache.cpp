@@ -364,17 +364,19 @@ bool PrefixCache::drop_probe(CacheUse& use) {
 void PrefixCache::end_probe(CacheUse& use, const GenerationStats& stats, bool is_complete) {
   const ReuseLearner::Trial trial = *std::exchange(use.trial, std::nullopt);
   const auto shadow = std::exchange(use.shadow, nullptr);
+  if (is_complete) shadow->conclude();
   use.shadow_own.reset();
   --probes_running_;
   // A difference is one, however the request ended. A plan inside a request that left nothing out
   // agrees with nothing.
-  const int64_t by_depth = saved_row_layers(shadow->plan(), shadow->stats().num_refreshes);
-  const bool has_reused =
-      trial.is_shared || shadow->stats().row_layers + by_depth < stats.row_layers;
+  const GenerationStats& of_plan = shadow->stats();
+  const int64_t by_depth = saved_row_layers(shadow->plan(), of_plan.num_refreshes);
+  const bool has_reused = trial.is_shared || (of_plan.row_layers + by_depth) * stats.num_forwards <
+                                                 stats.row_layers * of_plan.num_forwards;
   const bool is_known = is_complete && has_reused && shadow->num_checks() > 0;
   std::optional<bool> agrees;
   if (is_known || !shadow->agrees()) agrees = shadow->agrees();
-  int64_t spent = shadow->stats().row_layers;
+  int64_t spent = of_plan.row_layers;
   stats_.probe_checks += shadow->num_checks();
   stats_.probe_row_layers += spent;
   stats_.probes += agrees ? 1 : 0;
