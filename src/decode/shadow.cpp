@@ -22,12 +22,13 @@ bool at_the_same_positions(const std::vector<Commit>& some, const std::vector<Co
 }  // namespace
 
 Shadow::Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse plan, Lease slab,
-               PrefixStates states)
+               PrefixStates states, Course course)
     : request_(without_noise(request)),
       decoder_(request_, model, plan),
       slab_(std::move(slab)),
       states_(states),
       request_draws_(request.sampling.temperature > 0),
+      follows_(request_draws_ || course == Course::kOfRequest),
       of_request_(static_cast<size_t>(request.longest_canvas())),
       own_(of_request_) {}
 
@@ -36,8 +37,9 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
   if (!is_running()) return;
   std::vector<Commit> decided = decoder_.decide(results);
   if (is_together_) {
-    compare_rows(commits, results, false);
-    compare_rows(decided, of_request, request_draws_);
+    // Of one that follows nothing shows later: what it is unsure of is a difference, too.
+    compare_rows(commits, results, follows_);
+    compare_rows(decided, of_request, follows_ && !request_draws_);
   }
   for (const Commit& commit : commits) {
     at(of_request_, commit.position) = {commit.token, commit.probability};
@@ -46,8 +48,8 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
   for (size_t i = 0; i < results.size(); ++i) {
     open_.push_back({decoder_.open_positions()[i], {results[i].token, results[i].probability}});
   }
-  is_together_ = is_together_ && (request_draws_ || at_the_same_positions(commits, decided));
-  if (request_draws_) decided = commits;
+  is_together_ = is_together_ && (follows_ || at_the_same_positions(commits, decided));
+  if (follows_) decided = commits;
   for (Commit& commit : decided) {
     const Choice& other = at(of_request_, commit.position);
     // Where another token is about as good, the two need not part.
@@ -75,13 +77,11 @@ void Shadow::conclude() {
 /// What one decided, with what the other would put there: both see the same canvas, so that results
 /// stand in the same order.
 void Shadow::compare_rows(const std::vector<Commit>& commits, std::span<const RowResult> others,
-                          bool others_are_drawn) {
+                          bool counts_anyway) {
   const std::vector<int>& open = decoder_.open_positions();
   for (const Commit& commit : commits) {
     const auto row = std::ranges::lower_bound(open, commit.position) - open.begin();
     const RowResult& other = others[static_cast<size_t>(row)];
-    // Of one that is followed nothing shows later: what it is unsure of is a difference, too.
-    const bool counts_anyway = request_draws_ && !others_are_drawn;
     compare({commit.token, commit.probability},
             {other.token, counts_anyway ? 1 : other.probability});
   }

@@ -12,19 +12,26 @@
 namespace bicached {
 
 /// A probe: a second canvas of a request, under the plan that is tried. It runs in the same
-/// forwards as the request, whose own plan is the careful one, and decides by itself: a plan may
-/// choose the same tokens in another order, and only its own course shows what comes of that. A
-/// request that draws its tokens is followed instead, since chance would part the two. The
-/// request's answer is not touched. Engine thread only.
+/// forwards as the request, whose own plan is the careful one. The request's answer is not touched.
+/// Engine thread only.
 ///
 /// The plan **agrees** as long as no position gets another token, each of a probability over 0.5:
 /// below it another token is about as good.
 class Shadow {
  public:
+  enum class Course {
+    /// It takes over the request's decisions, and shows at each forward what it would have decided
+    /// there. Enough where forwards are computed anew: what is wrong shows at once.
+    kOfRequest,
+    /// It decides by itself. A plan that keeps states from forward to forward may choose the same
+    /// tokens in another order, and only its own course shows what comes of that.
+    kOwn,
+  };
   /// `slab` holds as many tokens as the request's canvas, with what the plan takes from `states`
-  /// loaded into it.
+  /// loaded into it. A request that draws its tokens is followed in any case, since chance would
+  /// part the two.
   Shadow(const GenerateRequest& request, const ModelInfo& model, Reuse plan, Lease slab,
-         PrefixStates states);
+         PrefixStates states, Course course);
   Shadow(const Shadow&) = delete;
   Shadow& operator=(const Shadow&) = delete;
 
@@ -55,7 +62,7 @@ class Shadow {
   };
 
   void compare_rows(const std::vector<Commit>& commits, std::span<const RowResult> others,
-                    bool others_are_drawn);
+                    bool counts_anyway);
   void compare_choices(const std::vector<Commit>& commits);
   void compare(const Choice& one, const Choice& other);
   Choice& at(std::vector<Choice>& choices, int position) {
@@ -66,7 +73,8 @@ class Shadow {
   CanvasDecoder decoder_;
   Lease slab_;
   const PrefixStates states_;
-  const bool request_draws_;                  // its tokens are drawn, not the most probable ones
+  const bool request_draws_;  // its tokens are drawn, not the most probable ones
+  const bool follows_;
   std::vector<Choice> of_request_, own_;      // by position
   std::vector<std::pair<int, Choice>> open_;  // positions, as they stood in the last forward
   bool is_together_ = true;                   // both have decided the same until now

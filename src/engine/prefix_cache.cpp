@@ -343,7 +343,8 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
     }
     if (tried.depth > 0) denoiser_.load_entry(use.held.id(), slab.id(), tried.depth);
     const PrefixStates states{tried.depth > 0 ? use.held.id() : kNoId, use.shadow_own.id()};
-    use.shadow = std::make_unique<Shadow>(request, info_, tried, std::move(slab), states);
+    const auto course = trial.is_shared ? Shadow::Course::kOfRequest : Shadow::Course::kOwn;
+    use.shadow = std::make_unique<Shadow>(request, info_, tried, std::move(slab), states, course);
   } catch (const std::exception& error) {
     log_warn(std::string("a probe could not be begun: ") + error.what());
     use.shadow_own.reset();

@@ -29,7 +29,7 @@ class ShadowTest : public testing::Test {
   /// Forwards of both, until the request is decided.
   void run(const std::vector<Row>& of_request, const std::vector<Row>& of_plan) {
     CanvasDecoder decoder(request, model, {});
-    shadow.emplace(request, model, Reuse{}, Lease(1, [](int64_t) {}), PrefixStates{});
+    shadow.emplace(request, model, Reuse{}, Lease(1, [](int64_t) {}), PrefixStates{}, course);
     for (size_t i = 0; i < of_request.size(); ++i) {
       Forward forward, other;
       decoder.append_to(forward, 0, {});
@@ -55,6 +55,7 @@ class ShadowTest : public testing::Test {
 
   ModelInfo model;
   GenerateRequest request;
+  Shadow::Course course = Shadow::Course::kOwn;
   std::optional<Shadow> shadow;
 };
 
@@ -101,16 +102,25 @@ TEST_F(ShadowTest, ATokenOfLittleProbabilityIsTakenFromTheRequest) {
   EXPECT_TRUE(shadow->agrees());
 }
 
+TEST_F(ShadowTest, OneThatFollowsSeesWhatItWouldDecideThere) {
+  course = Shadow::Course::kOfRequest;
+  // The plan would put 20 where the request has 10 already.
+  const Row astray{{20, 0.8f}, {11, 0.9f}, {12, 0.7f}, {13, 0.6f}};
+  const Row unsure{{20, 0.3f}, {11, 0.2f}, {12, 0.2f}, {13, 0.2f}};
+  for (const float temperature : {0.0f, 1.0f}) {
+    request.sampling.temperature = temperature;
+    run({kFirst, kFirst, kFirst, kFirst}, {kSecond, astray, astray, astray});
+    EXPECT_TRUE(shadow->agrees());
+    run({kFirst, kFirst, kFirst, kFirst}, {unsure, unsure, unsure, unsure});
+    EXPECT_FALSE(shadow->agrees()) << "of a token over one half it is not sure";
+  }
+}
+
 TEST_F(ShadowTest, ARequestThatDrawsIsFollowed) {
   request.sampling.temperature = 1;
   const Row astray{{20, 0.8f}, {11, 0.9f}, {12, 0.7f}, {13, 0.6f}};
-  // The plan would put 20 where the request has 10 already.
   run({kFirst, kFirst, kFirst, kFirst}, {kSecond, astray, astray, astray});
   EXPECT_TRUE(shadow->agrees());
-  // A drawn token of more than one half that the plan is not sure of.
-  const Row unsure{{20, 0.3f}, {11, 0.2f}, {12, 0.2f}, {13, 0.2f}};
-  run({kFirst, kFirst, kFirst, kFirst}, {unsure, unsure, unsure, unsure});
-  EXPECT_FALSE(shadow->agrees());
 }
 
 }  // namespace
