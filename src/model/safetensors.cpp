@@ -125,10 +125,6 @@ std::string CheckpointFile::read_text(size_t begin, size_t num_bytes) const {
   return text;
 }
 
-Checkpoint::Checkpoint() = default;
-Checkpoint::~Checkpoint() = default;
-Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
-
 void Checkpoint::add_file(const std::string& path) {
   files_.push_back(std::make_unique<CheckpointFile>(path));
   const CheckpointFile& file = *files_.back();
