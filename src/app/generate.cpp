@@ -44,16 +44,14 @@ std::string read_input(const std::string& text) {
 
 std::vector<TokenId> parse_ids(const std::string& text, int vocab_size) {
   std::vector<TokenId> ids;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    const TokenId id = parse_number<TokenId>("--tokens", text.substr(begin, end - begin));
+  for (const std::string_view part : split_at(text, ',')) {
+    const TokenId id = parse_number<TokenId>("--tokens", std::string(part));
     if (id < 0 || id >= vocab_size) {
       throw Error(ErrorCode::kInvalidSettings, "--tokens: " + std::to_string(id) +
                                                    " is not an id of the vocabulary, 0 to " +
                                                    std::to_string(vocab_size - 1));
     }
     ids.push_back(id);
-    begin = end + 1;
   }
   return ids;
 }

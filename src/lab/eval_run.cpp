@@ -10,7 +10,7 @@
 #include <string_view>
 #include <thread>
 
-#include "app/decode_request.h"
+#include "base/text_list.h"
 #include "bicached/channel.h"
 #include "lab/progress.h"
 
@@ -32,14 +32,6 @@ std::string accuracy_note(size_t num_right, size_t num_done) {
   return text;
 }
 
-/// Without white space at both ends, as models/demo/train/evaluate.py compares.
-std::string_view stripped(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\n\r\f\v";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpace) + 1 - first);
-}
-
 EvalAnswer ask(Engine& engine, const Tokenizer& tokenizer, const EvalTask& task,
                const CacheParams& cache) {
   EvalAnswer answer;
@@ -52,8 +44,9 @@ EvalAnswer ask(Engine& engine, const Tokenizer& tokenizer, const EvalTask& task,
       answer.stats = update->stats;
       if (update->finish == FinishReason::kError) answer.error = update->error_message;
     }
-    answer.is_right = answer.error.empty() &&
-                      stripped(tokenizer.decode(answer.ids, true)) == stripped(task.answer);
+    // As models/demo/train/evaluate.py compares.
+    answer.is_right =
+        answer.error.empty() && trimmed(tokenizer.decode(answer.ids, true)) == trimmed(task.answer);
   } catch (const std::exception& error) {
     answer.error = error.what();
   }
