@@ -7,12 +7,12 @@
 #include <optional>
 
 #include "app/commands.h"
-#include "app/decode_request.h"
 #include "app/flag_values.h"
 #include "app/model_folder.h"
 #include "base/log.h"
 #include "bicached/engine.h"
 #include "bicached/load.h"
+#include "config/decode_defaults.h"
 #include "config/limits.h"
 
 namespace bicached {
@@ -96,10 +96,6 @@ Json commits_between(const std::vector<TokenId>& before, const std::vector<Token
   return commits;
 }
 
-const char* finish_name(FinishReason reason) {
-  return reason == FinishReason::kLength ? "length" : "stop";
-}
-
 /// Collects the updates of the only canvas; prints text as it becomes final unless JSON is wanted.
 class Output {
  public:
@@ -135,7 +131,7 @@ class Output {
     const int forwards = stats_.num_forwards;
     Json json = {{"text", text_},
                  {"ids", ids_},
-                 {"finish_reason", finish_name(finish_)},
+                 {"finish_reason", finish_ == FinishReason::kLength ? "length" : "stop"},
                  {"prompt_tokens", stats_.prompt_tokens},
                  {"completion_tokens", stats_.completion_tokens},
                  {"forwards", forwards},

@@ -7,7 +7,9 @@
 #include "base/json_file.h"
 #include "base/text_distance.h"
 #include "bicached/error.h"
+#include "config/decode_defaults.h"
 #include "config/json_fields.h"
+#include "config/limits.h"
 #include "text/chat_prompt.h"
 
 namespace bicached {
@@ -78,6 +80,25 @@ std::vector<EvalQuestion> read_eval_data(const std::string& path, EvalAnswers an
     throw Error(kCode, path + " has no questions; one JSON object a line is expected", "--data");
   }
   return questions;
+}
+
+EncodedChat encode_question(const std::vector<ChatMessage>& messages, const TextTools& text,
+                            const std::string& where) {
+  try {
+    return encode_messages(messages, {}, text.chat_template.get(), *text.tokenizer);
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kInvalidSettings, where + ": messages: " + error.what(), "messages");
+  }
+}
+
+GenerateRequest question_request(const EncodedChat& chat, const DecodeSettings& defaults,
+                                 int gen_length, const std::string& id) {
+  GenerateRequest request = make_request(defaults, gen_length);
+  request.id = id;
+  request.prompt_ids = chat.ids;
+  request.prefix_boundaries = chat.prefix_lengths;
+  check_params(request.decode, request.sampling, gen_length, ErrorCode::kInvalidSettings);
+  return request;
 }
 
 std::vector<EvalQuestion> select_questions(std::vector<EvalQuestion> questions,

@@ -21,10 +21,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxErrorsShown = 5;
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 std::string accuracy_note(size_t num_right, size_t num_done) {
   char text[32];
   const double share = static_cast<double>(num_right) / static_cast<double>(num_done);
@@ -107,7 +103,7 @@ EvalRun run_eval_policy(Engine& engine, const Tokenizer& tokenizer, std::span<co
   run.probe_row_layers = -engine.cache_stats().probe_row_layers;
   const Clock::time_point start = Clock::now();
   run.answers = ask_all(engine, tokenizer, tasks, plan);
-  run.wall_s = seconds_since(start);
+  run.wall_s = std::chrono::duration<double>(Clock::now() - start).count();
   run.forwards += stats.forwards;
   run.row_layers += stats.row_layers;
   run.probe_row_layers += engine.cache_stats().probe_row_layers;
