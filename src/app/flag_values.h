@@ -1,10 +1,9 @@
 #pragma once
 
-#include <charconv>
-#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "base/text_list.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -12,13 +11,9 @@ namespace bicached {
 /// The number a flag of a subcommand holds. Throws kInvalidSettings naming the flag.
 template <class Number>
 Number parse_number(const std::string& flag, const std::string& text) {
-  Number number{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size()) {
-    throw Error(ErrorCode::kInvalidSettings, flag + " is '" + text + "', which is not a number",
-                flag);
-  }
-  return number;
+  if (const auto number = parsed<Number>(text)) return *number;
+  throw Error(ErrorCode::kInvalidSettings, flag + " is '" + text + "', which is not a number",
+              flag);
 }
 
 /// A whole number from `min` to `max`. Throws kInvalidSettings naming flag and range.
@@ -28,8 +23,5 @@ int parse_count(const std::string& flag, const std::string& text, int min = 1, i
 std::vector<std::string> split_names(const std::string& text);
 
 bool contains(const std::vector<std::string>& names, const std::string& name);
-
-/// "a, b".
-std::string join_names(const std::vector<std::string>& names);
 
 }  // namespace bicached

@@ -7,12 +7,12 @@
 #include <optional>
 
 #include "app/commands.h"
-#include "app/decode_request.h"
 #include "app/flag_values.h"
 #include "app/model_folder.h"
 #include "base/log.h"
 #include "bicached/engine.h"
 #include "bicached/load.h"
+#include "config/decode_defaults.h"
 #include "config/limits.h"
 
 namespace bicached {
@@ -44,16 +44,14 @@ std::string read_input(const std::string& text) {
 
 std::vector<TokenId> parse_ids(const std::string& text, int vocab_size) {
   std::vector<TokenId> ids;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    const TokenId id = parse_number<TokenId>("--tokens", text.substr(begin, end - begin));
+  for (const std::string_view part : split_at(text, ',')) {
+    const TokenId id = parse_number<TokenId>("--tokens", std::string(part));
     if (id < 0 || id >= vocab_size) {
       throw Error(ErrorCode::kInvalidSettings, "--tokens: " + std::to_string(id) +
                                                    " is not an id of the vocabulary, 0 to " +
                                                    std::to_string(vocab_size - 1));
     }
     ids.push_back(id);
-    begin = end + 1;
   }
   return ids;
 }
@@ -98,10 +96,6 @@ Json commits_between(const std::vector<TokenId>& before, const std::vector<Token
   return commits;
 }
 
-const char* finish_name(FinishReason reason) {
-  return reason == FinishReason::kLength ? "length" : "stop";
-}
-
 /// Collects the updates of the only canvas; prints text as it becomes final unless JSON is wanted.
 class Output {
  public:
@@ -137,7 +131,7 @@ class Output {
     const int forwards = stats_.num_forwards;
     Json json = {{"text", text_},
                  {"ids", ids_},
-                 {"finish_reason", finish_name(finish_)},
+                 {"finish_reason", finish_ == FinishReason::kLength ? "length" : "stop"},
                  {"prompt_tokens", stats_.prompt_tokens},
                  {"completion_tokens", stats_.completion_tokens},
                  {"forwards", forwards},

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/machine_limits.h"
 #include "base/service_manager.h"
+#include "base/text_list.h"
 #include "bicached/engine.h"
 #include "bicached/error.h"
 #include "bicached/http_server.h"
@@ -50,11 +51,9 @@ class HttpThread {
 };
 
 std::string local_urls(const Settings& settings, int port) {
-  std::string urls;
-  for (const std::string& host : settings.server.host) {
-    urls += (urls.empty() ? "" : ", ") + local_url(host, port);
-  }
-  return urls;
+  std::vector<std::string> urls;
+  for (const std::string& host : settings.server.host) urls.push_back(local_url(host, port));
+  return joined(urls);
 }
 
 void announce(const Settings& settings, int port, const std::string& model_id, bool has_chat) {

@@ -25,7 +25,7 @@ class PrefixEntries final : public BoundaryStates {
 
   at::Tensor states(EntryId entry, int layer) const override;
 
-  int64_t bytes_held() const { return bytes_held_; }
+  int64_t bytes_held() const;
   /// Throws kInternal unless the tensors held are what the specs say, byte by byte.
   void check_integrity() const;
 
@@ -44,7 +44,6 @@ class PrefixEntries final : public BoundaryStates {
   KvPool& pool_;
   std::map<EntryId, Entry> entries_;
   EntryId next_ = 0;
-  int64_t bytes_held_ = 0;
 };
 
 }  // namespace bicached

@@ -9,38 +9,20 @@
 #include <string>
 
 #include "bicached/error.h"
+#include "decode/leases.h"
 #include "model/torch_errors.h"
 
 namespace bicached {
 namespace {
 
-/// Slabs of one measurement, given back however it ends.
-class Slabs {
- public:
-  explicit Slabs(Denoiser& denoiser) : denoiser_(denoiser) {}
-  ~Slabs() {
-    for (const SlabId slab : open_) denoiser_.close_slab(slab);
-  }
-  Slabs(const Slabs&) = delete;
-  Slabs& operator=(const Slabs&) = delete;
-
-  SlabId open(int num_tokens) {
-    const std::optional<SlabId> slab = denoiser_.open_slab(num_tokens);
-    if (!slab) {
-      throw Error(ErrorCode::kOutOfMemory,
-                  "the K/V pool of " + std::to_string(denoiser_.capacity_tokens()) +
-                      " tokens has no room for " + std::to_string(num_tokens) +
-                      " more; give it more with kv_cache_bytes",
-                  "kv_cache_bytes");
-    }
-    open_.push_back(*slab);
-    return *slab;
-  }
-
- private:
-  Denoiser& denoiser_;
-  std::vector<SlabId> open_;
-};
+Lease open_slab(Denoiser& denoiser, int num_tokens) {
+  if (Lease slab = lease_slab(denoiser, num_tokens)) return slab;
+  throw Error(ErrorCode::kOutOfMemory,
+              "the K/V pool of " + std::to_string(denoiser.capacity_tokens()) +
+                  " tokens has no room for " + std::to_string(num_tokens) +
+                  " more; give it more with kv_cache_bytes",
+              "kv_cache_bytes");
+}
 
 /// All rows of a canvas, attending to each other.
 RowGroup whole_canvas(std::vector<TokenId> ids, SlabId slab) {
@@ -76,12 +58,12 @@ at::Tensor compare(const KvPool& pool, int num_layers, SlabId alone, SlabId cont
 std::vector<std::vector<double>> measure_similarity(Denoiser& denoiser, const KvPool& pool,
                                                     std::span<const PrefixInContext> canvases) {
   const c10::InferenceMode mode;
-  Slabs slabs(denoiser);
+  std::vector<Lease> slabs;
   Forward forward;
   const auto add = [&](std::vector<TokenId> ids) {
-    const SlabId slab = slabs.open(static_cast<int>(ids.size()));
-    forward.groups.push_back(whole_canvas(std::move(ids), slab));
-    return slab;
+    slabs.push_back(open_slab(denoiser, static_cast<int>(ids.size())));
+    forward.groups.push_back(whole_canvas(std::move(ids), slabs.back().id()));
+    return slabs.back().id();
   };
   std::map<std::vector<TokenId>, SlabId> prefixes;
   std::vector<std::pair<SlabId, SlabId>> pairs;  // of each canvas: its prefix alone, the whole

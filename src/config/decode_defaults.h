@@ -26,6 +26,9 @@ DecodeSettings resolve_decode_defaults(const DecodeSettings& settings,
 /// Steps of a request that names none, of resolved defaults: never more than there are tokens.
 int default_steps(const DecodeSettings& resolved, int gen_length);
 
+/// A request without a prompt that is decoded as these resolved settings say.
+GenerateRequest make_request(const DecodeSettings& resolved, int gen_length);
+
 /// Its name, as in `intra_cache`.
 std::string intra_cache_name(IntraCache intra_cache);
 

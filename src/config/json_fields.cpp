@@ -6,6 +6,7 @@
 
 #include "base/json_file.h"
 #include "base/log.h"
+#include "base/text_list.h"
 #include "bicached/error.h"
 #include "config/limits.h"
 
@@ -111,16 +112,7 @@ std::optional<double> Fields::limited_number(const char* name, const char* limit
   if (!value) return std::nullopt;
   if (!value->is_number()) throw_wrong_type(path_of(name), "a number", *value);
   const double number = value->get<double>();
-  if (!limit_name) {
-    check_field(name, number);
-    return number;
-  }
-  try {
-    check_field(limit_name, number);
-  } catch (const Error& error) {
-    const std::string message = error.what();
-    throw Error(error.code(), name + message.substr(std::string_view(limit_name).size()), name);
-  }
+  check_field(name, number, ErrorCode::kInvalidRequest, limit_name ? limit_name : name);
   return number;
 }
 
@@ -133,12 +125,11 @@ std::optional<std::string> Fields::text(const char* name) {
 
 std::optional<std::string> Fields::choice(const char* name, const std::vector<std::string>& names) {
   std::optional<std::string> value = text(name);
-  if (!value || std::find(names.begin(), names.end(), *value) != names.end()) return value;
-  std::string list;
-  for (const std::string& n : names) list += (list.empty() ? "" : ", ") + n;
-  throw Error(ErrorCode::kInvalidRequest,
-              path_of(name) + " is \"" + log_escape(*value, 64) + "\"; allowed is one of: " + list,
-              path_of(name));
+  if (!value || std::ranges::find(names, *value) != names.end()) return value;
+  throw Error(
+      ErrorCode::kInvalidRequest,
+      path_of(name) + " is \"" + log_escape(*value, 64) + "\"; allowed is one of: " + joined(names),
+      path_of(name));
 }
 
 void Fields::ignore(std::initializer_list<const char*> names) {

@@ -1,5 +1,6 @@
 #include "config/limits.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <vector>
@@ -51,10 +52,8 @@ std::span<const FieldLimit> field_limits() {
 }
 
 const FieldLimit* find_field_limit(std::string_view name) {
-  for (const FieldLimit& limit : field_limits()) {
-    if (name == limit.name) return &limit;
-  }
-  return nullptr;
+  const auto found = std::ranges::find(field_limits(), name, &FieldLimit::name);
+  return found == field_limits().end() ? nullptr : &*found;
 }
 
 std::string describe_limit(const FieldLimit& limit) {
@@ -66,8 +65,8 @@ std::string describe_limit(const FieldLimit& limit) {
   return text;
 }
 
-void check_field(std::string_view name, double value, ErrorCode code) {
-  const FieldLimit* limit = find_field_limit(name);
+void check_field(std::string_view name, double value, ErrorCode code, std::string_view limit_name) {
+  const FieldLimit* limit = find_field_limit(limit_name.empty() ? name : limit_name);
   if (!limit) throw Error(ErrorCode::kInternal, "no limit is known for " + std::string(name));
   const bool high_enough = limit->min_allowed ? value >= limit->min : value > limit->min;
   const bool whole = !limit->is_integer || value == std::floor(value);

@@ -22,9 +22,10 @@ const FieldLimit* find_field_limit(std::string_view name);
 /// "0 < threshold <= 1", "1 to 1048576 tokens".
 std::string describe_limit(const FieldLimit& limit);
 
-/// Throws Error(code, param = name) naming field, value and range, also for NaN. A name without a
-/// limit is a defect (kInternal).
-void check_field(std::string_view name, double value, ErrorCode code = ErrorCode::kInvalidRequest);
+/// Throws Error(code, param = name) naming field, value and range, also for NaN. The limit is that
+/// of `limit_name`, empty: of the same name; where there is none that is a defect (kInternal).
+void check_field(std::string_view name, double value, ErrorCode code = ErrorCode::kInvalidRequest,
+                 std::string_view limit_name = {});
 
 /// All numbers of a request. Lengths against the model's are the engine's business.
 void check_params(const DecodeParams& decode, const SamplingParams& sampling, int gen_length,

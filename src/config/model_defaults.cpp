@@ -15,12 +15,17 @@ ModelDefaults::ModelDefaults(const std::string& folder)
   if (!json_.is_object()) throw Error(ErrorCode::kInvalidModel, path_ + ": not a JSON object");
 }
 
-std::optional<double> ModelDefaults::number(const char* key, const char* field) const {
+const nlohmann::json* ModelDefaults::find(const char* key, const char* what,
+                                          bool (nlohmann::json::*is_right)() const) const {
   const auto found = json_.find(key);
-  if (found == json_.end() || found->is_null()) return std::nullopt;
-  if (!found->is_number()) {
-    throw Error(ErrorCode::kInvalidModel, where(key) + "is not a number but " + found->dump());
-  }
+  if (found == json_.end() || found->is_null()) return nullptr;
+  if (((*found).*is_right)()) return &*found;
+  throw Error(ErrorCode::kInvalidModel, where(key) + "is not " + what + " but " + found->dump());
+}
+
+std::optional<double> ModelDefaults::number(const char* key, const char* field) const {
+  const nlohmann::json* found = find(key, "a number", &nlohmann::json::is_number);
+  if (!found) return std::nullopt;
   const double value = found->get<double>();
   try {
     check_field(field, value);
@@ -31,21 +36,13 @@ std::optional<double> ModelDefaults::number(const char* key, const char* field) 
 }
 
 std::optional<bool> ModelDefaults::flag(const char* key) const {
-  const auto found = json_.find(key);
-  if (found == json_.end() || found->is_null()) return std::nullopt;
-  if (!found->is_boolean()) {
-    throw Error(ErrorCode::kInvalidModel, where(key) + "is not true or false but " + found->dump());
-  }
-  return found->get<bool>();
+  const nlohmann::json* found = find(key, "true or false", &nlohmann::json::is_boolean);
+  return found ? std::optional(found->get<bool>()) : std::nullopt;
 }
 
 std::string ModelDefaults::text(const char* key) const {
-  const auto found = json_.find(key);
-  if (found == json_.end() || found->is_null()) return "";
-  if (!found->is_string()) {
-    throw Error(ErrorCode::kInvalidModel, where(key) + "is not a string but " + found->dump());
-  }
-  return found->get<std::string>();
+  const nlohmann::json* found = find(key, "a string", &nlohmann::json::is_string);
+  return found ? found->get<std::string>() : "";
 }
 
 }  // namespace bicached

@@ -20,6 +20,10 @@ class ModelDefaults {
   std::string where(const char* key) const { return path_ + ": \"" + key + "\": "; }
 
  private:
+  /// Null: absent or null. `what` the value has to be, in words.
+  const nlohmann::json* find(const char* key, const char* what,
+                             bool (nlohmann::json::*is_right)() const) const;
+
   std::string path_;
   nlohmann::json json_;
 };

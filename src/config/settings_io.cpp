@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <initializer_list>
@@ -15,6 +14,7 @@
 
 #include "base/json_file.h"
 #include "base/text_distance.h"
+#include "base/text_list.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -40,27 +40,15 @@ std::string to_text(bool value) { return value ? "true" : "false"; }
 std::string to_text(double value) { return number_text(value); }
 std::string to_text(int value) { return std::to_string(value); }
 std::string to_text(int64_t value) { return std::to_string(value); }
-std::string to_text(const std::vector<std::string>& value) {
-  std::string text;
-  for (const std::string& item : value) text += (text.empty() ? "" : ",") + item;
-  return text;
-}
+std::string to_text(const std::vector<std::string>& value) { return joined(value, ","); }
 
 /// Whether `text` is the choice `known`, in which a final ":N" stands for a number.
 bool is_choice(std::string_view text, std::string_view known) {
   if (!known.ends_with(":N")) return text == known;
   known.remove_suffix(1);
   if (!text.starts_with(known)) return false;
-  unsigned char number = 0;  // no machine has more cards
-  const auto [end, error] =
-      std::from_chars(text.data() + known.size(), text.data() + text.size(), number);
-  return error == std::errc() && end == text.data() + text.size();
-}
-
-std::string join(const std::vector<std::string>& items) {
-  std::string text;
-  for (const std::string& item : items) text += (text.empty() ? "" : ", ") + item;
-  return text;
+  text.remove_prefix(known.size());
+  return parsed<unsigned char>(text).has_value();  // no machine has more cards
 }
 
 /// Visitor: the declaration as data.
@@ -155,7 +143,7 @@ class Setter {
   }
   void field(const char* name, std::vector<std::string>& value, const char*) {
     if (!is_mine(name)) return;
-    value = is_text_ ? split(value_.get<std::string>()) : strings();
+    value = is_text_ ? names_in(value_.get<std::string>()) : strings();
   }
   void field(const char* name, bool& value, const char*) {
     if (!is_mine(name)) return;
@@ -187,8 +175,8 @@ class Setter {
     const auto matches = [this](const char* known) {
       return is_choice(value_.get_ref<const std::string&>(), known);
     };
-    if (!value_.is_string() || std::none_of(names.begin(), names.end(), matches)) {
-      fail("one of " + join({names.begin(), names.end()}));
+    if (!value_.is_string() || std::ranges::none_of(names, matches)) {
+      fail("one of " + joined({names.begin(), names.end()}));
     }
     value = value_.get<std::string>();
   }
@@ -202,13 +190,9 @@ class Setter {
 
   double as_number(const std::string& allowed) const {
     if (value_.is_number()) return value_.get<double>();
-    if (is_text_) {
-      const std::string text = value_.get<std::string>();
-      double number = 0;
-      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-      if (error == std::errc() && end == text.data() + text.size()) return number;
-    }
-    fail(allowed);
+    const auto number = is_text_ ? parsed<double>(value_.get<std::string>()) : std::nullopt;
+    if (!number) fail(allowed);
+    return *number;
   }
 
   std::vector<std::string> strings() const {
@@ -222,15 +206,12 @@ class Setter {
     return items;
   }
 
-  static std::vector<std::string> split(const std::string& text) {
-    std::vector<std::string> items;
-    size_t begin = 0;
-    while (begin <= text.size()) {
-      const size_t end = std::min(text.find(',', begin), text.size());
-      if (end > begin) items.push_back(text.substr(begin, end - begin));
-      begin = end + 1;
+  static std::vector<std::string> names_in(const std::string& text) {
+    std::vector<std::string> names;
+    for (const std::string_view name : split_at(text, ',')) {
+      if (!name.empty()) names.emplace_back(name);
     }
-    return items;
+    return names;
   }
 
   [[noreturn]] void fail(const std::string& allowed) const {
@@ -283,15 +264,13 @@ void apply_environment(Settings& settings,
   std::vector<std::string> known = {kConfigVariable};
   for (const std::string& name : setting_names()) known.push_back(environment_name(name));
   for (const auto& [variable, value] : environment) {
-    if (variable.compare(0, kPrefix.size(), kPrefix) != 0 || variable == kConfigVariable) continue;
+    if (!variable.starts_with(kPrefix) || variable == kConfigVariable) continue;
     if (value.empty()) continue;  // compose files pass a variable that is not set as an empty one
-    const auto found = std::find(known.begin(), known.end(), variable);
-    if (found == known.end()) {
+    if (std::ranges::find(known, variable) == known.end()) {
       fail_unknown("the environment variable " + variable, variable, nearest_name(variable, known));
     }
     std::string name = variable.substr(kPrefix.size());
-    std::transform(name.begin(), name.end(), name.begin(),
-                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::tolower(c); });
     Setter setter(name, value, true, "environment variable " + variable);
     settings.visit(setter);
   }
@@ -329,15 +308,13 @@ std::vector<SettingInfo> setting_table() {
 
 std::string flag_name(const std::string& setting) {
   std::string flag = "--" + setting;
-  std::replace(flag.begin(), flag.end(), '_', '-');
+  std::ranges::replace(flag, '_', '-');
   return flag;
 }
 
 std::string environment_name(const std::string& setting) {
-  std::string name(kPrefix);
-  for (const char c : setting) {
-    name += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  }
+  std::string name = std::string(kPrefix) + setting;
+  std::ranges::transform(name, name.begin(), [](unsigned char c) { return std::toupper(c); });
   return name;
 }
 
@@ -346,7 +323,7 @@ std::string describe_values(const SettingInfo& info) {
     case SettingKind::kText: return "";
     case SettingKind::kList: return "list, by commas";
     case SettingKind::kSwitch: return "true or false";
-    case SettingKind::kChoice: return join(info.choices);
+    case SettingKind::kChoice: return joined(info.choices);
     case SettingKind::kInteger:
     case SettingKind::kNumber: break;
   }

@@ -38,9 +38,7 @@ CanvasDecoder::CanvasDecoder(const GenerateRequest& request, const ModelInfo& mo
       canvas_(request, model.mask_token),
       rules_(request, model),
       decided_(static_cast<size_t>(request.gen_length)) {
-  const int block_length = request.decode.block_length;
   first_block_begin_ = block_start(canvas_.generation_begin());
-  num_blocks_ = (canvas_.generation_end() - first_block_begin_ + block_length - 1) / block_length;
   if (reuse.depth == model.num_layers) settled_end_ = reuse.prefix_len;
   stats_.prompt_tokens = static_cast<int>(request.prompt_ids.size());
   stats_.prefix_len = reuse.prefix_len;
@@ -80,9 +78,9 @@ void CanvasDecoder::enter_block(int block) {
 
 /// Passes done blocks, and opens one more if it is its time.
 void CanvasDecoder::enter_blocks() {
-  const int last = last_block_;
-  while (block_is_done() && block_ + 1 < num_blocks_) enter_block(block_ + 1);
-  if (last_block_ > last || last_block_ + 1 >= num_blocks_) return;
+  const int last = last_block_, end = canvas_.generation_end();
+  while (block_is_done() && block_limit(block_) < end) enter_block(block_ + 1);
+  if (last_block_ > last || block_end_ == end) return;
   const int begin = std::max(block_limit(last_block_ - 1), block_begin_);
   const int length = block_end_ - begin;
   const int num_decided = length - canvas_.num_masked_in(begin, block_end_);
@@ -181,7 +179,6 @@ bool CanvasDecoder::grow() {
   const int block = (canvas_.generation_end() - first_block_begin_) / block_length;
   canvas_.extend(more);
   decided_.resize(static_cast<size_t>(length + more));
-  num_blocks_ = (canvas_.generation_end() - first_block_begin_ + block_length - 1) / block_length;
   is_new_ = true;
   enter_block(block);
   return true;

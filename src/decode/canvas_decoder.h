@@ -111,7 +111,6 @@ class CanvasDecoder {
 
   // The open blocks: the first one that is not done, and those that are decided beside it.
   int first_block_begin_ = 0;
-  int num_blocks_ = 0;
   int block_ = 0;
   int last_block_ = 0;
   int block_begin_ = 0;

@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <fstream>
+#include <iterator>
+#include <sstream>
 
 #include "base/hash.h"
 #include "base/machine_limits.h"
@@ -14,7 +17,6 @@
 #include "config/engine_defaults.h"
 #include "config/model_folder.h"
 #include "denoise/torch_denoiser.h"
-#include "model/cpu_features.h"
 #include "model/cuda/cuda_runtime.h"
 #include "model/torch_errors.h"
 
@@ -46,13 +48,24 @@ at::Device choose_device(const ModelSettings& settings) {
               "device");
 }
 
-/// auto: bfloat16 where the device multiplies it natively (CUDA; CPUs with AVX512-BF16 or AMX),
-/// else float32, which such CPUs would only be slower without.
+/// By what Linux says of it: AVX512-BF16 or AMX. On other CPUs bfloat16 is slower than float32.
+bool cpu_multiplies_bfloat16() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (!line.starts_with("flags")) continue;
+    std::istringstream words(line);
+    return std::any_of(std::istream_iterator<std::string>(words), {}, [](const std::string& word) {
+      return word == "avx512_bf16" || word == "amx_bf16";
+    });
+  }
+  return false;
+}
+
+/// auto: bfloat16 where the device multiplies it natively, else float32.
 at::ScalarType choose_dtype(const ModelSettings& settings, at::Device device) {
   if (settings.dtype == "float32") return at::kFloat;
   if (settings.dtype == "bfloat16") return at::kBFloat16;
-  const bool native = device.is_cuda() || cpu_multiplies_bfloat16();
-  return native ? at::kBFloat16 : at::kFloat;
+  return device.is_cuda() || cpu_multiplies_bfloat16() ? at::kBFloat16 : at::kFloat;
 }
 
 /// What of the machine keeps weights from being float8; empty: nothing does.

@@ -11,16 +11,13 @@
 
 namespace bicached {
 
-inline at::ScalarType type_of(double) { return at::kDouble; }
-inline at::ScalarType type_of(float) { return at::kFloat; }
-inline at::ScalarType type_of(int64_t) { return at::kLong; }
-
 /// A host vector on the device of `like`.
 template <class T>
 at::Tensor upload(const std::vector<T>& values, const at::Tensor& like) {
+  constexpr at::ScalarType kType = c10::CppTypeToScalarType<T>::value;
   return at::from_blob(const_cast<T*>(values.data()), {static_cast<int64_t>(values.size())},
-                       at::dtype(type_of(T{})))
-      .to(like.device(), type_of(T{}), /*non_blocking=*/false, /*copy=*/true);
+                       at::dtype(kType))
+      .to(like.device(), kType, /*non_blocking=*/false, /*copy=*/true);
 }
 
 /// Whether a request changes the logits of a row.

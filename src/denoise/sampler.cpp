@@ -290,31 +290,25 @@ std::vector<RowResult> read_rows(const std::vector<at::Tensor>& chunks,
   for (const at::Tensor& chunk : chunks) {
     const at::Tensor host = chunk.cpu().contiguous();
     const bool is_statistics = host.scalar_type() == at::kFloat;
-    const int64_t width = host.size(1), count = is_statistics ? 0 : (width - kColumns) / 2;
+    const int64_t width = host.size(1), count = (width - kColumns) / 2;
+    const auto add = [&](TokenId token, const auto* row, float divergence) {
+      const auto number = [row](int column) { return static_cast<float>(row[column]); };
+      results.push_back({token, number(1), number(2), number(3), number(4), divergence, {}});
+    };
     for (int64_t i = 0; i < host.size(0); ++i) {
-      RowResult result;
-      const double* row = nullptr;
       if (is_statistics) {
-        const float* of = host.const_data_ptr<float>() + i * width;
-        constexpr float kNone = std::numeric_limits<float>::infinity();
-        result = {std::bit_cast<TokenId>(of[0]), of[1], of[2], of[3], of[4], kNone, {}};
-      } else {
-        row = host.const_data_ptr<double>() + i * width;
-        result = {static_cast<TokenId>(row[0]),
-                  static_cast<float>(row[1]),
-                  static_cast<float>(row[2]),
-                  static_cast<float>(row[3]),
-                  static_cast<float>(row[4]),
-                  static_cast<float>(row[5]),
-                  {}};
+        const float* row = host.const_data_ptr<float>() + i * width;
+        add(std::bit_cast<TokenId>(row[0]), row, std::numeric_limits<float>::infinity());
+        continue;
       }
+      const double* row = host.const_data_ptr<double>() + i * width;
       const int64_t asked = rows[results.size()].sampling->num_top_logprobs;
+      add(static_cast<TokenId>(row[0]), row, static_cast<float>(row[5]));
       for (int64_t k = 0; k < std::min(asked, count); ++k) {
         const auto logprob = static_cast<float>(row[kColumns + count + k]);
-        result.top.push_back(
+        results.back().top.push_back(
             {static_cast<TokenId>(row[kColumns + k]), std::max(logprob, -9999.0f)});
       }
-      results.push_back(std::move(result));
     }
   }
   return results;

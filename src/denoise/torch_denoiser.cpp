@@ -62,10 +62,6 @@ void TorchDenoiser::begin_on_thread() {
   at::parallel_for(0, at::get_num_threads(), 1, [](int64_t, int64_t) {});
 }
 
-std::optional<SlabId> TorchDenoiser::open_slab(int num_tokens) {
-  return pool_.slabs().open(num_tokens);
-}
-
 void TorchDenoiser::close_slab(SlabId slab) {
   history_.forget(slab);
   pool_.slabs().close(slab);
@@ -103,8 +99,6 @@ at::Tensor TorchDenoiser::run_logits(const Forward& forward) {
       "forward", [&] { return forward_.logits(forward_.run(forward, entries_)).to(at::kFloat); });
 }
 
-int64_t TorchDenoiser::entry_bytes(const EntrySpec& spec) const { return entries_.bytes(spec); }
-
 EntryId TorchDenoiser::create_entry(const EntrySpec& spec) {
   return in_inference("prefix entry", [&] { return entries_.create(spec); });
 }
@@ -116,8 +110,6 @@ void TorchDenoiser::fill_entry(EntryId entry, SlabId from) {
 void TorchDenoiser::load_entry(EntryId entry, SlabId to, int depth) {
   in_inference("prefix entry", [&] { entries_.load(entry, to, depth); });
 }
-
-void TorchDenoiser::destroy_entry(EntryId entry) { entries_.destroy(entry); }
 
 /// On a card the allocator keeps what is freed, and graphs hold the addresses of the buffers.
 void TorchDenoiser::rest() {

@@ -19,18 +19,20 @@ class TorchDenoiser final : public Denoiser {
 
   const ModelInfo& info() const override { return info_; }
   void begin_on_thread() override;
-  std::optional<SlabId> open_slab(int num_tokens) override;
+  std::optional<SlabId> open_slab(int num_tokens) override {
+    return pool_.slabs().open(num_tokens);
+  }
   void close_slab(SlabId slab) override;
   int64_t capacity_tokens() const override { return pool_.slabs().capacity_tokens(); }
   int64_t free_tokens() const override { return pool_.slabs().free_tokens(); }
   using Denoiser::run;
   std::vector<RowResult> run(const Forward& forward,
                              const std::function<void()>& meanwhile) override;
-  int64_t entry_bytes(const EntrySpec& spec) const override;
+  int64_t entry_bytes(const EntrySpec& spec) const override { return entries_.bytes(spec); }
   EntryId create_entry(const EntrySpec& spec) override;
   void fill_entry(EntryId entry, SlabId from) override;
   void load_entry(EntryId entry, SlabId to, int depth) override;
-  void destroy_entry(EntryId entry) override;
+  void destroy_entry(EntryId entry) override { entries_.destroy(entry); }
   void rest() override;
   void check_integrity() const override;
 

@@ -4,19 +4,16 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "app/decode_request.h"
 #include "app/flag_values.h"
 #include "app/model_folder.h"
 #include "base/log.h"
 #include "bicached/engine.h"
 #include "bicached/load.h"
-#include "config/limits.h"
 #include "lab/commands.h"
 #include "lab/eval_data.h"
 #include "lab/eval_policy.h"
 #include "lab/eval_report.h"
 #include "lab/eval_run.h"
-#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
@@ -93,22 +90,13 @@ std::vector<EvalTask> make_tasks(const std::vector<EvalQuestion>& questions, con
   std::vector<EvalTask> tasks;
   for (const EvalQuestion& question : questions) {
     const int of_file = question.gen_length > 0 ? question.gen_length : defaults.max_tokens;
+    const std::string line = std::to_string(question.line);
     EvalTask task;
-    task.request = make_request(defaults, plan.gen_length > 0 ? plan.gen_length : of_file);
-    task.request.id = question.id.empty() ? std::to_string(question.line) : question.id;
     task.answer = question.answer;
-    task.where = plan.data + ":" + std::to_string(question.line);
-    check_params(task.request.decode, task.request.sampling, task.request.gen_length,
-                 ErrorCode::kInvalidSettings);
-    try {
-      EncodedChat chat =
-          encode_messages(question.messages, {}, text.chat_template.get(), *text.tokenizer);
-      task.request.prompt_ids = std::move(chat.ids);
-      task.request.prefix_boundaries = std::move(chat.prefix_lengths);
-    } catch (const Error& error) {
-      throw Error(ErrorCode::kInvalidSettings, task.where + ": messages: " + error.what(),
-                  "messages");
-    }
+    task.where = plan.data + ":" + line;
+    task.request = question_request(encode_question(question.messages, text, task.where), defaults,
+                                    plan.gen_length > 0 ? plan.gen_length : of_file,
+                                    question.id.empty() ? line : question.id);
     check_fits(task, model);
     tasks.push_back(std::move(task));
   }
@@ -228,8 +216,8 @@ int run_eval(const Settings& settings, const EvalOptions& options) {
                               {"reference", report.runs[report.reference].policy},
                               {"runs", eval_report_json(report)}});
   }
-  const bool has_failures = std::any_of(report.runs.begin(), report.runs.end(),
-                                        [](const EvalSummary& run) { return run.num_failed > 0; });
+  const bool has_failures =
+      std::ranges::any_of(report.runs, [](const EvalSummary& run) { return run.num_failed > 0; });
   return has_failures ? 1 : 0;
 }
 

@@ -1,6 +1,5 @@
 #include "lab/eval_data.h"
 
-#include <algorithm>
 #include <set>
 #include <string_view>
 
@@ -8,7 +7,9 @@
 #include "base/json_file.h"
 #include "base/text_distance.h"
 #include "bicached/error.h"
+#include "config/decode_defaults.h"
 #include "config/json_fields.h"
+#include "config/limits.h"
 #include "text/chat_prompt.h"
 
 namespace bicached {
@@ -38,17 +39,13 @@ EvalQuestion read_question(const nlohmann::json& json, EvalAnswers answers) {
   return question;
 }
 
-bool is_blank(std::string_view line) {
-  return line.find_first_not_of(" \t\r\f\v") == std::string_view::npos;
-}
-
 void check_families(const std::vector<std::string>& wanted, const std::set<std::string>& known,
                     const std::string& flag, const std::string& path) {
   const std::vector<std::string> names(known.begin(), known.end());
   for (const std::string& family : wanted) {
     if (known.contains(family)) continue;
     std::string message =
-        flag + " has '" + family + "', but " + path + " has only the families " + join_names(names);
+        flag + " has '" + family + "', but " + path + " has only the families " + joined(names);
     const std::string near = nearest_name(family, names);
     if (!near.empty()) message += "; did you mean " + near + "?";
     throw Error(ErrorCode::kInvalidSettings, message, flag);
@@ -62,12 +59,9 @@ std::vector<EvalQuestion> read_eval_data(const std::string& path, EvalAnswers an
   const std::string text = read_text_file(path, kMaxFileBytes, kCode);
   std::vector<EvalQuestion> questions;
   int number = 0;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = std::string_view(text).substr(begin, end - begin);
-    begin = end + 1;
+  for (const std::string_view line : split_at(text, '\n')) {
     ++number;
-    if (is_blank(line)) continue;
+    if (trimmed(line).empty()) continue;
     const std::string where = path + ":" + std::to_string(number);
     const nlohmann::json json = parse_json_text(line, where, kCode, kLineLimits);
     try {
@@ -86,6 +80,25 @@ std::vector<EvalQuestion> read_eval_data(const std::string& path, EvalAnswers an
     throw Error(kCode, path + " has no questions; one JSON object a line is expected", "--data");
   }
   return questions;
+}
+
+EncodedChat encode_question(const std::vector<ChatMessage>& messages, const TextTools& text,
+                            const std::string& where) {
+  try {
+    return encode_messages(messages, {}, text.chat_template.get(), *text.tokenizer);
+  } catch (const Error& error) {
+    throw Error(ErrorCode::kInvalidSettings, where + ": messages: " + error.what(), "messages");
+  }
+}
+
+GenerateRequest question_request(const EncodedChat& chat, const DecodeSettings& defaults,
+                                 int gen_length, const std::string& id) {
+  GenerateRequest request = make_request(defaults, gen_length);
+  request.id = id;
+  request.prompt_ids = chat.ids;
+  request.prefix_boundaries = chat.prefix_lengths;
+  check_params(request.decode, request.sampling, gen_length, ErrorCode::kInvalidSettings);
+  return request;
 }
 
 std::vector<EvalQuestion> select_questions(std::vector<EvalQuestion> questions,

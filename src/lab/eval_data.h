@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "bicached/chat_template.h"
+#include "app/model_folder.h"
 
 namespace bicached {
 
@@ -27,6 +27,14 @@ enum class EvalAnswers { kRequired, kOptional };
 /// naming file, line, field and what would be right.
 std::vector<EvalQuestion> read_eval_data(const std::string& path,
                                          EvalAnswers answers = EvalAnswers::kRequired);
+
+/// The prompt of these messages. Throws kInvalidSettings naming `where`, "FILE:12".
+EncodedChat encode_question(const std::vector<ChatMessage>& messages, const TextTools& text,
+                            const std::string& where);
+
+/// The request that asks it, decoded as these resolved settings say.
+GenerateRequest question_request(const EncodedChat& chat, const DecodeSettings& defaults,
+                                 int gen_length, const std::string& id);
 
 /// Which questions of a file are asked.
 struct EvalSelection {

@@ -14,9 +14,9 @@ const std::string kFixed = "fixed:";
 
 [[noreturn]] void throw_unknown(const std::string& text) {
   std::vector<std::string> known = depth_policy_names();
-  std::replace(known.begin(), known.end(), std::string("fixed"), std::string("fixed:N"));
+  std::ranges::replace(known, std::string("fixed"), std::string("fixed:N"));
   throw Error(ErrorCode::kInvalidSettings,
-              std::string(kFlag) + " has '" + text + "'; known are " + join_names(known) +
+              std::string(kFlag) + " has '" + text + "'; known are " + joined(known) +
                   " (N layers; fixed:0 = reuse inside a request only)",
               kFlag);
 }
@@ -27,9 +27,7 @@ EvalPolicy parse_one(const std::string& text, int num_layers) {
     const int depth = parse_count("--policies fixed:N", text.substr(kFixed.size()), 0, num_layers);
     return {text, "fixed", depth};
   }
-  const std::vector<std::string> names = depth_policy_names();
-  const bool is_known = std::find(names.begin(), names.end(), text) != names.end();
-  if (!is_known || text == "fixed") throw_unknown(text);
+  if (!contains(depth_policy_names(), text) || text == "fixed") throw_unknown(text);
   return {text, text, std::nullopt};
 }
 

@@ -42,15 +42,13 @@ EvalQuality quality_of(const EvalRun& run, const EvalRun& reference,
 }
 
 int num_failed(const EvalRun& run) {
-  return static_cast<int>(
-      std::count_if(run.answers.begin(), run.answers.end(),
-                    [](const EvalAnswer& answer) { return !answer.error.empty(); }));
+  return static_cast<int>(std::ranges::count_if(
+      run.answers, [](const EvalAnswer& answer) { return !answer.error.empty(); }));
 }
 
 double hit_rate(const EvalRun& run) {
-  const auto num_hits =
-      std::count_if(run.answers.begin(), run.answers.end(),
-                    [](const EvalAnswer& answer) { return answer.stats.cache == "hit"; });
+  const auto num_hits = std::ranges::count_if(
+      run.answers, [](const EvalAnswer& answer) { return answer.stats.cache == "hit"; });
   return share(static_cast<size_t>(num_hits), run.answers.size());
 }
 
@@ -118,8 +116,7 @@ EvalReport make_eval_report(const std::vector<std::vector<EvalRun>>& rounds,
                             const std::vector<std::string>& families) {
   EvalReport report;
   const std::vector<EvalRun>& first = rounds.front();
-  const auto off = std::find_if(first.begin(), first.end(),
-                                [](const EvalRun& run) { return run.policy == "off"; });
+  const auto off = std::ranges::find(first, "off", &EvalRun::policy);
   report.has_off = off != first.end();
   report.reference = report.has_off ? static_cast<size_t>(off - first.begin()) : 0;
   const EvalRun& reference = first[report.reference];

@@ -46,6 +46,12 @@ std::string aligned(const std::vector<Row>& rows, size_t num_left) {
   return text;
 }
 
+Row in_one(std::initializer_list<Row> parts) {
+  Row row;
+  for (const Row& part : parts) row.insert(row.end(), part.begin(), part.end());
+  return row;
+}
+
 Row quality_cells(const EvalQuality& quality, bool is_reference) {
   return {std::to_string(quality.num), percent(quality.accuracy),
           is_reference ? "reference" : points(quality.difference), percent(quality.agreement),
@@ -58,17 +64,13 @@ Row quality_heads(const std::string& reference) {
 }
 
 std::string answers_table(const EvalReport& report) {
-  std::vector<Row> rows(1, {"policy"});
   const Row heads = quality_heads(report.runs[report.reference].policy);
-  rows[0].insert(rows[0].end(), heads.begin(), heads.end());
-  rows[0].insert(rows[0].end(), {"hit %", "failed"});
+  std::vector<Row> rows = {in_one({{"policy"}, heads, {"hit %", "failed"}})};
   for (size_t i = 0; i < report.runs.size(); ++i) {
     const EvalSummary& run = report.runs[i];
-    Row row = {run.policy};
-    const Row cells = quality_cells(run.all, i == report.reference);
-    row.insert(row.end(), cells.begin(), cells.end());
-    row.insert(row.end(), {percent(run.hit_rate), std::to_string(run.num_failed)});
-    rows.push_back(std::move(row));
+    rows.push_back(in_one({{run.policy},
+                           quality_cells(run.all, i == report.reference),
+                           {percent(run.hit_rate), std::to_string(run.num_failed)}}));
   }
   return aligned(rows, 1);
 }
@@ -92,15 +94,13 @@ std::string cost_table(const EvalReport& report) {
 }
 
 std::string families_table(const EvalReport& report) {
-  std::vector<Row> rows(1, {"family", "policy"});
-  const Row heads = quality_heads(report.runs[report.reference].policy);
-  rows[0].insert(rows[0].end(), heads.begin(), heads.end());
+  std::vector<Row> rows = {
+      in_one({{"family", "policy"}, quality_heads(report.runs[report.reference].policy)})};
   for (const auto& [family, ignored] : report.runs[0].families) {
     for (size_t i = 0; i < report.runs.size(); ++i) {
-      Row row = {family, report.runs[i].policy};
-      const Row cells = quality_cells(report.runs[i].families.at(family), i == report.reference);
-      row.insert(row.end(), cells.begin(), cells.end());
-      rows.push_back(std::move(row));
+      const EvalSummary& run = report.runs[i];
+      rows.push_back(in_one(
+          {{family, run.policy}, quality_cells(run.families.at(family), i == report.reference)}));
     }
   }
   return aligned(rows, 2);

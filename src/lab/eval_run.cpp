@@ -10,7 +10,7 @@
 #include <string_view>
 #include <thread>
 
-#include "app/decode_request.h"
+#include "base/text_list.h"
 #include "bicached/channel.h"
 #include "lab/progress.h"
 
@@ -21,23 +21,11 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kMaxErrorsShown = 5;
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 std::string accuracy_note(size_t num_right, size_t num_done) {
   char text[32];
   const double share = static_cast<double>(num_right) / static_cast<double>(num_done);
   std::snprintf(text, sizeof text, "accuracy %.2f %%", 100 * share);
   return text;
-}
-
-/// Without white space at both ends, as models/demo/train/evaluate.py compares.
-std::string_view stripped(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\n\r\f\v";
-  const size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpace) + 1 - first);
 }
 
 EvalAnswer ask(Engine& engine, const Tokenizer& tokenizer, const EvalTask& task,
@@ -52,8 +40,9 @@ EvalAnswer ask(Engine& engine, const Tokenizer& tokenizer, const EvalTask& task,
       answer.stats = update->stats;
       if (update->finish == FinishReason::kError) answer.error = update->error_message;
     }
-    answer.is_right = answer.error.empty() &&
-                      stripped(tokenizer.decode(answer.ids, true)) == stripped(task.answer);
+    // As models/demo/train/evaluate.py compares.
+    answer.is_right =
+        answer.error.empty() && trimmed(tokenizer.decode(answer.ids, true)) == trimmed(task.answer);
   } catch (const std::exception& error) {
     answer.error = error.what();
   }
@@ -114,7 +103,7 @@ EvalRun run_eval_policy(Engine& engine, const Tokenizer& tokenizer, std::span<co
   run.probe_row_layers = -engine.cache_stats().probe_row_layers;
   const Clock::time_point start = Clock::now();
   run.answers = ask_all(engine, tokenizer, tasks, plan);
-  run.wall_s = seconds_since(start);
+  run.wall_s = std::chrono::duration<double>(Clock::now() - start).count();
   run.forwards += stats.forwards;
   run.row_layers += stats.row_layers;
   run.probe_row_layers += engine.cache_stats().probe_row_layers;

@@ -6,11 +6,8 @@
 #include "bicached/error.h"
 
 namespace bicached {
-namespace {
 
 using Json = nlohmann::json;
-
-}  // namespace
 
 PartialResults::PartialResults(std::string path) : path_(std::move(path)) {
   read();

@@ -1,33 +1,17 @@
 #include "lab/profile_data.h"
 
-#include <algorithm>
-
 #include "bicached/error.h"
 #include "lab/eval_data.h"
-#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
 
-[[noreturn]] void refuse(const std::string& where, const std::string& why) {
-  throw Error(ErrorCode::kInvalidSettings, where + ": messages: " + why, "messages");
-}
-
 /// Without what follows the last user message: that is what a model would generate.
 std::vector<ChatMessage> question_of(std::vector<ChatMessage> messages, const std::string& where) {
   while (!messages.empty() && messages.back().role != "user") messages.pop_back();
-  if (messages.empty()) refuse(where, "there is none with \"role\": \"user\"");
-  return messages;
-}
-
-EncodedChat encode(std::vector<ChatMessage> messages, const TextTools& text,
-                   const std::string& where) {
-  messages = question_of(std::move(messages), where);
-  try {
-    return encode_messages(messages, {}, text.chat_template.get(), *text.tokenizer);
-  } catch (const Error& error) {
-    refuse(where, error.what());
-  }
+  if (!messages.empty()) return messages;
+  throw Error(ErrorCode::kInvalidSettings,
+              where + ": messages: there is none with \"role\": \"user\"", "messages");
 }
 
 }  // namespace
@@ -37,17 +21,16 @@ ProfileData read_profile_data(const std::string& path, int limit, const TextTool
   if (!text.chat_template) {
     throw Error(ErrorCode::kInvalidModel, "the model has no chat template, which profile needs");
   }
-  std::vector<EvalQuestion> questions = read_eval_data(path, EvalAnswers::kOptional);
-  if (limit > 0 && questions.size() > static_cast<size_t>(limit)) {
-    questions.resize(static_cast<size_t>(limit));
-  }
+  std::vector<EvalQuestion> questions =
+      select_questions(read_eval_data(path, EvalAnswers::kOptional), {{}, {}, limit}, path);
   ProfileData data;
   int index = 0;
   for (EvalQuestion& question : questions) {
     ProfileConversation one;
     one.index = index++;
     one.where = path + ":" + std::to_string(question.line);
-    one.chat = encode(std::move(question.messages), text, one.where);
+    one.chat =
+        encode_question(question_of(std::move(question.messages), one.where), text, one.where);
     one.gen_length = question.gen_length > 0 ? question.gen_length : lengths.default_gen_length;
     if (lengths.num_masks >= 0) one.gen_length = lengths.num_masks;
     if (one.chat.prefix_lengths.empty()) {

@@ -8,16 +8,15 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
-#include "app/decode_request.h"
 #include "app/model_folder.h"
 #include "base/version.h"
 #include "bicached/engine.h"
 #include "bicached/error.h"
 #include "bicached/load.h"
 #include "config/engine_defaults.h"
-#include "config/limits.h"
 #include "config/reuse_start.h"
 #include "engine/cache_json.h"
+#include "lab/eval_data.h"
 #include "lab/profile.h"
 #include "lab/progress.h"
 
@@ -30,23 +29,13 @@ using Json = nlohmann::ordered_json;
 /// requests that run together with the same prefix only one is probed.
 using Lane = std::deque<GenerateRequest>;
 
-GenerateRequest request_of(const ProfileConversation& conversation,
-                           const DecodeSettings& defaults) {
-  GenerateRequest request = make_request(defaults, conversation.gen_length);
-  request.id = conversation.where;
-  request.prompt_ids = conversation.chat.ids;
-  request.prefix_boundaries = conversation.chat.prefix_lengths;
-  check_params(request.decode, request.sampling, request.gen_length, ErrorCode::kInvalidSettings);
-  return request;
-}
-
 /// By the shortest prefix that conversations can share.
 std::vector<Lane> make_lanes(const ProfileData& data, const DecodeSettings& defaults) {
   std::map<std::vector<TokenId>, Lane> by_prefix;
   for (const ProfileConversation& one : data.conversations) {
     const auto begin = one.chat.ids.begin();
     by_prefix[{begin, begin + one.chat.prefix_lengths.front()}].push_back(
-        request_of(one, defaults));
+        question_request(one.chat, defaults, one.gen_length, one.where));
   }
   std::vector<Lane> lanes;
   for (auto& [prefix, lane] : by_prefix) lanes.push_back(std::move(lane));

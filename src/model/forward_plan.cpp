@@ -20,8 +20,7 @@ int leave_layer(const RowGroup& group, int num_layers) {
 void check_group(int index, const RowGroup& group, const ModelConfig& model, int64_t slab_tokens) {
   const int rows = group.num_rows();
   if (rows <= 0) defect(index, "no rows");
-  if (std::adjacent_find(group.rows.begin(), group.rows.end(), std::greater_equal<>()) !=
-      group.rows.end()) {
+  if (std::ranges::adjacent_find(group.rows, std::greater_equal<>()) != group.rows.end()) {
     defect(index, "rows must ascend");
   }
   if (group.row_at(0) < 0 || group.row_at(rows - 1) >= slab_tokens || group.key_end < 1 ||
@@ -84,13 +83,13 @@ void plan_wanted(const Forward& forward, ForwardPlan& plan) {
     if (g >= by_group.size() || !by_group[g]) defect(wanted.group, "has no rows in the last layer");
     rows.push_back(packed_row(*by_group[g], forward.groups[g], wanted.row));
   }
-  plan.wanted_rows = rows;
-  std::sort(plan.wanted_rows.begin(), plan.wanted_rows.end());
-  plan.wanted_rows.erase(std::unique(plan.wanted_rows.begin(), plan.wanted_rows.end()),
-                         plan.wanted_rows.end());
+  std::vector<int64_t>& wanted_rows = plan.wanted_rows;
+  wanted_rows = rows;
+  std::ranges::sort(wanted_rows);
+  const auto repeated = std::ranges::unique(wanted_rows);
+  wanted_rows.erase(repeated.begin(), repeated.end());
   const auto index_of = [&](int64_t row) {
-    return std::lower_bound(plan.wanted_rows.begin(), plan.wanted_rows.end(), row) -
-           plan.wanted_rows.begin();
+    return std::ranges::lower_bound(wanted_rows, row) - wanted_rows.begin();
   };
   for (const int64_t row : rows) plan.logit_index.push_back(index_of(row));
   for (AttentionSequence sequence : last.sequences) {

@@ -28,9 +28,8 @@ constexpr int64_t kMaxExperts = 1 << 17;
 json read_json(const fs::path& path, bool must_exist) {
   std::error_code error;
   if (!must_exist && !fs::exists(path, error)) return json::object();
-  const std::string text = read_text_file(path.string(), kMaxJsonBytes, ErrorCode::kInvalidModel);
-  json parsed = parse_json_text(text, path.string(), ErrorCode::kInvalidModel,
-                                {kMaxJsonBytes, 64, /*unique_keys=*/false});
+  json parsed = read_json_file(path.string(), ErrorCode::kInvalidModel,
+                               {kMaxJsonBytes, 64, /*unique_keys=*/false});
   if (!parsed.is_object()) refuse(path.string() + ": must be a JSON object");
   return parsed;
 }
@@ -38,10 +37,8 @@ json read_json(const fs::path& path, bool must_exist) {
 void add_end_token(ModelConfig& config, int64_t id) {
   if (id < 0 || id >= config.vocab_size) return;
   const auto token = static_cast<TokenId>(id);
-  if (std::find(config.end_tokens.begin(), config.end_tokens.end(), token) ==
-      config.end_tokens.end()) {
-    config.end_tokens.push_back(token);
-  }
+  auto& ends = config.end_tokens;
+  if (std::ranges::find(ends, token) == ends.end()) ends.push_back(token);
 }
 
 /// eos_token_id of a JSON file: a number or a list.
@@ -65,18 +62,14 @@ class TokenNames {
     const auto added = config.find("added_tokens_decoder");
     if (added != config.end() && added->is_object()) {
       for (const auto& [id, about] : added->items()) {
-        const bool is_number =
-            !id.empty() && id.size() < 10 &&
-            std::all_of(id.begin(), id.end(), [](char c) { return c >= '0' && c <= '9'; });
+        const bool is_number = !id.empty() && id.size() < 10 &&
+                               std::ranges::all_of(id, [](char c) { return c >= '0' && c <= '9'; });
         if (is_number) add(about, std::stoll(id));
       }
     }
     read_eos(config);
     read_eos(read_json(folder / "special_tokens_map.json", false));
-    const json added_file = read_json(folder / "added_tokens.json", false);
-    for (const auto& [text, id] : added_file.items()) {
-      if (id.is_number_integer()) ids_.emplace(text, id.get<int64_t>());
-    }
+    add_all(read_json(folder / "added_tokens.json", false));
     if (ids_.empty()) read_vocabulary();
   }
 
@@ -86,17 +79,21 @@ class TokenNames {
   const std::map<std::string, int64_t>& added() const { return ids_; }
   /// -1: there is none.
   int64_t find(const std::string& text) {
+    if (!ids_.contains(text)) read_vocabulary();
     const auto found = ids_.find(text);
-    if (found != ids_.end()) return found->second;
-    read_vocabulary();
-    const auto again = ids_.find(text);
-    return again == ids_.end() ? -1 : again->second;
+    return found == ids_.end() ? -1 : found->second;
   }
 
  private:
   void add(const json& about, int64_t id) {
     if (about.is_object() && about.contains("content") && about["content"].is_string()) {
       ids_.emplace(about["content"].get<std::string>(), id);
+    }
+  }
+  /// An object of ids by text.
+  void add_all(const json& vocabulary) {
+    for (const auto& [text, id] : vocabulary.items()) {
+      if (id.is_number_integer()) ids_.emplace(text, id.get<int64_t>());
     }
   }
   void read_eos(const json& file) {
@@ -125,10 +122,7 @@ class TokenNames {
     const json vocabulary = model.is_object() && model.contains("vocab")
                                 ? model["vocab"]
                                 : read_json(folder_ / "vocab.json", false);
-    if (!vocabulary.is_object()) return;
-    for (const auto& [text, id] : vocabulary.items()) {
-      if (id.is_number_integer()) ids_.emplace(text, id.get<int64_t>());
-    }
+    if (vocabulary.is_object()) add_all(vocabulary);
   }
 
   const fs::path folder_;

@@ -16,17 +16,15 @@
 
 #include "bicached/error.h"
 #include "model/experts.h"
-#include "model/head_norm.h"
 
 namespace bicached {
 namespace {
 
 /// A host vector as a tensor on the device; on the CPU without a copy, so the vector must live on.
-template <class T>
-at::Tensor to_device(const std::vector<T>& values, const at::Device& device) {
-  const auto type = sizeof(T) == 8 ? at::kLong : at::kInt;
-  const at::Tensor host = at::from_blob(const_cast<T*>(values.data()),
-                                        {static_cast<int64_t>(values.size())}, at::dtype(type));
+at::Tensor to_device(const std::vector<int64_t>& values, const at::Device& device) {
+  const at::Tensor host =
+      at::from_blob(const_cast<int64_t*>(values.data()), {static_cast<int64_t>(values.size())},
+                    at::dtype(at::kLong));
   return device.is_cpu() ? host : host.to(device);
 }
 
@@ -74,8 +72,7 @@ at::Tensor PackedForward::enter_segment(const at::Tensor& x, const ForwardPlan& 
     const RowGroup& group = forward.groups[static_cast<size_t>(planned.group)];
     if (group.enter_layer < now.first_layer) {
       const auto& before = plan.segments[segment - 1].groups;
-      const auto it = std::find_if(before.begin(), before.end(),
-                                   [&](const PlannedGroup& g) { return g.group == planned.group; });
+      const auto it = std::ranges::find(before, planned.group, &PlannedGroup::group);
       pieces.push_back(x.narrow(0, it->first_row, it->num_rows));
       continue;
     }

@@ -239,6 +239,12 @@ void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Ten
   });
 }
 
+void norm_heads(const at::Tensor& heads, const at::Tensor& weight, double eps) {
+  const at::Tensor wide = heads.to(at::kFloat);
+  const at::Tensor scale = wide.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
+  heads.copy_(wide.mul(scale).mul_(weight.to(at::kFloat)));
+}
+
 void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
                       const RowIndex& index, std::pair<at::Tensor, at::Tensor> pool) {
   if (!qkv.is_cpu()) return rotate_and_store_device(qkv, heads, rope, index, pool);

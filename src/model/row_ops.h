@@ -37,6 +37,10 @@ struct RowIndex {
 /// out [N, d] = x [N, d] / rms(x) * weight [d]; in float32, rounded once.
 void rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::Tensor& out);
 
+/// RMSNorm of each head in place (Qwen3's q_norm and k_norm), an ATen operation anywhere. heads:
+/// [N, H, D], rows may be strided; weight: [D]. In float32, rounded once.
+void norm_heads(const at::Tensor& heads, const at::Tensor& weight, double eps);
+
 /// Rotates queries (in place) and keys of qkv [N, (H + 2 Hkv) D], halves of the first R numbers
 /// against halves, in float32; stores keys and values in the layer's pool [pool tokens, Hkv, D] at
 /// the rows' slots.

@@ -13,6 +13,7 @@
 
 #include "base/hash.h"
 #include "base/json_file.h"
+#include "base/text_list.h"
 #include "bicached/error.h"
 
 namespace bicached {
@@ -124,10 +125,6 @@ std::string CheckpointFile::read_text(size_t begin, size_t num_bytes) const {
   read(begin, std::as_writable_bytes(std::span(text)));
   return text;
 }
-
-Checkpoint::Checkpoint() = default;
-Checkpoint::~Checkpoint() = default;
-Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 
 void Checkpoint::add_file(const std::string& path) {
   files_.push_back(std::make_unique<CheckpointFile>(path));
@@ -261,11 +258,8 @@ std::string plain_tensor_name(const std::string& name) {
       "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
       "_forward_module"};
   std::string plain;
-  for (size_t begin = 0; begin <= name.size();) {
-    const size_t end = std::min(name.find('.', begin), name.size());
-    const std::string_view part = std::string_view(name).substr(begin, end - begin);
+  for (const std::string_view part : split_at(name, '.')) {
     if (!kWrappers.contains(part)) plain.append(plain.empty() ? "" : ".").append(part);
-    begin = end + 1;
   }
   return plain;
 }

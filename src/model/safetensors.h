@@ -61,9 +61,6 @@ bool is_derived_tensor(const std::string& plain_name);
 class Checkpoint {
  public:
   static Checkpoint open(const std::string& folder);
-  ~Checkpoint();
-  Checkpoint(Checkpoint&&) noexcept;
-  Checkpoint& operator=(Checkpoint&&) = delete;
 
   const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
   /// The name under which the tensor of this name is stored. Throws kInvalidModel naming what the
@@ -77,7 +74,7 @@ class Checkpoint {
   std::string fingerprint() const;
 
  private:
-  Checkpoint();
+  Checkpoint() = default;
   void add_file(const std::string& path);
   /// Names as families know them: without what training code wraps around a model, and without
   /// tensors that follow from config.json.

@@ -23,23 +23,7 @@ std::string text_of(const Shape& shape) {
 
 /// Whether `weights: fp8` holds it in float8: the matrices of layers, but for routers.
 bool is_quantisable(const TensorSpec& spec) {
-  switch (spec.role) {
-    case TensorRole::kQkv:
-    case TensorRole::kQuery:
-    case TensorRole::kKey:
-    case TensorRole::kValue:
-    case TensorRole::kAttentionOut:
-    case TensorRole::kGate:
-    case TensorRole::kUp:
-    case TensorRole::kDown:
-    case TensorRole::kSharedGate:
-    case TensorRole::kSharedUp:
-    case TensorRole::kSharedDown:
-    case TensorRole::kExpertGate:
-    case TensorRole::kExpertUp:
-    case TensorRole::kExpertDown: return true;
-    default: return false;
-  }
+  return spec.layer >= 0 && spec.shape.size() == 2 && spec.role != TensorRole::kRouter;
 }
 
 /// Where compressed-tensors keeps the scale of a float8 matrix: a value a row, or one for all.

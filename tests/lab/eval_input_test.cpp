@@ -173,7 +173,7 @@ TEST(EvalPolicies, TableNeedsATable) {
 TEST(FlagValues, NamesAreSplitAtCommas) {
   EXPECT_THAT(split_names("a, b,,c "), ElementsAre("a", "b", "c"));
   EXPECT_THAT(split_names(" , "), IsEmpty());
-  EXPECT_EQ(join_names({"a", "b"}), "a, b");
+  EXPECT_EQ(joined({"a", "b"}), "a, b");
 }
 
 TEST(FlagValues, CountsAreWholeNumbersOfARange) {

@@ -25,7 +25,6 @@
 #include "model/cuda/model_kernels.h"
 #include "model/experts.h"
 #include "model/float8.h"
-#include "model/head_norm.h"
 #include "model/load_model.h"
 #include "model/row_ops.h"
 

@@ -14,7 +14,7 @@ constexpr UnmaskerParam kEntropyBound{{"entropy_bound", 0, 100, false, false, "n
 /// together loses against one after the other.
 class EntropyBound final : public Unmasker {
  public:
-  explicit EntropyBound(double bound) : bound_(bound) {}
+  explicit EntropyBound(const DecodeParams& params) : bound_(value_of(kEntropyBound, params)) {}
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress&) const override {
@@ -43,9 +43,7 @@ UnmaskerInfo entropy_bound_unmasker() {
   return {"entropy_bound",
           "The most probable tokens, as many as their entropies allow together (EB-sampler).",
           {kEntropyBound},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<EntropyBound>(value_of(kEntropyBound, params));
-          }};
+          make<EntropyBound>};
 }
 
 }  // namespace bicached

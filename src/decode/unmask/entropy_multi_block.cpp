@@ -17,8 +17,9 @@ constexpr UnmaskerParam kBlockAddThreshold{
 /// Dream's does not.
 class EntropyMultiBlock final : public Unmasker {
  public:
-  EntropyMultiBlock(float threshold, double opens_next_at)
-      : threshold_(threshold), opens_next_at_(opens_next_at) {}
+  explicit EntropyMultiBlock(const DecodeParams& params)
+      : threshold_(static_cast<float>(value_of(kEntropyThreshold, params))),
+        opens_next_at_(value_of(kBlockAddThreshold, params)) {}
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress& progress) const override {
@@ -26,9 +27,9 @@ class EntropyMultiBlock final : public Unmasker {
         candidates.first(static_cast<size_t>(progress.num_masked_in_first_block));
     const int best_of_all = most_certain(candidates), best_of_first = most_certain(first_block);
     const bool takes_best = progress.schedule == Schedule::kEven;
-    bool first_has_one = false;
-    for (const Candidate& candidate : first_block) first_has_one |= passes(candidate);
-    first_has_one |= takes_best && best_of_all == best_of_first;
+    const bool first_has_one =
+        (takes_best && best_of_all == best_of_first) ||
+        std::ranges::any_of(first_block, [&](const Candidate& c) { return passes(c); });
     std::vector<int> chosen;
     for (int i = 0; i < static_cast<int>(candidates.size()); ++i) {
       if (passes(candidates[static_cast<size_t>(i)]) || (takes_best && i == best_of_all) ||
@@ -59,11 +60,7 @@ UnmaskerInfo entropy_multi_block_unmasker() {
           "Every token up to an entropy, in several blocks at once; a block opens when a share of "
           "the one before is decided (d3LLM).",
           {kEntropyThreshold, kBlockAddThreshold},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<EntropyMultiBlock>(
-                static_cast<float>(value_of(kEntropyThreshold, params)),
-                value_of(kBlockAddThreshold, params));
-          }};
+          make<EntropyMultiBlock>};
 }
 
 }  // namespace bicached

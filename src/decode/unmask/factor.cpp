@@ -12,7 +12,8 @@ constexpr UnmaskerParam kFactor{
 /// reaches the last candidate takes it too, passed or not.
 class Factor final : public Unmasker {
  public:
-  explicit Factor(float factor) : factor_(factor) {}
+  explicit Factor(const DecodeParams& params)
+      : factor_(static_cast<float>(value_of(kFactor, params))) {}
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress&) const override {
@@ -38,9 +39,7 @@ UnmaskerInfo factor_unmasker() {
   return {"factor",
           "As many as their probabilities justify together (Fast-dLLM, dInfer).",
           {kFactor},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<Factor>(static_cast<float>(value_of(kFactor, params)));
-          }};
+          make<Factor>};
 }
 
 }  // namespace bicached

@@ -30,12 +30,9 @@ class JointThreshold final : public Unmasker {
   }
 
   std::vector<int> revise(std::span<const Candidate> decided) const override {
-    std::vector<int> chosen;
-    for (int i = 0; i < static_cast<int>(decided.size()); ++i) {
-      const Candidate& c = decided[static_cast<size_t>(i)];
-      if (c.token != c.current && c.probability > editing_threshold_) chosen.push_back(i);
-    }
-    return chosen;
+    return indices_where(decided, [&](const Candidate& c) {
+      return c.token != c.current && c.probability > editing_threshold_;
+    });
   }
 
   int max_revisions() const override { return max_rounds_; }
@@ -53,9 +50,7 @@ UnmaskerInfo joint_threshold_unmasker() {
           "As low_confidence_dynamic, while tokens of the block that are decided give way to more "
           "probable ones (LLaDA2.1).",
           {kThreshold, kEditingThreshold, kMaxEditRounds, kEps},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<JointThreshold>(params);
-          }};
+          make<JointThreshold>};
 }
 
 }  // namespace bicached

@@ -23,11 +23,9 @@ class Klass final : public Unmasker {
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress& progress) const override {
-    std::vector<int> chosen;
-    for (int i = 0; i < static_cast<int>(candidates.size()); ++i) {
-      const Candidate& c = candidates[static_cast<size_t>(i)];
-      if (c.divergence < kl_threshold_ && c.probability > threshold_) chosen.push_back(i);
-    }
+    std::vector<int> chosen = indices_where(candidates, [&](const Candidate& c) {
+      return c.divergence < kl_threshold_ && c.probability > threshold_;
+    });
     if (!chosen.empty()) return chosen;
     return best_of(probabilities(candidates), std::max(1, step_quota(progress, eps_)));
   }
@@ -44,9 +42,7 @@ UnmaskerInfo klass_unmasker() {
   return {"klass",
           "Every probable token whose distribution no longer moves, else a given number (KLASS).",
           {kThreshold, kKlThreshold, kEps},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<Klass>(params);
-          }};
+          make<Klass>};
 }
 
 }  // namespace bicached

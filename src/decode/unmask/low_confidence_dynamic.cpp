@@ -30,9 +30,7 @@ UnmaskerInfo low_confidence_dynamic_unmasker() {
           "Every token above the threshold if these are as many as a given number a step, else "
           "that number of the most probable ones (SDAR, LLaDA2.0).",
           {kThreshold, kEps},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<LowConfidenceDynamic>(params);
-          }};
+          make<LowConfidenceDynamic>};
 }
 
 }  // namespace bicached

@@ -9,7 +9,7 @@ namespace {
 /// says which, so that a step that decides none needs no forward.
 class Origin final : public Unmasker {
  public:
-  explicit Origin(double eps) : eps_(eps) {}
+  explicit Origin(const DecodeParams& params) : eps_(value_of(kEps, params)) {}
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress& progress) const override {
@@ -39,9 +39,7 @@ UnmaskerInfo origin_unmasker() {
   return {"origin",
           "Each position with the probability of the step, whatever the model says (Dream).",
           {kEps},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<Origin>(value_of(kEps, params));
-          }};
+          make<Origin>};
 }
 
 }  // namespace bicached

@@ -8,7 +8,8 @@ namespace {
 /// the others if they reach the threshold. What is left after S steps follows in further ones.
 class QuotaThreshold final : public Unmasker {
  public:
-  explicit QuotaThreshold(double threshold) : threshold_(static_cast<float>(threshold)) {}
+  explicit QuotaThreshold(const DecodeParams& params)
+      : threshold_(static_cast<float>(value_of(kThreshold, params))) {}
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress& progress) const override {
@@ -44,9 +45,7 @@ UnmaskerInfo quota_threshold_unmasker() {
           "Of a given number a step those that reach the threshold, at least one (Fast-dLLM for "
           "Dream).",
           {kThreshold},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<QuotaThreshold>(value_of(kThreshold, params));
-          }};
+          make<QuotaThreshold>};
 }
 
 }  // namespace bicached

@@ -7,17 +7,14 @@ namespace {
 /// whose probability reaches the threshold, the most probable one always.
 class Threshold final : public Unmasker {
  public:
-  explicit Threshold(float threshold) : threshold_(threshold) {}
+  explicit Threshold(const DecodeParams& params)
+      : threshold_(static_cast<float>(value_of(kThreshold, params))) {}
 
   std::vector<int> choose(std::span<const Candidate> candidates,
                           const BlockProgress&) const override {
-    const int best = most_probable(candidates);
-    std::vector<int> chosen;
-    for (int i = 0; i < static_cast<int>(candidates.size()); ++i) {
-      if (i == best || candidates[static_cast<size_t>(i)].probability >= threshold_) {
-        chosen.push_back(i);
-      }
-    }
+    std::vector<int> chosen =
+        indices_where(candidates, [&](const Candidate& c) { return c.probability >= threshold_; });
+    if (chosen.empty()) chosen.push_back(most_probable(candidates));
     return chosen;
   }
 
@@ -31,9 +28,7 @@ UnmaskerInfo threshold_unmasker() {
   return {"threshold",
           "Every token whose probability reaches the threshold, at least one (Fast-dLLM).",
           {kThreshold},
-          [](const DecodeParams& params) -> std::unique_ptr<Unmasker> {
-            return std::make_unique<Threshold>(static_cast<float>(value_of(kThreshold, params)));
-          }};
+          make<Threshold>};
 }
 
 }  // namespace bicached

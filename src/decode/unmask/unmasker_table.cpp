@@ -1,5 +1,6 @@
 #include <cstdio>
 
+#include "base/text_list.h"
 #include "bicached/error.h"
 #include "decode/unmask/unmaskers.h"
 
@@ -54,13 +55,13 @@ std::string describe(const UnmaskerParam& param) {
 }
 
 std::unique_ptr<Unmasker> make_unmasker(const DecodeParams& params) {
-  std::string known;
   for (const UnmaskerInfo& info : unmasker_table()) {
     if (params.algorithm == info.name) return info.make(params);
-    known += known.empty() ? info.name : std::string(", ") + info.name;
   }
-  throw Error(ErrorCode::kInvalidRequest,
-              "algorithm: there is no '" + params.algorithm + "'; known: " + known, "algorithm");
+  throw Error(
+      ErrorCode::kInvalidRequest,
+      "algorithm: there is no '" + params.algorithm + "'; known: " + joined(unmasker_names()),
+      "algorithm");
 }
 
 }  // namespace bicached

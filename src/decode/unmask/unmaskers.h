@@ -34,11 +34,25 @@ inline double value_of(const UnmaskerParam& param, const DecodeParams& params) {
   return found == params.params.end() ? param.default_value : found->second;
 }
 
+/// UnmaskerInfo::make of an algorithm that is made of the request's parameters.
+template <class Algorithm>
+std::unique_ptr<Unmasker> make(const DecodeParams& params) {
+  return std::make_unique<Algorithm>(params);
+}
+
+/// Indices, ascending, of the candidates that fit.
+template <class Fits>
+std::vector<int> indices_where(std::span<const Candidate> candidates, Fits fits) {
+  std::vector<int> indices;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (fits(candidates[i])) indices.push_back(static_cast<int>(i));
+  }
+  return indices;
+}
+
 /// Index of the most probable candidate, the first of equals. `candidates` is not empty.
 inline int most_probable(std::span<const Candidate> candidates) {
-  const auto best = std::max_element(
-      candidates.begin(), candidates.end(),
-      [](const Candidate& a, const Candidate& b) { return a.probability < b.probability; });
+  const auto best = std::ranges::max_element(candidates, {}, &Candidate::probability);
   return static_cast<int>(best - candidates.begin());
 }
 
@@ -71,10 +85,8 @@ inline std::vector<double> probabilities(std::span<const Candidate> candidates) 
 /// the `count` most probable.
 inline std::vector<int> above_or_best(std::span<const Candidate> candidates, float threshold,
                                       int count) {
-  std::vector<int> above;
-  for (int i = 0; i < static_cast<int>(candidates.size()); ++i) {
-    if (candidates[static_cast<size_t>(i)].probability > threshold) above.push_back(i);
-  }
+  const std::vector<int> above =
+      indices_where(candidates, [&](const Candidate& c) { return c.probability > threshold; });
   const int least = std::min(count, static_cast<int>(candidates.size()));
   return static_cast<int>(above.size()) >= least ? above
                                                  : best_of(probabilities(candidates), least);

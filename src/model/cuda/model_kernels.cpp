@@ -45,35 +45,35 @@ bool has_expert_kernels(const ModelConfig& model, bool fp8) {
 }
 
 std::vector<std::string> options_of(const ModelConfig& model, bool fp8) {
-  const auto define = [](const char* name, const std::string& value) {
-    return std::string("-D") + name + "=" + value;
+  const auto define = [](const char* name, int value) {
+    return std::string("-D") + name + "=" + std::to_string(value);
   };
-  char eps[40];
-  std::snprintf(eps, sizeof eps, "%.9ef", model.norm_eps);
+  const auto define_number = [](const char* name, double value) {
+    char text[40];
+    std::snprintf(text, sizeof text, "%.9ef", value);
+    return std::string("-D") + name + "=" + text;
+  };
   const ExpertsConfig& experts = model.experts;
-  char weight_scale[40];
-  std::snprintf(weight_scale, sizeof weight_scale, "%.9ef", experts.weight_scale);
-  return {
-      define("HIDDEN", std::to_string(model.hidden_size)),
-      define("MLP", std::to_string(model.mlp_size)),
-      define("HEADS", std::to_string(model.num_heads)),
-      define("KV_HEADS", std::to_string(model.num_kv_heads)),
-      define("HEAD_SIZE", std::to_string(model.head_size)),
-      define("ROTARY", std::to_string(model.rotary_size)),
-      define("EPS", eps),
-      define("LOGITS", std::to_string(model.num_logits)),
-      define("VOCAB", std::to_string(model.vocab_size)),
-      define("MASK_TOKEN", std::to_string(model.mask_token)),
-      define("EXPERTS", std::to_string(has_expert_kernels(model, fp8) ? experts.num_experts : 0)),
-      define("SHARED", std::to_string(experts.num_shared())),
-      define("EXPERT_FP8", fp8 ? "1" : "0"),
-      define("CHOSEN", std::to_string(experts.num_chosen)),
-      define("GROUPS", std::to_string(experts.num_groups)),
-      define("CHOSEN_GROUPS", std::to_string(experts.num_chosen_groups)),
-      define("SIGMOID", experts.sigmoid ? "1" : "0"),
-      define("ROUTER_BIAS", std::to_string(static_cast<int>(experts.router_bias))),
-      define("NORMALIZED", experts.normalized ? "1" : "0"),
-      define("WEIGHT_SCALE", weight_scale)};
+  return {define("HIDDEN", model.hidden_size),
+          define("MLP", model.mlp_size),
+          define("HEADS", model.num_heads),
+          define("KV_HEADS", model.num_kv_heads),
+          define("HEAD_SIZE", model.head_size),
+          define("ROTARY", model.rotary_size),
+          define_number("EPS", model.norm_eps),
+          define("LOGITS", model.num_logits),
+          define("VOCAB", model.vocab_size),
+          define("MASK_TOKEN", model.mask_token),
+          define("EXPERTS", has_expert_kernels(model, fp8) ? experts.num_experts : 0),
+          define("SHARED", experts.num_shared()),
+          define("EXPERT_FP8", fp8),
+          define("CHOSEN", experts.num_chosen),
+          define("GROUPS", experts.num_groups),
+          define("CHOSEN_GROUPS", experts.num_chosen_groups),
+          define("SIGMOID", experts.sigmoid),
+          define("ROUTER_BIAS", static_cast<int>(experts.router_bias)),
+          define("NORMALIZED", experts.normalized),
+          define_number("WEIGHT_SCALE", experts.weight_scale)};
 }
 
 /// Null where it is undefined.

@@ -13,11 +13,9 @@ using nlohmann::json;
 bool recognizes(const json& config) { return config.value("model_type", json()) == "a2d-qwen3"; }
 
 ModelConfig parse(const json& config) {
-  const ConfigReader read(config);
-  read.require("attention_bias", {false});
+  ConfigReader(config).require("attention_bias", {false});
   ModelConfig model = parse_qwen_config(config);
   model.qk_norm = true;
-  model.mask_token = read.integer_or("mask_token_id", -1, 0, model.num_logits - 1);
   return model;
 }
 

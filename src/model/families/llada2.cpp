@@ -1,6 +1,5 @@
 #include "model/families/families.h"
 #include "model/families/qwen_layout.h"
-#include "model/families/role_tags.h"
 
 namespace bicached {
 namespace {
@@ -24,7 +23,6 @@ ModelConfig parse(const json& config) {
   model.rotary_size = rotary_size(config, model.head_size);
   constexpr int kBlock = 32;  // published files don't say
   model.attention_block = read.integer_or("block_length", kBlock, 1, model.max_length);
-  model.mask_token = read.integer_or("mask_token_id", -1, 0, model.num_logits - 1);
   ExpertsConfig& experts = model.experts;
   experts.num_experts = read.integer("num_experts", 1, 1 << 16);
   experts.num_chosen = read.integer("num_experts_per_tok", 1, experts.num_experts);
@@ -66,12 +64,30 @@ const TensorNames kTensorNames{
     {TensorRole::kExpertDown, "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight"},
 };
 
+/// The turns of LLaDA-MoE, always after a system turn that ends with "detailed thinking off".
+constexpr const char* kChatTemplate = R"(<role>SYSTEM</role>
+{%- if messages[0]['role'] == 'system' -%}
+{{- messages[0]['content'] + '\n' -}}
+{%- endif -%}
+detailed thinking off<|role_end|>
+{%- for message in messages -%}
+{%- if not (loop.first and message['role'] == 'system') -%}
+{%- if message['role'] == 'user' -%}<role>HUMAN</role>
+{%- elif message['role'] == 'system' -%}<role>SYSTEM</role>
+{%- elif message['role'] == 'tool' -%}<role>OBSERVATION</role>
+{%- else -%}<role>ASSISTANT</role>
+{%- endif -%}
+{{- message['content'] -}}<|role_end|>
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<role>ASSISTANT</role>{%- endif -%})";
+
 }  // namespace
 
 ModelFamily llada2_family() {
   ModelFamily family{"llada2", "llada2 (LLaDA2.0, LLaDA2.1)", recognizes, parse, &kTensorNames};
   family.decoder = {.algorithm = "low_confidence_dynamic", .params = {{"threshold", 0.95}}};
-  family.chat_template = kRoleTagsThinkingOff;
+  family.chat_template = kChatTemplate;
   family.mask_token_text = "<|mask|>";
   family.mask_token = 156895;
   return family;

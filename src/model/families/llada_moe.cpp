@@ -1,7 +1,6 @@
 #include "bicached/error.h"
 #include "model/families/families.h"
 #include "model/families/qwen_layout.h"
-#include "model/families/role_tags.h"
 
 namespace bicached {
 namespace {
@@ -22,7 +21,6 @@ ModelConfig parse(const json& config) {
   model.clip_qkv = read.number_or("clip_qkv", 0, 0, 1e6);
   model.qk_norm = read.flag("qk_layernorm", true);
   model.rotary_size = rotary_size(config, model.head_size);
-  model.mask_token = read.integer_or("mask_token_id", -1, 0, model.num_logits - 1);
   ExpertsConfig& experts = model.experts;
   experts.num_experts = read.integer("num_experts", 1, 1 << 16);
   experts.num_chosen = read.integer("num_experts_per_tok", 1, experts.num_experts);
@@ -58,12 +56,23 @@ const TensorNames& tensor_names() {
   return names;
 }
 
+/// A turn is `<role>NAME</role>`, its text and `<|role_end|>`.
+constexpr const char* kChatTemplate = R"({%- for message in messages -%}
+{%- if message['role'] == 'user' -%}<role>HUMAN</role>
+{%- elif message['role'] == 'system' -%}<role>SYSTEM</role>
+{%- elif message['role'] == 'tool' -%}<role>OBSERVATION</role>
+{%- else -%}<role>ASSISTANT</role>
+{%- endif -%}
+{{- message['content'] -}}<|role_end|>
+{%- endfor -%}
+{%- if add_generation_prompt -%}<role>ASSISTANT</role>{%- endif -%})";
+
 }  // namespace
 
 ModelFamily llada_moe_family() {
   ModelFamily family{"llada-moe", "llada-moe (LLaDA-MoE-7B-A1B)", recognizes, parse,
                      &tensor_names()};
-  family.chat_template = kRoleTags;
+  family.chat_template = kChatTemplate;
   family.mask_token_text = "<|mask|>";
   family.mask_token = 156895;
   return family;

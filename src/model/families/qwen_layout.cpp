@@ -33,6 +33,7 @@ ModelConfig parse_qwen_config(const nlohmann::json& config, const char* mlp_size
   model.norm_eps = read.number("rms_norm_eps", 0, 1);
   model.rope_theta = read.number("rope_theta", 1, 1e12);
   model.tied_head = read.flag("tie_word_embeddings", false);
+  model.mask_token = read.integer_or("mask_token_id", -1, 0, model.num_logits - 1);
   return model;
 }
 

@@ -6,9 +6,9 @@
 
 namespace bicached {
 
-/// What families that began as a Qwen model have in common: keys of config.json, but for the mask
-/// token, biases and experts, and tensor names. Throws kInvalidModel naming key, value and what is
-/// supported.
+/// What families that began as a Qwen model have in common: keys of config.json, but for biases and
+/// experts, and tensor names. The mask token may be left out. Throws kInvalidModel naming key,
+/// value and what is supported.
 ModelConfig parse_qwen_config(const nlohmann::json& config,
                               const char* mlp_size_key = "intermediate_size");
 const TensorNames& qwen_tensor_names();

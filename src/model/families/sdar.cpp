@@ -34,7 +34,6 @@ ModelConfig parse(const json& config) {
   model.qk_norm = true;
   constexpr int kBlock = 4;  // of the checkpoints whose config.json does not say
   model.attention_block = read.integer_or("block_size", kBlock, 1, model.max_length);
-  model.mask_token = read.integer_or("mask_token_id", -1, 0, model.num_logits - 1);
   if (config.value("model_type", json()) == "sdar") return model;
   ExpertsConfig& experts = model.experts;
   experts.num_experts = read.integer("num_experts", 1, 1 << 16);
