@@ -91,18 +91,11 @@ class Cgroups {
 };
 
 void read_memory(const std::string& root, const Cgroups& cgroups, MachineLimits& limits) {
-  std::ifstream file(root + "/proc/meminfo");
-  std::string name, line;
-  while (std::getline(file, line)) {
-    std::istringstream words(line);
-    int64_t kilobytes = 0;
-    words >> name >> kilobytes;
-    if (name == "MemTotal:") limits.memory_bytes = kilobytes * 1024;
-    if (name == "MemAvailable:") limits.free_memory_bytes = kilobytes * 1024;
-  }
+  const std::string machine = read_file(root + "/proc/meminfo");
+  limits.memory_bytes = read_entry(machine, "MemTotal:") * 1024;
+  limits.free_memory_bytes = read_entry(machine, "MemAvailable:") * 1024;
   cgroups.for_each_folder("memory", [&](const std::string& folder, bool is_v1) {
-    const auto limit = is_v1 ? read_number(folder + "/memory.limit_in_bytes")
-                             : read_number(folder + "/memory.max");
+    const auto limit = read_number(folder + (is_v1 ? "/memory.limit_in_bytes" : "/memory.max"));
     const auto high = is_v1 ? std::nullopt : read_number(folder + "/memory.high");
     const int64_t least = std::min(limit.value_or(kNoLimit), high.value_or(kNoLimit));
     if (least == kNoLimit || (limits.memory_bytes > 0 && least >= limits.memory_bytes)) return;

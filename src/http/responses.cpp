@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/utf8.h"
 #include "base/version.h"
 
 namespace bicached {
@@ -10,10 +11,6 @@ namespace {
 
 const char* finish_text(FinishReason reason) {
   return reason == FinishReason::kLength ? "length" : "stop";
-}
-
-int64_t count_characters(std::string_view text) {
-  return std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; });
 }
 
 /// JSON has no infinity; OpenAI writes this for "never", and null for "there is none".
@@ -137,11 +134,11 @@ OrderedJson ResponseWriter::text_logprobs(size_t index, const ChoiceDelta& delta
   for (const char* name : {"text_offset", "token_logprobs", "tokens", "top_logprobs"}) {
     out[name] = OrderedJson::array();
   }
-  int64_t offset = num_characters_[index];
+  size_t offset = num_characters_[index];
   size_t seen = 0;
   for (const ChoiceToken& t : delta.tokens) {
     const size_t until = std::min(t.text_begin - delta.text_begin, delta.text.size());
-    offset += count_characters(std::string_view(delta.text).substr(seen, until - seen));
+    offset += count_code_points(std::string_view(delta.text).substr(seen, until - seen));
     seen = until;
     out["text_offset"].push_back(offset);
     out["tokens"].push_back(t.token.is_end ? "" : display(t.token.token));  // it is no text
@@ -152,7 +149,7 @@ OrderedJson ResponseWriter::text_logprobs(size_t index, const ChoiceDelta& delta
     }
     out["top_logprobs"].push_back(std::move(top));
   }
-  num_characters_[index] += count_characters(delta.text);
+  num_characters_[index] += count_code_points(delta.text);
   return out;
 }
 
@@ -219,7 +216,7 @@ std::string ResponseWriter::begin(size_t index) {
     const ChoiceDelta before = echo(index);
     choice["text"] = before.text;
     if (before.tokens.empty()) {
-      num_characters_[index] = count_characters(before.text);
+      num_characters_[index] = count_code_points(before.text);
     } else {
       choice["logprobs"] = logprobs(index, before);
     }

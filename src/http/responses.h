@@ -39,8 +39,8 @@ class ResponseWriter final : public AnswerWriter {
   const Tokenizer& tokenizer_;
   std::string id_;
   int64_t created_;
-  std::vector<int64_t> num_characters_;  // of each choice so far, for text_offset
-  std::vector<char> has_logprobs_;       // of each choice, whether a chunk had some
+  std::vector<size_t> num_characters_;  // of each choice so far, for text_offset
+  std::vector<char> has_logprobs_;      // of each choice, whether a chunk had some
   bool chat() const { return job_.dialect == Dialect::kChat; }
 };
 
