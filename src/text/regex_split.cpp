@@ -232,13 +232,11 @@ class Matcher {
 }  // namespace
 
 struct RegexSplit::Impl {
-  std::string pattern;
   pcre2_code* code = nullptr;
   ~Impl() { pcre2_code_free(code); }
 };
 
 RegexSplit::RegexSplit(const std::string& pattern) : impl_(std::make_unique<Impl>()) {
-  impl_->pattern = pattern;
   if (pattern.size() > kMaxPatternBytes || !is_valid_utf8(pattern)) {
     refuse(pattern,
            "it must be valid UTF-8 of at most " + std::to_string(kMaxPatternBytes) + " bytes");

@@ -69,10 +69,7 @@ class ByteLevelTokenizer final : public Tokenizer {
 
   std::string decode(const std::vector<TokenId>& ids, bool skip_special) const override {
     std::string bytes;
-    for (const TokenId id : ids) {
-      const Entry* entry = find_entry(id);
-      if (entry && !(skip_special && entry->special)) bytes += entry->bytes;
-    }
+    for (const TokenId id : ids) bytes += token_bytes(id, skip_special);
     return lossy_utf8(bytes);
   }
 
