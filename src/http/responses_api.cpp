@@ -3,7 +3,6 @@
 #include "http/answer_writer.h"
 #include "http/job_fields.h"
 #include "http/unsupported_fields.h"
-#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
@@ -280,7 +279,7 @@ Job parse_responses_request(const std::string& body, const CodecContext& context
   const std::vector<ChatMessage> messages = read_input(fields);
   job.repeated = repeated_fields(fields, common);
   finish_reading(fields, context);
-  add_canvases(chat_prompt(messages, true, false, context), common, kRules, context, job);
+  add_canvases(chat_prompt(messages, {}, context), common, kRules, context, job);
   return job;
 }
 
