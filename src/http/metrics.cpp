@@ -110,19 +110,8 @@ constexpr StatsMetric<CacheStats> kCacheMetrics[] = {
 
 template <class Stats>
 MetricFamily family_of(const StatsMetric<Stats>& about, const Stats& stats) {
-  MetricFamily family;
-  family.name = about.name;
-  family.help = about.help;
-  family.type = about.type;
-  prometheus::ClientMetric metric;
   const double value = static_cast<double>((stats.*about.value).load()) * about.scale;
-  if (about.type == MetricType::Gauge) {
-    metric.gauge.value = value;
-  } else {
-    metric.counter.value = value;
-  }
-  family.metric.push_back(metric);
-  return family;
+  return make_metric(about.name, about.help, about.type, value);
 }
 
 }  // namespace
@@ -200,13 +189,9 @@ std::string Metrics::text(const EngineStats* engine, const CacheStats* cache) co
   if (cache) {
     for (const auto& about : kCacheMetrics) families.push_back(family_of(about, *cache));
   }
-  MetricFamily dropped;
-  dropped.name = "bicached_log_lines_dropped_total";
-  dropped.help = "Log lines that were lost because nobody read them.";
-  dropped.type = MetricType::Counter;
-  dropped.metric.emplace_back();
-  dropped.metric.back().counter.value = static_cast<double>(num_dropped_log_lines());
-  families.push_back(std::move(dropped));
+  families.push_back(make_metric(
+      "bicached_log_lines_dropped_total", "Log lines that were lost because nobody read them.",
+      MetricType::Counter, static_cast<double>(num_dropped_log_lines())));
   for (MetricFamily& family : process_metrics()) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -6,6 +6,10 @@
 
 namespace bicached {
 
+/// A family of one number without labels.
+prometheus::MetricFamily make_metric(const char* name, const char* help,
+                                     prometheus::MetricType type, double value);
+
 /// What Prometheus's own client libraries tell of a process, under their names (process_*), so that
 /// common dashboards find memory, descriptors and restarts. From /proc; what can't be read is left
 /// out.
