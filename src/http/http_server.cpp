@@ -127,11 +127,7 @@ void HttpServer::Impl::serve(std::unique_ptr<Connection> connection) noexcept {
   const size_t body_bytes = connection->reader().num_body_bytes();
   contain("a connection failed", [&] { keep = serve_one(*connection); });
   poller->freed(kParsedToText * body_bytes);
-  if (keep) {
-    poller->park(std::move(connection));
-  } else {
-    poller->close_gently(std::move(connection));
-  }
+  poller->give_back(std::move(connection), !keep);
 }
 
 bool HttpServer::Impl::serve_one(Connection& connection) {
