@@ -47,10 +47,7 @@ void read_item(const json& value, const std::string& field, std::vector<ChatMess
   } else if (type == "function_call_output") {
     messages.push_back(read_call_output(item, field));
   } else if (type != "reasoning") {  // what a model thought before is not told to it again
-    throw Error(ErrorCode::kUnsupportedParameter,
-                field + ".type is \"" + type.substr(0, 64) +
-                    "\"; supported are message, function_call, function_call_output and reasoning",
-                field);
+    refuse_type(field, type, "are message, function_call, function_call_output and reasoning");
   }
 }
 
