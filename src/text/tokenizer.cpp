@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <unordered_map>
 
 #include "base/utf8.h"
 #include "bicached/error.h"
@@ -82,14 +81,6 @@ class ByteLevelTokenizer final : public Tokenizer {
     return entry ? entry->text : "";
   }
   int vocab_size() const override { return static_cast<int>(entries_.size()); }
-  bool is_special(TokenId id) const override {
-    const Entry* entry = find_entry(id);
-    return entry && entry->special;
-  }
-  TokenId find_token(std::string_view text) const override {
-    const auto it = ids_.find(std::string(text));
-    return it == ids_.end() ? -1 : it->second;
-  }
   std::vector<AddedTokenText> added_token_texts() const override {
     std::vector<AddedTokenText> out;
     for (const AddedToken& token : added_) out.push_back({token.content, token.special});
@@ -129,7 +120,6 @@ class ByteLevelTokenizer final : public Tokenizer {
     entry.text = text;
     // The decoder takes any token whose characters are all byte symbols for bytes, added or not.
     if (!symbols_to_bytes(text, entry.bytes)) entry.bytes = text;
-    ids_.emplace(text, id);
   }
 
   const Entry* find_entry(TokenId id) const {
@@ -178,7 +168,6 @@ class ByteLevelTokenizer final : public Tokenizer {
   std::vector<RegexSplit> splits_;
   std::vector<TokenId> post_prefix_, post_suffix_;
   std::vector<Entry> entries_;
-  std::unordered_map<std::string, TokenId> ids_;
 };
 
 }  // namespace
