@@ -17,7 +17,6 @@ namespace bicached {
 namespace {
 
 using prometheus::MetricFamily;
-using prometheus::MetricType;
 
 constexpr double kSeconds[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
                                1,     2.5,  5,     10,   25,  60,   300};
@@ -49,69 +48,58 @@ template <class Stats>
 struct StatsMetric {
   const char* name;
   const char* help;
-  MetricType type;
   std::atomic<int64_t> Stats::* value;
   double scale = 1.0;
 };
 
 constexpr StatsMetric<EngineStats> kEngineMetrics[] = {
-    {"bicached_running", "Canvases being decoded.", MetricType::Gauge, &EngineStats::running},
-    {"bicached_queued", "Canvases waiting.", MetricType::Gauge, &EngineStats::queued},
-    {"bicached_slab_tokens_used", "Positions of the K/V pool in use.", MetricType::Gauge,
+    {"bicached_running", "Canvases being decoded.", &EngineStats::running},
+    {"bicached_queued", "Canvases waiting.", &EngineStats::queued},
+    {"bicached_slab_tokens_used", "Positions of the K/V pool in use.",
      &EngineStats::slab_tokens_used},
-    {"bicached_slab_tokens_capacity", "Positions of the K/V pool.", MetricType::Gauge,
+    {"bicached_slab_tokens_capacity", "Positions of the K/V pool.",
      &EngineStats::slab_tokens_capacity},
-    {"bicached_forwards_total", "Passes of the model.", MetricType::Counter,
-     &EngineStats::forwards},
-    {"bicached_rows_total", "Rows in these passes.", MetricType::Counter, &EngineStats::rows},
-    {"bicached_row_layers_total", "Rows times the layers they ran.", MetricType::Counter,
-     &EngineStats::row_layers},
-    {"bicached_logit_rows_total", "Rows whose logits were computed.", MetricType::Counter,
-     &EngineStats::logit_rows},
+    {"bicached_forwards_total", "Passes of the model.", &EngineStats::forwards},
+    {"bicached_rows_total", "Rows in these passes.", &EngineStats::rows},
+    {"bicached_row_layers_total", "Rows times the layers they ran.", &EngineStats::row_layers},
+    {"bicached_logit_rows_total", "Rows whose logits were computed.", &EngineStats::logit_rows},
     {"bicached_tokens_committed_total", "Positions decided, end tokens included.",
-     MetricType::Counter, &EngineStats::tokens_committed},
+     &EngineStats::tokens_committed},
     {"bicached_refreshes_total", "Forwards of canvases that recomputed more than the active block.",
-     MetricType::Counter, &EngineStats::refreshes},
+     &EngineStats::refreshes},
     {"bicached_cancelled_total", "Canvases ended by their client or by a stop string.",
-     MetricType::Counter, &EngineStats::cancelled},
-    {"bicached_failed_steps_total", "Forwards that failed.", MetricType::Counter,
-     &EngineStats::failed_steps},
-    {"bicached_busy_seconds_total", "Time in forwards.", MetricType::Counter, &EngineStats::busy_us,
-     1e-6},
+     &EngineStats::cancelled},
+    {"bicached_failed_steps_total", "Forwards that failed.", &EngineStats::failed_steps},
+    {"bicached_busy_seconds_total", "Time in forwards.", &EngineStats::busy_us, 1e-6},
 };
 
 constexpr StatsMetric<CacheStats> kCacheMetrics[] = {
-    {"bicached_cache_entries", "Stored prefixes.", MetricType::Gauge, &CacheStats::entries},
-    {"bicached_cache_bytes", "Bytes of stored prefixes.", MetricType::Gauge, &CacheStats::bytes},
-    {"bicached_cache_budget_bytes", "Bytes they may take.", MetricType::Gauge,
-     &CacheStats::budget_bytes},
+    {"bicached_cache_entries", "Stored prefixes.", &CacheStats::entries},
+    {"bicached_cache_bytes", "Bytes of stored prefixes.", &CacheStats::bytes},
+    {"bicached_cache_budget_bytes", "Bytes they may take.", &CacheStats::budget_bytes},
     {"bicached_cache_hits_total", "Canvases that took a stored prefix, at a depth above 0.",
-     MetricType::Counter, &CacheStats::hits},
+     &CacheStats::hits},
     {"bicached_cache_misses_total",
-     "Canvases that took none: not stored, not proven, or nothing shared.", MetricType::Counter,
-     &CacheStats::misses},
-    {"bicached_cache_entries_made_total", "Prefixes stored.", MetricType::Counter,
-     &CacheStats::made},
-    {"bicached_cache_evictions_total", "Prefixes dropped to make room.", MetricType::Counter,
-     &CacheStats::evictions},
-    {"bicached_cached_tokens_total", "Prompt tokens taken from the cache.", MetricType::Counter,
+     "Canvases that took none: not stored, not proven, or nothing shared.", &CacheStats::misses},
+    {"bicached_cache_entries_made_total", "Prefixes stored.", &CacheStats::made},
+    {"bicached_cache_evictions_total", "Prefixes dropped to make room.", &CacheStats::evictions},
+    {"bicached_cached_tokens_total", "Prompt tokens taken from the cache.",
      &CacheStats::cached_tokens},
     {"bicached_saved_row_layers_total", "Rows times layers that the cache made unnecessary.",
-     MetricType::Counter, &CacheStats::saved_row_layers},
-    {"bicached_probes_total", "Requests probed to the end.", MetricType::Counter,
-     &CacheStats::probes},
+     &CacheStats::saved_row_layers},
+    {"bicached_probes_total", "Requests probed to the end.", &CacheStats::probes},
     {"bicached_probe_checks_total", "Decisions of probes compared with the request's.",
-     MetricType::Counter, &CacheStats::probe_checks},
+     &CacheStats::probe_checks},
     {"bicached_probe_disagreements_total", "Probed requests that would have decided another token.",
-     MetricType::Counter, &CacheStats::probe_disagreements},
+     &CacheStats::probe_disagreements},
     {"bicached_probe_row_layers_total", "Rows times layers run for probes alone.",
-     MetricType::Counter, &CacheStats::probe_row_layers},
+     &CacheStats::probe_row_layers},
 };
 
 template <class Stats>
 MetricFamily family_of(const StatsMetric<Stats>& about, const Stats& stats) {
   const double value = static_cast<double>((stats.*about.value).load()) * about.scale;
-  return make_metric(about.name, about.help, about.type, value);
+  return make_metric(about.name, about.help, value);
 }
 
 }  // namespace
@@ -189,9 +177,9 @@ std::string Metrics::text(const EngineStats* engine, const CacheStats* cache) co
   if (cache) {
     for (const auto& about : kCacheMetrics) families.push_back(family_of(about, *cache));
   }
-  families.push_back(make_metric(
-      "bicached_log_lines_dropped_total", "Log lines that were lost because nobody read them.",
-      MetricType::Counter, static_cast<double>(num_dropped_log_lines())));
+  families.push_back(make_metric("bicached_log_lines_dropped_total",
+                                 "Log lines that were lost because nobody read them.",
+                                 static_cast<double>(num_dropped_log_lines())));
   for (MetricFamily& family : process_metrics()) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }

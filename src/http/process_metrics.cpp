@@ -53,13 +53,13 @@ double boot_time() {
 
 }  // namespace
 
-MetricFamily make_metric(const char* name, const char* help, MetricType type, double value) {
+MetricFamily make_metric(const std::string& name, const char* help, double value) {
   MetricFamily family;
   family.name = name;
   family.help = help;
-  family.type = type;
+  family.type = name.ends_with("_total") ? MetricType::Counter : MetricType::Gauge;
   prometheus::ClientMetric metric;
-  if (type == MetricType::Counter) {
+  if (family.type == MetricType::Counter) {
     metric.counter.value = value;
   } else {
     metric.gauge.value = value;
@@ -70,8 +70,8 @@ MetricFamily make_metric(const char* name, const char* help, MetricType type, do
 
 std::vector<MetricFamily> process_metrics() {
   std::vector<MetricFamily> families;
-  const auto add = [&](const char* name, const char* help, MetricType type, double value) {
-    families.push_back(make_metric(name, help, type, value));
+  const auto add = [&](const char* name, const char* help, double value) {
+    families.push_back(make_metric(name, help, value));
   };
   const std::vector<double> fields = stat_fields();
   // Indices count from the fourth field of the page.
@@ -81,22 +81,20 @@ std::vector<MetricFamily> process_metrics() {
     const auto ticks = static_cast<double>(::sysconf(_SC_CLK_TCK));
     const auto page = static_cast<double>(::sysconf(_SC_PAGESIZE));
     add("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.",
-        MetricType::Counter, (fields[kUserTicks] + fields[kSystemTicks]) / ticks);
+        (fields[kUserTicks] + fields[kSystemTicks]) / ticks);
     add("process_start_time_seconds", "Start time of the process since unix epoch in seconds.",
-        MetricType::Gauge, boot_time() + fields[kStartTicks] / ticks);
-    add("process_virtual_memory_bytes", "Virtual memory size in bytes.", MetricType::Gauge,
-        fields[kVirtualBytes]);
-    add("process_resident_memory_bytes", "Resident memory size in bytes.", MetricType::Gauge,
+        boot_time() + fields[kStartTicks] / ticks);
+    add("process_virtual_memory_bytes", "Virtual memory size in bytes.", fields[kVirtualBytes]);
+    add("process_resident_memory_bytes", "Resident memory size in bytes.",
         fields[kResidentPages] * page);
-    add("process_threads", "Number of OS threads in the process.", MetricType::Gauge,
-        fields[kThreads]);
+    add("process_threads", "Number of OS threads in the process.", fields[kThreads]);
   }
   if (const std::optional<int> num_open = count_open_files()) {
-    add("process_open_fds", "Number of open file descriptors.", MetricType::Gauge, *num_open);
+    add("process_open_fds", "Number of open file descriptors.", *num_open);
   }
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    add("process_max_fds", "Maximum number of open file descriptors.", MetricType::Gauge,
+    add("process_max_fds", "Maximum number of open file descriptors.",
         static_cast<double>(limit.rlim_cur));
   }
   return families;
