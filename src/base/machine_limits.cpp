@@ -103,9 +103,9 @@ void read_memory(const std::string& root, const Cgroups& cgroups, MachineLimits&
         read_number(folder + (is_v1 ? "/memory.usage_in_bytes" : "/memory.current")).value_or(0);
     // Pages of files go when memory is wanted.
     const std::string stat = read_file(folder + "/memory.stat");
+    const std::string kind = is_v1 ? "total_" : "";
     const int64_t pages =
-        is_v1 ? read_entry(stat, "total_inactive_file") + read_entry(stat, "total_active_file")
-              : read_entry(stat, "inactive_file") + read_entry(stat, "active_file");
+        read_entry(stat, kind + "inactive_file") + read_entry(stat, kind + "active_file");
     const int64_t left = std::max<int64_t>(0, least - std::max<int64_t>(0, used - pages));
     limits.memory_is_limited = true;
     limits.memory_bytes = least;

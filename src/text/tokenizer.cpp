@@ -105,13 +105,12 @@ class ByteLevelTokenizer final : public Tokenizer {
 
   static AddedTokenMatcher matcher(const TokenizerSpec& spec, bool normalized) {
     std::vector<AddedToken> tokens;
-    std::vector<std::string> contents;
-    for (const AddedToken& token : spec.added_tokens) {
+    for (AddedToken token : spec.added_tokens) {
       if (token.normalized != normalized) continue;
-      tokens.push_back(token);
-      contents.push_back(normalized && spec.nfc ? nfc(token.content) : token.content);
+      if (normalized && spec.nfc) token.content = nfc(token.content);
+      tokens.push_back(std::move(token));
     }
-    return AddedTokenMatcher(std::move(tokens), contents);
+    return AddedTokenMatcher(std::move(tokens));
   }
 
   void add_entry(const std::string& text, TokenId id) {
