@@ -24,19 +24,6 @@ constexpr double kShortSeconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
                                     0.05,   0.1,   0.25,   0.5,   1,    2.5};
 constexpr double kLayers[] = {0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64};
 
-prometheus::Histogram& add_histogram(prometheus::Registry& registry, const char* name,
-                                     const char* help, const std::string& model,
-                                     std::span<const double> bounds = kSeconds) {
-  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
-      {{"model", model}}, prometheus::Histogram::BucketBoundaries(bounds.begin(), bounds.end()));
-}
-
-prometheus::Counter& add_counter(prometheus::Registry& registry, const char* name, const char* help,
-                                 const std::string& model) {
-  return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add(
-      {{"model", model}});
-}
-
 /// A gauge that is 1, for what its labels say.
 void add_info(prometheus::Registry& registry, const char* name, const char* help,
               const prometheus::Labels& labels) {
@@ -106,27 +93,36 @@ MetricFamily family_of(const StatsMetric<Stats>& about, const Stats& stats) {
 
 /// What requests cost, by model.
 struct ModelMetrics {
-  ModelMetrics(prometheus::Registry& registry, const std::string& model)
-      : prompt_tokens(add_counter(registry, "bicached_prompt_tokens_total",
-                                  "Prompt tokens of accepted requests.", model)),
-        completion_tokens(add_counter(registry, "bicached_completion_tokens_total",
-                                      "Tokens answered, before the end token.", model)),
-        queued(add_histogram(registry, "bicached_queue_seconds",
-                             "Time from submit to admission, of canvases that answered.", model)),
-        first_token(add_histogram(registry, "bicached_first_token_seconds",
-                                  "Time from submit to the first final token.", model)),
-        between_tokens(add_histogram(registry, "bicached_inter_token_seconds",
-                                     "Time between a token and the next, of a canvas, on average.",
-                                     model, kShortSeconds)),
-        end_to_end(add_histogram(registry, "bicached_request_seconds",
-                                 "Time of a whole generation request.", model)),
-        cache_depth(add_histogram(registry, "bicached_cache_depth",
-                                  "Layers that took their prefix from the cache, of requests that "
-                                  "hit.",
-                                  model, kLayers)) {}
+  prometheus::Registry& registry;
+  const std::string model;
 
-  prometheus::Counter &prompt_tokens, &completion_tokens;
-  prometheus::Histogram &queued, &first_token, &between_tokens, &end_to_end, &cache_depth;
+  prometheus::Counter& prompt_tokens =
+      counter("bicached_prompt_tokens_total", "Prompt tokens of accepted requests.");
+  prometheus::Counter& completion_tokens =
+      counter("bicached_completion_tokens_total", "Tokens answered, before the end token.");
+  prometheus::Histogram& queued =
+      histogram("bicached_queue_seconds",
+                "Time from submit to admission, of canvases that answered.", kSeconds);
+  prometheus::Histogram& first_token = histogram(
+      "bicached_first_token_seconds", "Time from submit to the first final token.", kSeconds);
+  prometheus::Histogram& between_tokens =
+      histogram("bicached_inter_token_seconds",
+                "Time between a token and the next, of a canvas, on average.", kShortSeconds);
+  prometheus::Histogram& end_to_end =
+      histogram("bicached_request_seconds", "Time of a whole generation request.", kSeconds);
+  prometheus::Histogram& cache_depth =
+      histogram("bicached_cache_depth",
+                "Layers that took their prefix from the cache, of requests that hit.", kLayers);
+
+  prometheus::Counter& counter(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add(
+        {{"model", model}});
+  }
+  prometheus::Histogram& histogram(const char* name, const char* help,
+                                   std::span<const double> bounds) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
+        {{"model", model}}, prometheus::Histogram::BucketBoundaries(bounds.begin(), bounds.end()));
+  }
 };
 
 struct Metrics::Impl {
