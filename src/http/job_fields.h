@@ -15,9 +15,9 @@ namespace bicached {
 ///     Job job;
 ///     CommonFields common = read_shared_fields(fields, context, job);
 ///     read_length(fields, "max_tokens", common.length);
-///     ...the prompt...
-///     add_canvases(prompt, common, kRules, context, job);
+///     ...the prompt's fields...
 ///     finish_reading(fields, context);
+///     add_canvases(prompt, common, kRules, context, job);
 
 /// A prompt before it is a canvas.
 struct Prompt {
