@@ -21,14 +21,7 @@ namespace bicached {
 
 HttpReply json_reply(const OrderedJson& json);
 
-/// The routes, without sockets: a request in, a reply out. Any thread.
-///
-/// Text tools, besides OpenAI's routes:
-///   POST /tokenize        {"content" | "prompt": text, "add_special": bool = false}
-///                         or {"messages": [...]} -> {"tokens": [ids], "count": n}
-///   POST /detokenize      {"tokens": [ids]} -> {"content": text}
-///   POST /apply-template  {"messages": [...], "add_generation_prompt": bool = true}
-///                         -> {"prompt": text}
+/// The routes, without sockets: a request in, a reply out (docs/api.md). Any thread.
 class Api {
  public:
   explicit Api(const Settings& settings);
