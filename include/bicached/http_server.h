@@ -23,7 +23,7 @@ struct Backend {
 /// More are told to come again.
 inline constexpr int kMaxConnections = 4096;
 
-/// The OpenAI HTTP API (API.md) over one engine.
+/// The OpenAI HTTP API (docs/api.md) over one engine.
 ///
 /// A fixed thread pool answers requests that have arrived whole. Those that may wait long for the
 /// engine take at most queue + running threads of it (more get 429), so that /health and /metrics

@@ -53,9 +53,6 @@ class Tokenizer {
   virtual std::string token_text(TokenId id) const = 0;
 
   virtual int vocab_size() const = 0;  // greatest id + 1
-  virtual bool is_special(TokenId id) const = 0;
-  /// -1 when there is no such token.
-  virtual TokenId find_token(std::string_view text) const = 0;
   virtual std::vector<AddedTokenText> added_token_texts() const = 0;
 };
 

@@ -13,8 +13,6 @@
 namespace bicached {
 namespace {
 
-std::string reason(int error) { return std::strerror(error); }
-
 const char* kind_of(mode_t mode) {
   if (S_ISDIR(mode)) return "a folder";
   if (S_ISFIFO(mode)) return "a named pipe";
@@ -96,7 +94,7 @@ Descriptor open_regular_file(const std::string& path, ErrorCode code) {
   // Looked at before it is opened: a socket can't be, and to open a device may do something.
   struct stat about{};
   if (::stat(path.c_str(), &about) != 0) {
-    throw Error(code, path + ": can't be opened: " + reason(errno));
+    throw Error(code, path + ": can't be opened: " + std::strerror(errno));
   }
   const auto check = [&] {
     if (S_ISREG(about.st_mode)) return;
@@ -104,7 +102,7 @@ Descriptor open_regular_file(const std::string& path, ErrorCode code) {
   };
   check();
   Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.get() < 0) throw Error(code, path + ": can't be opened: " + reason(errno));
+  if (file.get() < 0) throw Error(code, path + ": can't be opened: " + std::strerror(errno));
   if (::fstat(file.get(), &about) != 0) about.st_mode = 0;
   check();
   return file;
@@ -117,7 +115,7 @@ std::string read_text_file(const std::string& path, size_t max_bytes, ErrorCode 
   while (true) {
     const ssize_t count = ::read(file.get(), buffer, sizeof buffer);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) throw Error(code, path + ": can't be read: " + reason(errno));
+    if (count < 0) throw Error(code, path + ": can't be read: " + std::strerror(errno));
     if (count == 0) break;
     text.append(buffer, static_cast<size_t>(count));
     if (text.size() > max_bytes) {

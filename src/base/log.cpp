@@ -17,15 +17,9 @@ namespace {
 
 constexpr size_t kMaxMessageBytes = LogOutput::kMaxLineBytes - 200;  // time, level and quotes
 
-spdlog::level::level_enum to_spdlog(LogLevel level) {
-  switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarn: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
-  }
-  return spdlog::level::info;
-}
+/// By LogLevel.
+constexpr spdlog::level::level_enum kLevels[] = {spdlog::level::debug, spdlog::level::info,
+                                                 spdlog::level::warn, spdlog::level::err};
 
 /// Makes lines that are safe to read by eye and by machine, and writes them without waiting.
 class Sink final : public spdlog::sinks::base_sink<std::mutex> {
@@ -98,10 +92,7 @@ void log_setup(const std::string& level, const std::string& format, const std::s
   logger->set_pattern(format == "json"
                           ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})"
                           : "%Y-%m-%d %H:%M:%S.%e %l %v");
-  logger->set_level(level == "debug"   ? spdlog::level::debug
-                    : level == "warn"  ? spdlog::level::warn
-                    : level == "error" ? spdlog::level::err
-                                       : spdlog::level::info);
+  logger->set_level(spdlog::level::from_str(level));
   spdlog::drop("bicached");
   spdlog::register_logger(logger);
   spdlog::set_default_logger(logger);
@@ -109,7 +100,7 @@ void log_setup(const std::string& level, const std::string& format, const std::s
 
 void log_line(LogLevel level, std::string_view message) noexcept {
   try {
-    spdlog::default_logger_raw()->log(to_spdlog(level),
+    spdlog::default_logger_raw()->log(kLevels[static_cast<size_t>(level)],
                                       spdlog::string_view_t(message.data(), message.size()));
   } catch (const std::exception&) {
     // No line: the sink counts those that reach it.

@@ -26,7 +26,6 @@ void log_line(LogLevel level, std::string_view message) noexcept;
 /// "what: why", at level error. Needs no memory of its own.
 void log_failure(std::string_view what, const char* why) noexcept;
 
-inline void log_debug(std::string_view m) noexcept { log_line(LogLevel::kDebug, m); }
 inline void log_info(std::string_view m) noexcept { log_line(LogLevel::kInfo, m); }
 inline void log_warn(std::string_view m) noexcept { log_line(LogLevel::kWarn, m); }
 inline void log_error(std::string_view m) noexcept { log_line(LogLevel::kError, m); }

@@ -1,41 +1,25 @@
 #include "base/log_text.h"
 
-#include <cstdint>
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+
+#include "base/utf8.h"
 
 namespace bicached {
 namespace {
 
-struct Decoded {
-  uint32_t code = 0;
-  size_t num_bytes = 0;  // 0: no UTF-8
-};
-
-/// The first character (RFC 3629: no overlong forms, no surrogates).
-Decoded decode_first(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char first = byte(0);
-  const size_t count = first < 0x80       ? 1
-                       : first >> 5 == 6  ? 2
-                       : first >> 4 == 14 ? 3
-                       : first >> 3 == 30 ? 4
-                                          : 0;
-  if (count == 0 || count > text.size()) return {};
-  if (count == 1) return {first, 1};
-  uint32_t code = first & (0x7Fu >> count);
-  for (size_t i = 1; i < count; ++i) {
-    if (byte(i) >> 6 != 2) return {};
-    code = code << 6 | (byte(i) & 0x3Fu);
-  }
-  constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-  const bool valid = code >= kLeast[count] && code <= 0x10FFFF && (code < 0xD800 || code > 0xDFFF);
-  return valid ? Decoded{code, count} : Decoded{};
-}
-
-bool is_hidden(uint32_t code) {
+bool is_hidden(char32_t code) {
   return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x200E || code == 0x200F ||
          (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069) || code == 0xFEFF;
+}
+
+void append_bytes(std::string& out, std::string_view bytes) {
+  for (const char c : bytes) {
+    char hex[8];
+    std::snprintf(hex, sizeof hex, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
+    out += hex;
+  }
 }
 
 }  // namespace
@@ -44,19 +28,16 @@ std::string visible_text(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   while (!text.empty()) {
-    const Decoded next = decode_first(text);
-    const size_t count = next.num_bytes == 0 ? 1 : next.num_bytes;
-    if (next.num_bytes > 0 && !is_hidden(next.code)) {
-      out += text.substr(0, count);
-    } else {
-      for (const char c : text.substr(0, count)) {
-        char hex[8];
-        std::snprintf(hex, sizeof hex, "\\x%02x",
-                      static_cast<unsigned>(static_cast<unsigned char>(c)));
-        out += hex;
+    const size_t num_valid = valid_utf8_prefix(text);
+    for (size_t begin = 0, end = 0; begin < num_valid; begin = end) {
+      if (is_hidden(next_code_point(text, end))) {
+        append_bytes(out, text.substr(begin, end - begin));
+      } else {
+        out += text.substr(begin, end - begin);
       }
     }
-    text.remove_prefix(count);
+    append_bytes(out, text.substr(num_valid, 1));
+    text.remove_prefix(std::min(num_valid + 1, text.size()));
   }
   return out;
 }

@@ -91,18 +91,11 @@ class Cgroups {
 };
 
 void read_memory(const std::string& root, const Cgroups& cgroups, MachineLimits& limits) {
-  std::ifstream file(root + "/proc/meminfo");
-  std::string name, line;
-  while (std::getline(file, line)) {
-    std::istringstream words(line);
-    int64_t kilobytes = 0;
-    words >> name >> kilobytes;
-    if (name == "MemTotal:") limits.memory_bytes = kilobytes * 1024;
-    if (name == "MemAvailable:") limits.free_memory_bytes = kilobytes * 1024;
-  }
+  const std::string machine = read_file(root + "/proc/meminfo");
+  limits.memory_bytes = read_entry(machine, "MemTotal:") * 1024;
+  limits.free_memory_bytes = read_entry(machine, "MemAvailable:") * 1024;
   cgroups.for_each_folder("memory", [&](const std::string& folder, bool is_v1) {
-    const auto limit = is_v1 ? read_number(folder + "/memory.limit_in_bytes")
-                             : read_number(folder + "/memory.max");
+    const auto limit = read_number(folder + (is_v1 ? "/memory.limit_in_bytes" : "/memory.max"));
     const auto high = is_v1 ? std::nullopt : read_number(folder + "/memory.high");
     const int64_t least = std::min(limit.value_or(kNoLimit), high.value_or(kNoLimit));
     if (least == kNoLimit || (limits.memory_bytes > 0 && least >= limits.memory_bytes)) return;
@@ -110,9 +103,9 @@ void read_memory(const std::string& root, const Cgroups& cgroups, MachineLimits&
         read_number(folder + (is_v1 ? "/memory.usage_in_bytes" : "/memory.current")).value_or(0);
     // Pages of files go when memory is wanted.
     const std::string stat = read_file(folder + "/memory.stat");
+    const std::string kind = is_v1 ? "total_" : "";
     const int64_t pages =
-        is_v1 ? read_entry(stat, "total_inactive_file") + read_entry(stat, "total_active_file")
-              : read_entry(stat, "inactive_file") + read_entry(stat, "active_file");
+        read_entry(stat, kind + "inactive_file") + read_entry(stat, kind + "active_file");
     const int64_t left = std::max<int64_t>(0, least - std::max<int64_t>(0, used - pages));
     limits.memory_is_limited = true;
     limits.memory_bytes = least;

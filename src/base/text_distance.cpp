@@ -1,15 +1,18 @@
 #include "base/text_distance.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace bicached {
+namespace {
 
+/// Edit distance of two names (insert, delete, replace, swap of neighbours), at most 64 bytes each.
 int edit_distance(std::string_view a, std::string_view b) {
   // Names come from files and command lines: cut, so that a long one costs nothing.
   a = a.substr(0, 64);
   b = b.substr(0, 64);
   std::vector<int> before, above(b.size() + 1), row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) above[j] = static_cast<int>(j);
+  std::iota(above.begin(), above.end(), 0);
   for (size_t i = 1; i <= a.size(); ++i) {
     row[0] = static_cast<int>(i);
     for (size_t j = 1; j <= b.size(); ++j) {
@@ -23,6 +26,8 @@ int edit_distance(std::string_view a, std::string_view b) {
   }
   return above[b.size()];
 }
+
+}  // namespace
 
 std::string nearest_name(std::string_view name, const std::vector<std::string>& known) {
   std::string best;

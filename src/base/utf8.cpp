@@ -12,25 +12,21 @@ struct Sequence {
   bool valid = false;
 };
 
+/// Bytes of the character that a lead byte announces; 0: no character begins with it.
+size_t announced_bytes(unsigned char lead) {
+  if (lead < 0x80) return 1;
+  if (lead < 0xC2 || lead > 0xF4) return 0;
+  return lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+}
+
 Sequence read_sequence(std::string_view text, size_t pos) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char lead = byte(pos);
-  if (lead < 0x80) return {1, true};
-  size_t length = 0;
-  unsigned char low = 0x80, high = 0xBF;  // allowed range of the second byte
-  if (lead >= 0xC2 && lead <= 0xDF) {
-    length = 2;
-  } else if (lead >= 0xE0 && lead <= 0xEF) {
-    length = 3;
-    if (lead == 0xE0) low = 0xA0;
-    if (lead == 0xED) high = 0x9F;
-  } else if (lead >= 0xF0 && lead <= 0xF4) {
-    length = 4;
-    if (lead == 0xF0) low = 0x90;
-    if (lead == 0xF4) high = 0x8F;
-  } else {
-    return {1, false};
-  }
+  const size_t length = announced_bytes(lead);
+  if (length == 0) return {1, false};
+  // Allowed range of the second byte.
+  unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
   for (size_t i = 1; i < length; ++i) {
     if (pos + i >= text.size()) return {i, false};
     const unsigned char c = byte(pos + i);
@@ -43,14 +39,8 @@ Sequence read_sequence(std::string_view text, size_t pos) {
 /// Whether the text ends inside what its lead byte announces. After a lead
 /// with a wrong second byte (a surrogate, an overlong form) it still waits, as the reference does.
 bool ends_inside_sequence(std::string_view rest) {
-  const unsigned char lead = static_cast<unsigned char>(rest[0]);
-  const size_t length = lead >= 0xF0 && lead <= 0xF4  ? 4
-                        : lead >= 0xE0 && lead < 0xF0 ? 3
-                        : lead >= 0xC2 && lead < 0xE0 ? 2
-                                                      : 1;
-  if (rest.size() >= length) return false;
-  return std::all_of(rest.begin() + 1, rest.end(),
-                     [](char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; });
+  return rest.size() < announced_bytes(static_cast<unsigned char>(rest[0])) &&
+         std::ranges::all_of(rest.substr(1), continues_character);
 }
 
 }  // namespace
@@ -77,33 +67,19 @@ char32_t next_code_point(std::string_view text, size_t& pos) {
 char32_t previous_code_point(std::string_view text, size_t& pos) {
   do {
     --pos;
-  } while (pos > 0 && (static_cast<unsigned char>(text[pos]) & 0xC0) == 0x80);
+  } while (pos > 0 && continues_character(text[pos]));
   size_t end = pos;
   return next_code_point(text, end);
 }
 
-void append_utf8(std::string& out, char32_t c) {
-  if (c < 0x80) {
-    out += static_cast<char>(c);
-  } else if (c < 0x800) {
-    out += static_cast<char>(0xC0 | (c >> 6));
-    out += static_cast<char>(0x80 | (c & 0x3F));
-  } else if (c < 0x10000) {
-    out += static_cast<char>(0xE0 | (c >> 12));
-    out += static_cast<char>(0x80 | ((c >> 6) & 0x3F));
-    out += static_cast<char>(0x80 | (c & 0x3F));
-  } else {
-    out += static_cast<char>(0xF0 | (c >> 18));
-    out += static_cast<char>(0x80 | ((c >> 12) & 0x3F));
-    out += static_cast<char>(0x80 | ((c >> 6) & 0x3F));
-    out += static_cast<char>(0x80 | (c & 0x3F));
-  }
+void append_utf8(std::string& out, char32_t code_point) {
+  utf8proc_uint8_t bytes[4];
+  const auto count = utf8proc_encode_char(static_cast<utf8proc_int32_t>(code_point), bytes);
+  out.append(reinterpret_cast<const char*>(bytes), static_cast<size_t>(count));
 }
 
 size_t count_code_points(std::string_view text) {
-  size_t count = 0;
-  for (const char c : text) count += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  return count;
+  return text.size() - static_cast<size_t>(std::ranges::count_if(text, continues_character));
 }
 
 std::string lossy_utf8(std::string_view bytes, std::string* unfinished) {

@@ -11,6 +11,11 @@ namespace bicached {
 size_t valid_utf8_prefix(std::string_view text);
 inline bool is_valid_utf8(std::string_view text) { return valid_utf8_prefix(text) == text.size(); }
 
+/// Whether a byte goes on with a character that another one began.
+inline bool continues_character(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
+}
+
 /// The code point that begins at `pos` of valid text; moves `pos` behind it.
 char32_t next_code_point(std::string_view text, size_t& pos);
 /// The code point that ends before `pos` (> 0) of valid text; moves `pos` to its first byte.

@@ -2,8 +2,6 @@
 
 #include <chrono>
 
-#include "http/responses.h"
-
 namespace bicached {
 
 std::string dump_json(const OrderedJson& json) {
@@ -44,7 +42,7 @@ std::unique_ptr<AnswerWriter> make_writer(const Job& job, const Tokenizer& token
     case Dialect::kChat:
     case Dialect::kText: break;
   }
-  return std::make_unique<ResponseWriter>(job, tokenizer, request_id);
+  return make_completions_writer(job, tokenizer, request_id);
 }
 
 }  // namespace bicached

@@ -48,6 +48,8 @@ class AnswerWriter {
 std::unique_ptr<AnswerWriter> make_writer(const Job& job, const Tokenizer& tokenizer,
                                           const std::string& request_id);
 
+std::unique_ptr<AnswerWriter> make_completions_writer(const Job& job, const Tokenizer& tokenizer,
+                                                      const std::string& request_id);
 std::unique_ptr<AnswerWriter> make_responses_writer(const Job& job, const std::string& request_id);
 std::unique_ptr<AnswerWriter> make_messages_writer(const Job& job, const std::string& request_id);
 std::unique_ptr<AnswerWriter> make_infill_writer(const Job& job, const Tokenizer& tokenizer);

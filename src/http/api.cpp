@@ -9,13 +9,10 @@
 #include "engine/cache_json.h"
 #include "http/errors.h"
 #include "http/generate.h"
-#include "http/json_reply.h"
-#include "http/messages_api.h"
 
 namespace bicached {
 namespace {
 
-constexpr std::string_view kModelPrefix = "/v1/models/";
 constexpr std::string_view kMessagesPath = "/v1/messages";
 
 [[noreturn]] void refuse_query(const std::string& name, const std::string& value,
@@ -27,6 +24,12 @@ constexpr std::string_view kMessagesPath = "/v1/messages";
 }
 
 }  // namespace
+
+HttpReply json_reply(const OrderedJson& json) {
+  HttpReply reply;
+  reply.body = dump_json(json);
+  return reply;
+}
 
 /// `kOpen`: also without a key. `kWaits`: for a body, or for the forward that runs.
 enum class RouteKind { kOpen, kQuick, kWaits };
@@ -60,13 +63,13 @@ std::span<const Api::Route> Api::routes() {
       {"GET", "/v1/models/{id}", &Api::model, RouteKind::kQuick},
       {"GET", "/v1/cache", &Api::cache, RouteKind::kWaits, RouteUsers::kAdmins},
       {"DELETE", "/v1/cache", &Api::clear_cache, RouteKind::kWaits, RouteUsers::kAdmins},
-      {"POST", "/v1/chat/completions", &Api::chat},
-      {"POST", "/v1/completions", &Api::completions},
-      {"POST", "/v1/responses", &Api::responses},
-      {"POST", "/v1/messages", &Api::messages},
+      {"POST", "/v1/chat/completions", &Api::generate<parse_chat_request>},
+      {"POST", "/v1/completions", &Api::generate<parse_text_request>},
+      {"POST", "/v1/responses", &Api::generate<parse_responses_request>},
+      {"POST", "/v1/messages", &Api::generate<parse_messages_request>},
       {"POST", "/v1/messages/count_tokens", &Api::count_tokens},
-      {"POST", "/v1/fim/completions", &Api::fim},
-      {"POST", "/infill", &Api::infill},
+      {"POST", "/v1/fim/completions", &Api::generate<parse_fim_request>},
+      {"POST", "/infill", &Api::generate<parse_infill_request>},
       {"POST", "/tokenize", &Api::tokenize},
       {"POST", "/detokenize", &Api::detokenize},
       {"POST", "/apply-template", &Api::apply_template},
@@ -108,13 +111,7 @@ const Api::Route* Api::find_route(std::string_view method, std::string_view path
   return nullptr;
 }
 
-Api::Api(const Settings& settings)
-    : settings_(settings),
-      created_(std::chrono::duration_cast<std::chrono::seconds>(
-                   std::chrono::system_clock::now().time_since_epoch())
-                   .count()) {
-  read_keys();
-}
+Api::Api(const Settings& settings) : settings_(settings), created_(unix_time()) { read_keys(); }
 
 void Api::read_keys() {
   const ServerSettings& server = settings_.server;
@@ -293,9 +290,7 @@ CodecContext Api::codec() {
   return {backend(), settings_.server.alias, settings_.engine.max_queued, unknown_fields_};
 }
 
-HttpReply Api::generate(Parse parse, const HttpRequest& request) {
-  refuse_when_draining();
-  Job job = parse(request.body, codec());
+HttpReply Api::answer(Job job, const HttpRequest& request) {
   if (request.release_body) request.release_body();
   if (!request.tenant.empty()) {
     for (GenerateRequest& canvas : job.canvases) {
@@ -312,28 +307,8 @@ HttpReply Api::generate(Parse parse, const HttpRequest& request) {
   return run_job(std::move(job), request, context);
 }
 
-HttpReply Api::chat(const HttpRequest& request) { return generate(parse_chat_request, request); }
-
-HttpReply Api::completions(const HttpRequest& request) {
-  return generate(parse_text_request, request);
-}
-
-HttpReply Api::responses(const HttpRequest& request) {
-  return generate(parse_responses_request, request);
-}
-
-HttpReply Api::messages(const HttpRequest& request) {
-  return generate(parse_messages_request, request);
-}
-
 HttpReply Api::count_tokens(const HttpRequest& request) {
   return json_reply({{"input_tokens", count_message_tokens(request.body, codec())}});
-}
-
-HttpReply Api::fim(const HttpRequest& request) { return generate(parse_fim_request, request); }
-
-HttpReply Api::infill(const HttpRequest& request) {
-  return generate(parse_infill_request, request);
 }
 
 }  // namespace bicached

@@ -19,14 +19,9 @@
 
 namespace bicached {
 
-/// The routes, without sockets: a request in, a reply out. Any thread.
-///
-/// Text tools, besides OpenAI's routes:
-///   POST /tokenize        {"content" | "prompt": text, "add_special": bool = false}
-///                         or {"messages": [...]} -> {"tokens": [ids], "count": n}
-///   POST /detokenize      {"tokens": [ids]} -> {"content": text}
-///   POST /apply-template  {"messages": [...], "add_generation_prompt": bool = true}
-///                         -> {"prompt": text}
+HttpReply json_reply(const OrderedJson& json);
+
+/// The routes, without sockets: a request in, a reply out (docs/api.md). Any thread.
 class Api {
  public:
   explicit Api(const Settings& settings);
@@ -85,27 +80,29 @@ class Api {
   HttpReply model(const HttpRequest&);
   HttpReply cache(const HttpRequest&);
   HttpReply clear_cache(const HttpRequest&);
-  HttpReply chat(const HttpRequest&);
-  HttpReply completions(const HttpRequest&);
-  HttpReply responses(const HttpRequest&);
-  HttpReply messages(const HttpRequest&);
   HttpReply count_tokens(const HttpRequest&);
-  HttpReply fim(const HttpRequest&);
-  HttpReply infill(const HttpRequest&);
   HttpReply tokenize(const HttpRequest&);
   HttpReply detokenize(const HttpRequest&);
   HttpReply apply_template(const HttpRequest&);
 
+  using Parse = Job (*)(const std::string& body, const CodecContext& context);
+  template <Parse kParse>
+  HttpReply generate(const HttpRequest& request) {
+    refuse_when_draining();
+    return answer(kParse(request.body, codec()), request);
+  }
+  HttpReply answer(Job job, const HttpRequest& request);
+
   /// Throws kNotReady.
   const Backend& backend() const;
   CodecContext codec();
-  using Parse = Job (*)(const std::string& body, const CodecContext& context);
-  HttpReply generate(Parse parse, const HttpRequest& request);
   OrderedJson describe_model(const std::string& id) const;
   void refuse_when_draining() const;
   void read_keys();
   const ApiKeys* keys() const { return keys_; }
   bool salts_by_key() const;
+
+  static constexpr std::string_view kModelPrefix = "/v1/models/";
 
   const Settings settings_;
   // All there ever were: a request may still read an old one.

@@ -77,18 +77,15 @@ ChoiceDelta Choice::accept(const GenerationUpdate& update) {
       continue;
     }
     token.is_given ? take_given(token, delta) : take(token, delta);
-    if (!scanner_.stopped() || !gap_of_.empty()) continue;
-    stopped_ = true;
-    finish_ = FinishReason::kStop;
-    return delta;
+    if (stopped_early()) break;
   }
-  if (update.finish == FinishReason::kNone) return delta;
-  finish_ = update.finish;
-  flush(delta);
-  if (scanner_.stopped() && gap_of_.empty()) {
-    stopped_ = true;
+  if (!stopped_early() && update.finish != FinishReason::kNone) {
+    finish_ = update.finish;
+    flush(delta);
+  }
+  if (stopped_early()) {
     finish_ = FinishReason::kStop;
-  } else if (end_) {
+  } else if (finished() && end_) {
     delta.tokens.push_back({*end_, released_bytes_});
   }
   return delta;

@@ -43,7 +43,7 @@ class Choice {
   FinishReason finish() const { return finish_; }
   bool finished() const { return finish_ != FinishReason::kNone; }
   /// A stop string ended it, so the engine need not go on.
-  bool stopped_early() const { return stopped_; }
+  bool stopped_early() const { return scanner_.stopped() && gap_of_.empty(); }
   /// The stop string that ended it; empty: none did.
   const std::string& stop_string() const { return scanner_.found(); }
   /// Tokens that were taken: of a stop string too, as they were generated.
@@ -72,7 +72,6 @@ class Choice {
   size_t arrived_bytes_ = 0;
   size_t released_bytes_ = 0;
   int completion_tokens_ = 0;
-  bool stopped_ = false;
   GenerationStats stats_;
   FinishReason finish_ = FinishReason::kNone;
 };

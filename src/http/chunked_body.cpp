@@ -76,8 +76,6 @@ void ChunkedBody::read_size(const std::string& body) {
   state_ = size > 0 ? State::kData : State::kTrailer;
 }
 
-void ChunkedBody::refuse(const std::string& message) {
-  refusal_ = HttpRefusal{400, Error(ErrorCode::kInvalidRequest, message)};
-}
+void ChunkedBody::refuse(const std::string& message) { refusal_ = bad_request(message); }
 
 }  // namespace bicached

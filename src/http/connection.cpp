@@ -16,6 +16,12 @@ short poll_now(int fd, short events) {
   return ::poll(&waiting, 1, 0) > 0 ? waiting.revents : short{0};
 }
 
+/// Of a `recv` that gave nothing.
+Connection::Read why_nothing(ssize_t count) {
+  const bool may_come = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+  return may_come ? Connection::Read::kNothing : Connection::Read::kClosed;
+}
+
 }  // namespace
 
 void Connection::read_buffered() {
@@ -30,10 +36,7 @@ Connection::Read Connection::read_available() {
   Read result = Read::kNothing;
   for (int i = 0; i < kMaxPieces && reader_.phase() != RequestReader::Phase::kArrived; ++i) {
     const ssize_t count = ::recv(fd(), bytes, sizeof bytes, MSG_DONTWAIT);
-    if (count <= 0) {
-      const bool nothing = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
-      return nothing ? result : Read::kClosed;
-    }
+    if (count <= 0) return why_nothing(count) == Read::kClosed ? Read::kClosed : result;
     result = Read::kData;
     buffer_.append(bytes, static_cast<size_t>(count));
     read_buffered();
@@ -44,9 +47,7 @@ Connection::Read Connection::read_available() {
 Connection::Read Connection::discard_available() {
   char bytes[16 << 10];
   const ssize_t count = ::recv(fd(), bytes, sizeof bytes, MSG_DONTWAIT);
-  if (count > 0) return Read::kData;
-  const bool nothing = count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
-  return nothing ? Read::kNothing : Read::kClosed;
+  return count > 0 ? Read::kData : why_nothing(count);
 }
 
 bool Connection::send(std::string_view bytes) {

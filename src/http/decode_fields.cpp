@@ -24,17 +24,20 @@ uint64_t random_seed() {
   return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
+void check_most(const std::string& field, size_t count, const char* unit, size_t most) {
+  if (count <= most) return;
+  throw Error(ErrorCode::kInvalidRequest,
+              field + " has " + std::to_string(count) + " " + unit + "; allowed is at most " +
+                  std::to_string(most),
+              field);
+}
+
 std::vector<std::pair<TokenId, float>> read_logit_bias(Fields& fields, const ModelInfo& model) {
   std::vector<std::pair<TokenId, float>> biases;
   const nlohmann::json* value = fields.find("logit_bias");
   if (!value) return biases;
   if (!value->is_object()) throw_wrong_type("logit_bias", "an object of token id: bias", *value);
-  if (value->size() > kMaxBiases) {
-    throw Error(ErrorCode::kInvalidRequest,
-                "logit_bias has " + std::to_string(value->size()) +
-                    " entries; allowed is at most " + std::to_string(kMaxBiases),
-                "logit_bias");
-  }
+  check_most("logit_bias", value->size(), "entries", kMaxBiases);
   for (const auto& [key, bias] : value->items()) {
     if (bias.is_number() && bias.get<double>() == 0) continue;  // says nothing of any key
     TokenId token = -1;
@@ -174,12 +177,7 @@ void read_cache(Fields& fields, CommonFields& out) {
   cache.refresh_depth = inner.limited_integer("refresh_depth");
   cache.prefix_len = inner.limited_integer("prefix_len");
   cache.salt = inner.text("salt").value_or("");
-  if (cache.salt.size() > kMaxSaltBytes) {
-    throw Error(ErrorCode::kInvalidRequest,
-                "cache.salt has " + std::to_string(cache.salt.size()) +
-                    " bytes; allowed is at most " + std::to_string(kMaxSaltBytes),
-                "cache.salt");
-  }
+  check_most("cache.salt", cache.salt.size(), "bytes", kMaxSaltBytes);
   if (cache.policy == "fixed" && !cache.depth) {
     throw Error(ErrorCode::kInvalidRequest, "cache.depth is missing; the policy \"fixed\" needs it",
                 "cache.depth");
@@ -247,12 +245,7 @@ std::vector<std::string> read_texts(Fields& fields, const char* name, size_t mos
     }
     if (!one.empty()) texts.push_back(one);
   }
-  if (texts.size() > most) {
-    throw Error(ErrorCode::kInvalidRequest,
-                std::string(name) + " has " + std::to_string(texts.size()) +
-                    " strings; allowed is at most " + std::to_string(most),
-                name);
-  }
+  check_most(name, texts.size(), "strings", most);
   return texts;
 }
 

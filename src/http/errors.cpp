@@ -60,15 +60,6 @@ nlohmann::ordered_json error_json(const Error& error, const std::string& request
 }
 
 nlohmann::ordered_json error_json_of_status(int status) {
-  switch (status) {
-    case 413: return make_body("the request is too large", kInvalid, "", "request_too_large");
-    case 414: return make_body("the URL is longer than 8192 bytes", kInvalid, "", nullptr);
-    case 415:
-      return make_body("Content-Encoding is not supported: send the body as it is", kInvalid, "",
-                       nullptr);
-    case 404: return make_body("there is no such route", kInvalid, "", "not_found");
-    default: break;
-  }
   if (status >= 500) return make_body("the server failed", kServer, "", "internal_error");
   return make_body("the request is not well-formed HTTP, or its body did not arrive", kInvalid, "",
                    nullptr);

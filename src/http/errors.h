@@ -22,7 +22,7 @@ HttpError describe_error(ErrorCode code);
 /// gets the request id to ask with.
 nlohmann::ordered_json error_json(const Error& error, const std::string& request_id);
 
-/// For statuses that the HTTP library decides on (bad framing, 413, 414).
+/// For statuses that the HTTP library decides on.
 nlohmann::ordered_json error_json_of_status(int status);
 
 /// Whatever was thrown, as an Error: unknown exceptions are kInternal.

@@ -83,9 +83,10 @@ class Generation {
   std::shared_ptr<AccessNote> note() const { return note_; }
 
  private:
-  enum class Wait { kUpdate, kTimeout, kEnd, kGone, kSendsNoMore };
+  enum class Wait { kUpdate, kTimeout, kGone, kSendsNoMore };
 
-  /// The next update of a canvas that is not finished; looks after the client meanwhile.
+  /// The next update of a canvas that is not finished; looks after the client meanwhile. Throws
+  /// where none will come.
   Wait wait_for_update(Clock::time_point until, GenerationUpdate& update);
   ChoiceDelta accept(const GenerationUpdate& update);
   /// Nothing is to be generated.
@@ -128,7 +129,7 @@ Generation::Wait Generation::wait_for_update(Clock::time_point until, Generation
       update = std::move(*next);
       return Wait::kUpdate;
     }
-    if (stream_->is_done()) return Wait::kEnd;
+    if (stream_->is_done()) throw Error(ErrorCode::kInternal, "the engine ended without a result");
     if (Clock::now() >= until) return Wait::kTimeout;
   }
 }
@@ -168,10 +169,9 @@ HttpReply Generation::answer_plain() {
   std::vector<ChoiceDelta> wholes(choices_.size());
   while (!all_finished()) {
     GenerationUpdate update;
-    const Wait result = wait_for_update(Clock::time_point::max(), update);
-    if (result == Wait::kGone) return reply_to_nobody(note_);
-    if (result == Wait::kEnd)
-      throw Error(ErrorCode::kInternal, "the engine ended without a result");
+    if (wait_for_update(Clock::time_point::max(), update) == Wait::kGone) {
+      return reply_to_nobody(note_);
+    }
     ChoiceDelta delta = accept(update);
     ChoiceDelta& whole = wholes[static_cast<size_t>(update.index)];
     whole.text += delta.text;
@@ -208,9 +208,7 @@ bool Generation::stream_updates(const WriteBytes& write) {
       case Wait::kGone: return false;
       case Wait::kSendsNoMore:  // to one that is gone this is an error, and the next look sees it
         asked_for_ = true;
-        if (!write(": ping\n\n")) return false;
-        break;
-      case Wait::kEnd: throw Error(ErrorCode::kInternal, "the engine ended without a result");
+        [[fallthrough]];
       case Wait::kTimeout:
         if (!write(": ping\n\n")) return false;
         break;

@@ -6,8 +6,8 @@
 #include <chrono>
 #include <utility>
 
+#include "http/answer_writer.h"
 #include "http/errors.h"
-#include "http/responses.h"
 
 namespace bicached {
 namespace {

@@ -108,18 +108,19 @@ HttpServer::Impl::Impl(const Settings& settings_in)
       cors(settings_in.server.cors_origins) {}
 
 int HttpServer::Impl::fit_threads() {
-  num_places = std::min(num_places, kMaxConnections - settings.server.num_spare_threads);
-  free_places = num_places;
-  const int wanted = num_places + settings.server.num_spare_threads;
+  int spare = settings.server.num_spare_threads;
+  num_places = std::min(num_places, kMaxConnections - spare);
+  const int wanted = num_places + spare;
   const int allowed = settings.server.max_threads;
-  if (allowed == 0 || allowed >= wanted) return wanted;
-  const int spare = std::clamp(allowed / 2, 1, settings.server.num_spare_threads);
-  log_warn("only " + std::to_string(allowed) + " of " + std::to_string(wanted) +
-           " HTTP threads can be started; " + std::to_string(allowed - spare) +
-           " requests at a time are answered");
-  num_places = allowed - spare;
+  if (allowed != 0 && allowed < wanted) {
+    spare = std::clamp(allowed / 2, 1, spare);
+    num_places = allowed - spare;
+    log_warn("only " + std::to_string(allowed) + " of " + std::to_string(wanted) +
+             " HTTP threads can be started; " + std::to_string(num_places) +
+             " requests at a time are answered");
+  }
   free_places = num_places;
-  return allowed;
+  return num_places + spare;
 }
 
 void HttpServer::Impl::serve(std::unique_ptr<Connection> connection) noexcept {
@@ -127,11 +128,7 @@ void HttpServer::Impl::serve(std::unique_ptr<Connection> connection) noexcept {
   const size_t body_bytes = connection->reader().num_body_bytes();
   contain("a connection failed", [&] { keep = serve_one(*connection); });
   poller->freed(kParsedToText * body_bytes);
-  if (keep) {
-    poller->park(std::move(connection));
-  } else {
-    poller->close_gently(std::move(connection));
-  }
+  poller->give_back(std::move(connection), !keep);
 }
 
 bool HttpServer::Impl::serve_one(Connection& connection) {

@@ -2,14 +2,8 @@
 #include "base/version.h"
 #include "config/settings_io.h"
 #include "http/api.h"
-#include "http/json_reply.h"
 
 namespace bicached {
-namespace {
-
-constexpr std::string_view kModelPrefix = "/v1/models/";
-
-}  // namespace
 
 /// Balancers look here unless they are told otherwise.
 HttpReply Api::root(const HttpRequest&) {

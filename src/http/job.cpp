@@ -3,7 +3,6 @@
 #include "bicached/error.h"
 #include "http/job_fields.h"
 #include "http/unsupported_fields.h"
-#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
@@ -96,8 +95,7 @@ Job parse_chat_request(const std::string& body, const CodecContext& context) {
   const ChatEnd end = read_chat_end(fields, messages);
   check_num_canvases(1, context, job, "n");
   finish_reading(fields, context);
-  add_canvases(chat_prompt(messages, end.add_generation_prompt, end.continues, context), common,
-               kChatRules, context, job);
+  add_canvases(chat_prompt(messages, end, context), common, kChatRules, context, job);
   return job;
 }
 

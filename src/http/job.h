@@ -56,6 +56,8 @@ Job parse_infill_request(const std::string& body, const CodecContext& context);
 Job parse_responses_request(const std::string& body, const CodecContext& context);
 /// Anthropic's POST /v1/messages.
 Job parse_messages_request(const std::string& body, const CodecContext& context);
+/// Its prompt alone: Anthropic's POST /v1/messages/count_tokens.
+int64_t count_message_tokens(const std::string& body, const CodecContext& context);
 
 /// Throws kModelNotFound for a name that is neither the model's nor an alias.
 void check_model_name(const std::string& name, const CodecContext& context);

@@ -6,7 +6,6 @@
 #include "bicached/error.h"
 #include "bicached/unmasker.h"
 #include "http/unsupported_fields.h"
-#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
@@ -76,11 +75,10 @@ CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job
   return common;
 }
 
-Prompt chat_prompt(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
-                   bool continues, const CodecContext& context) {
+Prompt chat_prompt(const std::vector<ChatMessage>& messages, const ChatEnd& end,
+                   const CodecContext& context) {
   const Backend& backend = context.backend;
-  EncodedChat chat = encode_messages(messages, {add_generation_prompt, continues},
-                                     backend.chat_template, *backend.tokenizer);
+  EncodedChat chat = encode_messages(messages, end, backend.chat_template, *backend.tokenizer);
   return {std::move(chat.ids), std::move(chat.prefix_lengths)};
 }
 

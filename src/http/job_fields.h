@@ -3,10 +3,10 @@
 #include <string>
 #include <vector>
 
-#include "bicached/chat_template.h"
 #include "config/json_fields.h"
 #include "http/decode_fields.h"
 #include "http/job.h"
+#include "text/chat_prompt.h"
 
 namespace bicached {
 
@@ -15,9 +15,9 @@ namespace bicached {
 ///     Job job;
 ///     CommonFields common = read_shared_fields(fields, context, job);
 ///     read_length(fields, "max_tokens", common.length);
-///     ...the prompt...
-///     add_canvases(prompt, common, kRules, context, job);
+///     ...the prompt's fields...
 ///     finish_reading(fields, context);
+///     add_canvases(prompt, common, kRules, context, job);
 
 /// A prompt before it is a canvas.
 struct Prompt {
@@ -33,9 +33,9 @@ std::string read_model_name(Fields& fields, const CodecContext& context);
 /// Fields of all dialects but the prompt, the length, stop strings and log-probabilities.
 CommonFields read_shared_fields(Fields& fields, const CodecContext& context, Job& job);
 
-/// Messages through the template, `continues`: the last one is not ended.
-Prompt chat_prompt(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
-                   bool continues, const CodecContext& context);
+/// Messages through the template.
+Prompt chat_prompt(const std::vector<ChatMessage>& messages, const ChatEnd& end,
+                   const CodecContext& context);
 
 /// Ids of a raw prompt and what follows it, with the masks between; where they hold mask tokens
 /// these are gaps to fill. With nothing given the model's start token.

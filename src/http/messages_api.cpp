@@ -1,13 +1,10 @@
 // Anthropic's POST /v1/messages: text in, text out.
-#include "http/messages_api.h"
-
 #include <limits>
 
 #include "bicached/error.h"
 #include "http/answer_writer.h"
 #include "http/job_fields.h"
 #include "http/unsupported_fields.h"
-#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
@@ -113,7 +110,7 @@ void read_thinking(Fields& fields, NameLog& log) {
 /// An assistant's turn at the end is to be gone on with.
 Prompt prompt_of(const std::vector<ChatMessage>& messages, const CodecContext& context) {
   const bool continues = messages.back().role == "assistant";
-  return chat_prompt(messages, !continues, continues, context);
+  return chat_prompt(messages, {!continues, continues}, context);
 }
 
 class MessagesWriter final : public AnswerWriter {

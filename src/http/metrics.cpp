@@ -17,26 +17,12 @@ namespace bicached {
 namespace {
 
 using prometheus::MetricFamily;
-using prometheus::MetricType;
 
 constexpr double kSeconds[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
                                1,     2.5,  5,     10,   25,  60,   300};
 constexpr double kShortSeconds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
                                     0.05,   0.1,   0.25,   0.5,   1,    2.5};
 constexpr double kLayers[] = {0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64};
-
-prometheus::Histogram& add_histogram(prometheus::Registry& registry, const char* name,
-                                     const char* help, const std::string& model,
-                                     std::span<const double> bounds = kSeconds) {
-  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
-      {{"model", model}}, prometheus::Histogram::BucketBoundaries(bounds.begin(), bounds.end()));
-}
-
-prometheus::Counter& add_counter(prometheus::Registry& registry, const char* name, const char* help,
-                                 const std::string& model) {
-  return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add(
-      {{"model", model}});
-}
 
 /// A gauge that is 1, for what its labels say.
 void add_info(prometheus::Registry& registry, const char* name, const char* help,
@@ -49,107 +35,94 @@ template <class Stats>
 struct StatsMetric {
   const char* name;
   const char* help;
-  MetricType type;
   std::atomic<int64_t> Stats::* value;
   double scale = 1.0;
 };
 
 constexpr StatsMetric<EngineStats> kEngineMetrics[] = {
-    {"bicached_running", "Canvases being decoded.", MetricType::Gauge, &EngineStats::running},
-    {"bicached_queued", "Canvases waiting.", MetricType::Gauge, &EngineStats::queued},
-    {"bicached_slab_tokens_used", "Positions of the K/V pool in use.", MetricType::Gauge,
+    {"bicached_running", "Canvases being decoded.", &EngineStats::running},
+    {"bicached_queued", "Canvases waiting.", &EngineStats::queued},
+    {"bicached_slab_tokens_used", "Positions of the K/V pool in use.",
      &EngineStats::slab_tokens_used},
-    {"bicached_slab_tokens_capacity", "Positions of the K/V pool.", MetricType::Gauge,
+    {"bicached_slab_tokens_capacity", "Positions of the K/V pool.",
      &EngineStats::slab_tokens_capacity},
-    {"bicached_forwards_total", "Passes of the model.", MetricType::Counter,
-     &EngineStats::forwards},
-    {"bicached_rows_total", "Rows in these passes.", MetricType::Counter, &EngineStats::rows},
-    {"bicached_row_layers_total", "Rows times the layers they ran.", MetricType::Counter,
-     &EngineStats::row_layers},
-    {"bicached_logit_rows_total", "Rows whose logits were computed.", MetricType::Counter,
-     &EngineStats::logit_rows},
+    {"bicached_forwards_total", "Passes of the model.", &EngineStats::forwards},
+    {"bicached_rows_total", "Rows in these passes.", &EngineStats::rows},
+    {"bicached_row_layers_total", "Rows times the layers they ran.", &EngineStats::row_layers},
+    {"bicached_logit_rows_total", "Rows whose logits were computed.", &EngineStats::logit_rows},
     {"bicached_tokens_committed_total", "Positions decided, end tokens included.",
-     MetricType::Counter, &EngineStats::tokens_committed},
+     &EngineStats::tokens_committed},
     {"bicached_refreshes_total", "Forwards of canvases that recomputed more than the active block.",
-     MetricType::Counter, &EngineStats::refreshes},
+     &EngineStats::refreshes},
     {"bicached_cancelled_total", "Canvases ended by their client or by a stop string.",
-     MetricType::Counter, &EngineStats::cancelled},
-    {"bicached_failed_steps_total", "Forwards that failed.", MetricType::Counter,
-     &EngineStats::failed_steps},
-    {"bicached_busy_seconds_total", "Time in forwards.", MetricType::Counter, &EngineStats::busy_us,
-     1e-6},
+     &EngineStats::cancelled},
+    {"bicached_failed_steps_total", "Forwards that failed.", &EngineStats::failed_steps},
+    {"bicached_busy_seconds_total", "Time in forwards.", &EngineStats::busy_us, 1e-6},
 };
 
 constexpr StatsMetric<CacheStats> kCacheMetrics[] = {
-    {"bicached_cache_entries", "Stored prefixes.", MetricType::Gauge, &CacheStats::entries},
-    {"bicached_cache_bytes", "Bytes of stored prefixes.", MetricType::Gauge, &CacheStats::bytes},
-    {"bicached_cache_budget_bytes", "Bytes they may take.", MetricType::Gauge,
-     &CacheStats::budget_bytes},
+    {"bicached_cache_entries", "Stored prefixes.", &CacheStats::entries},
+    {"bicached_cache_bytes", "Bytes of stored prefixes.", &CacheStats::bytes},
+    {"bicached_cache_budget_bytes", "Bytes they may take.", &CacheStats::budget_bytes},
     {"bicached_cache_hits_total", "Canvases that took a stored prefix, at a depth above 0.",
-     MetricType::Counter, &CacheStats::hits},
+     &CacheStats::hits},
     {"bicached_cache_misses_total",
-     "Canvases that took none: not stored, not proven, or nothing shared.", MetricType::Counter,
-     &CacheStats::misses},
-    {"bicached_cache_entries_made_total", "Prefixes stored.", MetricType::Counter,
-     &CacheStats::made},
-    {"bicached_cache_evictions_total", "Prefixes dropped to make room.", MetricType::Counter,
-     &CacheStats::evictions},
-    {"bicached_cached_tokens_total", "Prompt tokens taken from the cache.", MetricType::Counter,
+     "Canvases that took none: not stored, not proven, or nothing shared.", &CacheStats::misses},
+    {"bicached_cache_entries_made_total", "Prefixes stored.", &CacheStats::made},
+    {"bicached_cache_evictions_total", "Prefixes dropped to make room.", &CacheStats::evictions},
+    {"bicached_cached_tokens_total", "Prompt tokens taken from the cache.",
      &CacheStats::cached_tokens},
     {"bicached_saved_row_layers_total", "Rows times layers that the cache made unnecessary.",
-     MetricType::Counter, &CacheStats::saved_row_layers},
-    {"bicached_probes_total", "Requests probed to the end.", MetricType::Counter,
-     &CacheStats::probes},
+     &CacheStats::saved_row_layers},
+    {"bicached_probes_total", "Requests probed to the end.", &CacheStats::probes},
     {"bicached_probe_checks_total", "Decisions of probes compared with the request's.",
-     MetricType::Counter, &CacheStats::probe_checks},
+     &CacheStats::probe_checks},
     {"bicached_probe_disagreements_total", "Probed requests that would have decided another token.",
-     MetricType::Counter, &CacheStats::probe_disagreements},
+     &CacheStats::probe_disagreements},
     {"bicached_probe_row_layers_total", "Rows times layers run for probes alone.",
-     MetricType::Counter, &CacheStats::probe_row_layers},
+     &CacheStats::probe_row_layers},
 };
 
 template <class Stats>
 MetricFamily family_of(const StatsMetric<Stats>& about, const Stats& stats) {
-  MetricFamily family;
-  family.name = about.name;
-  family.help = about.help;
-  family.type = about.type;
-  prometheus::ClientMetric metric;
   const double value = static_cast<double>((stats.*about.value).load()) * about.scale;
-  if (about.type == MetricType::Gauge) {
-    metric.gauge.value = value;
-  } else {
-    metric.counter.value = value;
-  }
-  family.metric.push_back(metric);
-  return family;
+  return make_metric(about.name, about.help, value);
 }
 
 }  // namespace
 
 /// What requests cost, by model.
 struct ModelMetrics {
-  ModelMetrics(prometheus::Registry& registry, const std::string& model)
-      : prompt_tokens(add_counter(registry, "bicached_prompt_tokens_total",
-                                  "Prompt tokens of accepted requests.", model)),
-        completion_tokens(add_counter(registry, "bicached_completion_tokens_total",
-                                      "Tokens answered, before the end token.", model)),
-        queued(add_histogram(registry, "bicached_queue_seconds",
-                             "Time from submit to admission, of canvases that answered.", model)),
-        first_token(add_histogram(registry, "bicached_first_token_seconds",
-                                  "Time from submit to the first final token.", model)),
-        between_tokens(add_histogram(registry, "bicached_inter_token_seconds",
-                                     "Time between a token and the next, of a canvas, on average.",
-                                     model, kShortSeconds)),
-        end_to_end(add_histogram(registry, "bicached_request_seconds",
-                                 "Time of a whole generation request.", model)),
-        cache_depth(add_histogram(registry, "bicached_cache_depth",
-                                  "Layers that took their prefix from the cache, of requests that "
-                                  "hit.",
-                                  model, kLayers)) {}
+  prometheus::Registry& registry;
+  const std::string model;
 
-  prometheus::Counter &prompt_tokens, &completion_tokens;
-  prometheus::Histogram &queued, &first_token, &between_tokens, &end_to_end, &cache_depth;
+  prometheus::Counter& prompt_tokens =
+      counter("bicached_prompt_tokens_total", "Prompt tokens of accepted requests.");
+  prometheus::Counter& completion_tokens =
+      counter("bicached_completion_tokens_total", "Tokens answered, before the end token.");
+  prometheus::Histogram& queued =
+      histogram("bicached_queue_seconds",
+                "Time from submit to admission, of canvases that answered.", kSeconds);
+  prometheus::Histogram& first_token = histogram(
+      "bicached_first_token_seconds", "Time from submit to the first final token.", kSeconds);
+  prometheus::Histogram& between_tokens =
+      histogram("bicached_inter_token_seconds",
+                "Time between a token and the next, of a canvas, on average.", kShortSeconds);
+  prometheus::Histogram& end_to_end =
+      histogram("bicached_request_seconds", "Time of a whole generation request.", kSeconds);
+  prometheus::Histogram& cache_depth =
+      histogram("bicached_cache_depth",
+                "Layers that took their prefix from the cache, of requests that hit.", kLayers);
+
+  prometheus::Counter& counter(const char* name, const char* help) {
+    return prometheus::BuildCounter().Name(name).Help(help).Register(registry).Add(
+        {{"model", model}});
+  }
+  prometheus::Histogram& histogram(const char* name, const char* help,
+                                   std::span<const double> bounds) {
+    return prometheus::BuildHistogram().Name(name).Help(help).Register(registry).Add(
+        {{"model", model}}, prometheus::Histogram::BucketBoundaries(bounds.begin(), bounds.end()));
+  }
 };
 
 struct Metrics::Impl {
@@ -200,13 +173,9 @@ std::string Metrics::text(const EngineStats* engine, const CacheStats* cache) co
   if (cache) {
     for (const auto& about : kCacheMetrics) families.push_back(family_of(about, *cache));
   }
-  MetricFamily dropped;
-  dropped.name = "bicached_log_lines_dropped_total";
-  dropped.help = "Log lines that were lost because nobody read them.";
-  dropped.type = MetricType::Counter;
-  dropped.metric.emplace_back();
-  dropped.metric.back().counter.value = static_cast<double>(num_dropped_log_lines());
-  families.push_back(std::move(dropped));
+  families.push_back(make_metric("bicached_log_lines_dropped_total",
+                                 "Log lines that were lost because nobody read them.",
+                                 static_cast<double>(num_dropped_log_lines())));
   for (MetricFamily& family : process_metrics()) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -50,10 +50,7 @@ Poller::Poller(const std::vector<int>& listeners, const Options& options,
       dispatch_(std::move(dispatch)),
       epoll_(opened(::epoll_create1(EPOLL_CLOEXEC), "epoll_create1")),
       wake_(opened(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), "eventfd")) {
-  epoll_event event{};
-  event.events = EPOLLIN;
-  event.data.fd = wake_.get();
-  check(::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event), "epoll_ctl");
+  check(control(EPOLL_CTL_ADD, wake_.get(), EPOLLIN), "epoll_ctl");
   watch_listeners(true);
 }
 
@@ -64,13 +61,17 @@ Poller::~Poller() {
   }
 }
 
+int Poller::control(int operation, int fd, uint32_t events) {
+  epoll_event event{};
+  event.events = events;
+  event.data.fd = fd;
+  return ::epoll_ctl(epoll_.get(), operation, fd, &event);
+}
+
 void Poller::watch_listeners(bool on) {
   if (on == listening_) return;
   for (const int fd : listeners_) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.fd = fd;
-    const int result = ::epoll_ctl(epoll_.get(), on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event);
+    const int result = control(on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, EPOLLIN);
     if (on && errno != EEXIST) check(result, "epoll_ctl");
   }
   listening_ = on;
@@ -234,18 +235,16 @@ void Poller::watch(std::unique_ptr<Connection> connection, bool closing) {
 
 /// Only what is waited for, since a state that stays would be reported again and again.
 void Poller::set_events(Waiting& waiting, bool is_new) {
-  epoll_event event{};
-  event.events = waiting.connection->has_pending() ? EPOLLOUT : EPOLLIN | EPOLLRDHUP;
-  event.data.fd = waiting.connection->fd();
-  check(::epoll_ctl(epoll_.get(), is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, event.data.fd, &event),
-        "epoll_ctl");
+  const Connection& connection = *waiting.connection;
+  const uint32_t events = connection.has_pending() ? EPOLLOUT : EPOLLIN | EPOLLRDHUP;
+  check(control(is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, connection.fd(), events), "epoll_ctl");
 }
 
 std::unique_ptr<Connection> Poller::unwatch(int fd) {
   const auto it = waiting_.find(fd);
   std::unique_ptr<Connection> connection = std::move(it->second.connection);
   waiting_.erase(it);
-  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  control(EPOLL_CTL_DEL, fd, 0);
   return connection;
 }
 
@@ -303,8 +302,7 @@ void Poller::advance(Waiting& waiting, bool ended) {
   RequestReader& reader = connection.reader();
   const int fd = connection.fd();
   if (ended && reader.phase() == Phase::kBody) {
-    reader.refuse({400, Error(ErrorCode::kInvalidRequest,
-                              "the connection ended before the request's body was whole")});
+    reader.refuse(bad_request("the connection ended before the request's body was whole"));
   }
   bound(connection);
   if (reader.phase() == Phase::kArrived) return dispatch(fd);
@@ -368,11 +366,11 @@ void Poller::expire(int fd) {
   const bool unfinished = phase == Phase::kHead || phase == Phase::kBody;
   if (!unfinished || waiting.closing || connection.has_pending()) return end(fd);
   refuse(connection,
-         stopping_ ? HttpRefusal{0, Error(ErrorCode::kDraining, "the server is shutting down")}
-                   : HttpRefusal{408, Error(ErrorCode::kInvalidRequest,
-                                            phase == Phase::kBody
-                                                ? "the request's body did not arrive in time"
-                                                : "the request's head did not arrive in time")});
+         stopping_
+             ? HttpRefusal{0, Error(ErrorCode::kDraining, "the server is shutting down")}
+             : bad_request(phase == Phase::kBody ? "the request's body did not arrive in time"
+                                                 : "the request's head did not arrive in time",
+                           408));
   dispatch(fd);
 }
 

@@ -17,12 +17,12 @@ namespace bicached {
 
 /// Accepts connections and does all that waits for a client: for its requests, bodies included,
 /// and for it to take an answer that is whole. An idle or slow client costs a file descriptor and
-/// no thread. A connection goes to a worker when a request has arrived, and comes back (`park`,
-/// `close_gently`) when it is answered.
+/// no thread. A connection goes to a worker when a request has arrived, and comes back when it is
+/// answered.
 ///
 /// Memory that runs out costs the connection that asked for it. What workers call needs none.
 ///
-/// `run` on one thread; `park`, `close_gently`, `release_body`, `freed` and `stop` from any.
+/// `run` on one thread; `give_back`, `release_body`, `freed` and `stop` from any.
 class Poller {
  public:
   struct Options {
@@ -54,13 +54,8 @@ class Poller {
   void stop();
   bool stopping() const { return stopping_; }
 
-  void park(std::unique_ptr<Connection> connection) noexcept {
-    give_back(std::move(connection), false);
-  }
-  /// Lets the client read the last answer, then closes.
-  void close_gently(std::unique_ptr<Connection> connection) noexcept {
-    give_back(std::move(connection), true);
-  }
+  /// From a worker. `closing`: lets the client read the last answer, then closes.
+  void give_back(std::unique_ptr<Connection> connection, bool closing) noexcept;
   /// The body of the request that a worker has from this connection takes no memory any more.
   void release_body(Connection& connection) noexcept;
   /// So much of what requests and answers took is free.
@@ -76,7 +71,6 @@ class Poller {
     Clock::time_point lingers_until{};  // closing, and all is sent: at the latest
   };
 
-  void give_back(std::unique_ptr<Connection> connection, bool closing) noexcept;
   void wake() noexcept;
   /// Those that came back from workers, in their order.
   Connection* take_all_returned();
@@ -92,6 +86,8 @@ class Poller {
   }
   bool make_place();
   void pause_accepting(int error);
+  /// Asks epoll for events of a descriptor, or (EPOLL_CTL_DEL) for no more. As `epoll_ctl`.
+  int control(int operation, int fd, uint32_t events);
   void watch_listeners(bool on);
   void stop_listening(const std::function<void()>& close_listeners);
 

@@ -26,21 +26,6 @@ std::optional<int> count_open_files() {
   return count - 1;  // without the folder's own
 }
 
-MetricFamily make_metric(const char* name, const char* help, MetricType type, double value) {
-  MetricFamily family;
-  family.name = name;
-  family.help = help;
-  family.type = type;
-  prometheus::ClientMetric metric;
-  if (type == MetricType::Counter) {
-    metric.counter.value = value;
-  } else {
-    metric.gauge.value = value;
-  }
-  family.metric.push_back(metric);
-  return family;
-}
-
 /// Fields of /proc/self/stat from the third on (man 5 proc): the second, a name, may hold blanks.
 std::vector<double> stat_fields() {
   std::ifstream file("/proc/self/stat");
@@ -68,8 +53,26 @@ double boot_time() {
 
 }  // namespace
 
+MetricFamily make_metric(const std::string& name, const char* help, double value) {
+  MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = name.ends_with("_total") ? MetricType::Counter : MetricType::Gauge;
+  prometheus::ClientMetric metric;
+  if (family.type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family.metric.push_back(metric);
+  return family;
+}
+
 std::vector<MetricFamily> process_metrics() {
   std::vector<MetricFamily> families;
+  const auto add = [&](const char* name, const char* help, double value) {
+    families.push_back(make_metric(name, help, value));
+  };
   const std::vector<double> fields = stat_fields();
   // Indices count from the fourth field of the page.
   constexpr size_t kUserTicks = 10, kSystemTicks = 11, kThreads = 16, kStartTicks = 18,
@@ -77,28 +80,22 @@ std::vector<MetricFamily> process_metrics() {
   if (fields.size() > kResidentPages) {
     const auto ticks = static_cast<double>(::sysconf(_SC_CLK_TCK));
     const auto page = static_cast<double>(::sysconf(_SC_PAGESIZE));
-    families.push_back(
-        make_metric("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.",
-                    MetricType::Counter, (fields[kUserTicks] + fields[kSystemTicks]) / ticks));
-    families.push_back(make_metric("process_start_time_seconds",
-                                   "Start time of the process since unix epoch in seconds.",
-                                   MetricType::Gauge, boot_time() + fields[kStartTicks] / ticks));
-    families.push_back(make_metric("process_virtual_memory_bytes", "Virtual memory size in bytes.",
-                                   MetricType::Gauge, fields[kVirtualBytes]));
-    families.push_back(make_metric("process_resident_memory_bytes",
-                                   "Resident memory size in bytes.", MetricType::Gauge,
-                                   fields[kResidentPages] * page));
-    families.push_back(make_metric("process_threads", "Number of OS threads in the process.",
-                                   MetricType::Gauge, fields[kThreads]));
+    add("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.",
+        (fields[kUserTicks] + fields[kSystemTicks]) / ticks);
+    add("process_start_time_seconds", "Start time of the process since unix epoch in seconds.",
+        boot_time() + fields[kStartTicks] / ticks);
+    add("process_virtual_memory_bytes", "Virtual memory size in bytes.", fields[kVirtualBytes]);
+    add("process_resident_memory_bytes", "Resident memory size in bytes.",
+        fields[kResidentPages] * page);
+    add("process_threads", "Number of OS threads in the process.", fields[kThreads]);
   }
   if (const std::optional<int> num_open = count_open_files()) {
-    families.push_back(make_metric("process_open_fds", "Number of open file descriptors.",
-                                   MetricType::Gauge, *num_open));
+    add("process_open_fds", "Number of open file descriptors.", *num_open);
   }
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    families.push_back(make_metric("process_max_fds", "Maximum number of open file descriptors.",
-                                   MetricType::Gauge, static_cast<double>(limit.rlim_cur)));
+    add("process_max_fds", "Maximum number of open file descriptors.",
+        static_cast<double>(limit.rlim_cur));
   }
   return families;
 }

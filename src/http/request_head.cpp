@@ -6,15 +6,11 @@
 namespace bicached {
 namespace {
 
-HttpRefusal bad_request(const std::string& message) {
-  return {400, Error(ErrorCode::kInvalidRequest, message)};
-}
+char small_letter(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; }
 
 std::string small_letters(std::string_view text) {
   std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](char c) {
-    return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c;
-  });
+  std::ranges::transform(out, out.begin(), small_letter);
   return out;
 }
 
@@ -133,8 +129,7 @@ class HeaderReader {
         plain = plain && equal_ignoring_case(coding, "identity");
       });
       if (!plain) {
-        return HttpRefusal{415, Error(ErrorCode::kInvalidRequest,
-                                      "Content-Encoding is not supported: send the body as it is")};
+        return bad_request("Content-Encoding is not supported: send the body as it is", 415);
       }
     }
     return std::nullopt;
@@ -157,11 +152,12 @@ class HeaderReader {
 
 }  // namespace
 
+HttpRefusal bad_request(const std::string& message, int status) {
+  return {status, Error(ErrorCode::kInvalidRequest, message)};
+}
+
 bool equal_ignoring_case(std::string_view a, std::string_view small_letters) {
-  return a.size() == small_letters.size() &&
-         std::equal(a.begin(), a.end(), small_letters.begin(), [](char x, char y) {
-           return (x >= 'A' && x <= 'Z' ? static_cast<char>(x + ('a' - 'A')) : x) == y;
-         });
+  return std::ranges::equal(a, small_letters, {}, small_letter);
 }
 
 std::string_view trim_blanks(std::string_view text) {
@@ -221,7 +217,7 @@ std::optional<HttpRefusal> read_head(std::string_view text, RequestHead& head) {
 std::optional<HttpRefusal> check_body_length(const RequestHead& head, int64_t max_body_bytes) {
   const bool needs_body = head.method == "POST" || head.method == "PUT" || head.method == "PATCH";
   if (needs_body && !head.is_chunked && !head.content_length) {
-    return HttpRefusal{411, Error(ErrorCode::kInvalidRequest, "Content-Length is needed")};
+    return bad_request("Content-Length is needed", 411);
   }
   const int64_t length = head.content_length.value_or(0);
   if (length <= max_body_bytes) return std::nullopt;

@@ -17,6 +17,9 @@ struct HttpRefusal {
   Error error;
 };
 
+/// Not as HTTP has it, or not as this server takes it.
+HttpRefusal bad_request(const std::string& message, int status = 400);
+
 /// What a request's head says, checked.
 struct RequestHead {
   std::string method;

@@ -1,8 +1,8 @@
 #include "http/request_id.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <random>
+#include <string_view>
 
 namespace bicached {
 namespace {
@@ -12,10 +12,8 @@ uint64_t random_bits() {
   return (static_cast<uint64_t>(device()) << 32) | device();
 }
 
-bool is_harmless(char c) {
-  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.' ||
-         c == '_' || c == '-';
-}
+constexpr std::string_view kHarmless =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
 
 }  // namespace
 
@@ -29,8 +27,8 @@ std::string RequestIds::make() {
 }
 
 std::string RequestIds::accept_or_make(const std::string& given) {
-  const bool good =
-      !given.empty() && given.size() <= 128 && std::all_of(given.begin(), given.end(), is_harmless);
+  const bool good = !given.empty() && given.size() <= 128 &&
+                    given.find_first_not_of(kHarmless) == std::string::npos;
   return good ? given : make();
 }
 

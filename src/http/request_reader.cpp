@@ -22,8 +22,7 @@ size_t RequestReader::read_head_bytes(std::string_view bytes) {
   if (rest.empty() || rest == "\r") return begin;
   phase_ = Phase::kHead;
   if (!is_http_token(rest.substr(0, 1))) {  // a TLS handshake, for one: it waits for an answer
-    refuse({400, Error(ErrorCode::kInvalidRequest,
-                       "this is no HTTP request; the server speaks HTTP without TLS")});
+    refuse(bad_request("this is no HTTP request; the server speaks HTTP without TLS"));
     return begin;
   }
   const std::optional<size_t> size = find_head_end(rest);

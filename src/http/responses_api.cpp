@@ -3,7 +3,6 @@
 #include "http/answer_writer.h"
 #include "http/job_fields.h"
 #include "http/unsupported_fields.h"
-#include "text/chat_prompt.h"
 
 namespace bicached {
 namespace {
@@ -48,10 +47,7 @@ void read_item(const json& value, const std::string& field, std::vector<ChatMess
   } else if (type == "function_call_output") {
     messages.push_back(read_call_output(item, field));
   } else if (type != "reasoning") {  // what a model thought before is not told to it again
-    throw Error(ErrorCode::kUnsupportedParameter,
-                field + ".type is \"" + type.substr(0, 64) +
-                    "\"; supported are message, function_call, function_call_output and reasoning",
-                field);
+    refuse_type(field, type, "are message, function_call, function_call_output and reasoning");
   }
 }
 
@@ -280,7 +276,7 @@ Job parse_responses_request(const std::string& body, const CodecContext& context
   const std::vector<ChatMessage> messages = read_input(fields);
   job.repeated = repeated_fields(fields, common);
   finish_reading(fields, context);
-  add_canvases(chat_prompt(messages, true, false, context), common, kRules, context, job);
+  add_canvases(chat_prompt(messages, {}, context), common, kRules, context, job);
   return job;
 }
 

@@ -2,7 +2,6 @@
 #include "bicached/error.h"
 #include "config/json_fields.h"
 #include "http/api.h"
-#include "http/json_reply.h"
 #include "text/chat_prompt.h"
 
 namespace bicached {

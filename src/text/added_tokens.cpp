@@ -4,12 +4,12 @@
 
 namespace bicached {
 
-AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens,
-                                     const std::vector<std::string>& contents)
+AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens)
     : tokens_(std::move(tokens)), token_of_node_{-1} {
   for (size_t i = 0; i < tokens_.size(); ++i) {
+    const std::string& content = tokens_[i].content;
     int node = 0;
-    for (const char c : contents[i]) {
+    for (const char c : content) {
       const uint64_t key = static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(c);
       const auto [edge, is_new] = edges_.emplace(key, static_cast<int>(token_of_node_.size()));
       if (is_new) token_of_node_.push_back(-1);
@@ -17,7 +17,7 @@ AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens,
     }
     if (node == 0) continue;
     token_of_node_[static_cast<size_t>(node)] = static_cast<int>(i);
-    first_bytes_[static_cast<unsigned char>(contents[i][0])] = true;
+    first_bytes_[static_cast<unsigned char>(content[0])] = true;
   }
 }
 

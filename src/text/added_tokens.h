@@ -30,8 +30,7 @@ class AddedTokenMatcher {
     TokenId id = -1;
   };
 
-  /// `contents[i]` is the text looked for, for `tokens[i]`.
-  AddedTokenMatcher(std::vector<AddedToken> tokens, const std::vector<std::string>& contents);
+  explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
 
   /// Cuts `text` into stretches. Without `match_special`, a special token found is passed over, but
   /// still hides other tokens that overlap it (as the reference does).

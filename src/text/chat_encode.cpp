@@ -9,8 +9,10 @@ namespace {
 
 constexpr int kMaxPrefixes = 8;  // each costs a rendering and an encoding
 
-void find_prefixes(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
-                   const std::vector<ChatMessage>& messages, EncodedChat& out) {
+EncodedChat encode_rendered(const RenderedChat& chat, const ChatTemplate& chat_template,
+                            const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages) {
+  EncodedChat out;
+  out.ids = tokenizer.encode(chat.pieces);
   const int count = static_cast<int>(messages.size());
   for (int n = 1; n < count; ++n) {
     if (n > 2 && n < count - (kMaxPrefixes - 2)) continue;
@@ -29,6 +31,7 @@ void find_prefixes(const ChatTemplate& chat_template, const Tokenizer& tokenizer
     if (length > before && length < static_cast<int>(out.ids.size()))
       out.prefix_lengths.push_back(length);
   }
+  return out;
 }
 
 /// Letters that no message has by chance, behind which nothing is kept.
@@ -55,10 +58,8 @@ bool cut_at(const std::string& mark, std::vector<TextPiece>& pieces) {
 
 EncodedChat encode_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
                         const std::vector<ChatMessage>& messages, bool add_generation_prompt) {
-  EncodedChat out;
-  out.ids = tokenizer.encode(chat_template.render(messages, add_generation_prompt).pieces);
-  find_prefixes(chat_template, tokenizer, messages, out);
-  return out;
+  return encode_rendered(chat_template.render(messages, add_generation_prompt), chat_template,
+                         tokenizer, messages);
 }
 
 RenderedChat render_continued_chat(const ChatTemplate& chat_template,
@@ -77,10 +78,8 @@ RenderedChat render_continued_chat(const ChatTemplate& chat_template,
 
 EncodedChat encode_continued_chat(const ChatTemplate& chat_template, const Tokenizer& tokenizer,
                                   const std::vector<ChatMessage>& messages) {
-  EncodedChat out;
-  out.ids = tokenizer.encode(render_continued_chat(chat_template, messages).pieces);
-  find_prefixes(chat_template, tokenizer, messages, out);
-  return out;
+  return encode_rendered(render_continued_chat(chat_template, messages), chat_template, tokenizer,
+                         messages);
 }
 
 }  // namespace bicached

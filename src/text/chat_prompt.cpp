@@ -16,11 +16,7 @@ constexpr size_t kMaxMessages = 4096;
 json read_call(const json& value, const std::string& field) {
   Fields call(value, field);
   const std::string type = call.text("type").value_or("function");
-  if (type != "function") {
-    throw Error(ErrorCode::kUnsupportedParameter,
-                field + ".type is \"" + type.substr(0, 64) + "\"; supported is \"function\"",
-                field);
-  }
+  if (type != "function") refuse_type(field, type, "is \"function\"");
   Fields function(call.require("function"), field + ".function");
   function.require("name");
   // Some clients send the object itself, not its text.
@@ -152,6 +148,11 @@ json tool_call(const std::string& id, const std::string& name, const std::string
   return call;
 }
 
+void refuse_type(const std::string& field, const std::string& type, const std::string& what) {
+  throw Error(ErrorCode::kUnsupportedParameter,
+              field + ".type is \"" + type.substr(0, 64) + "\"; supported " + what, field);
+}
+
 std::string read_text_part(const json& part, const std::string& field,
                            const std::vector<std::string>& types) {
   Fields fields(part, field);
@@ -160,10 +161,8 @@ std::string read_text_part(const json& part, const std::string& field,
   if (std::ranges::find(types, type.get<std::string>()) == types.end()) {
     std::string list;
     for (const std::string& name : types) list += (list.empty() ? "\"" : ", \"") + name + "\"";
-    throw Error(ErrorCode::kUnsupportedParameter,
-                field + ".type is \"" + type.get<std::string>().substr(0, 64) +
-                    "\"; supported is " + list + ": the model reads no images, audio or files",
-                field);
+    refuse_type(field, type.get<std::string>(),
+                "is " + list + ": the model reads no images, audio or files");
   }
   const char* key = type == "refusal" ? "refusal" : "text";
   fields.require(key);

@@ -16,6 +16,9 @@ const nlohmann::json& require_messages(Fields& fields);
 /// parts, which are joined. Images and audio are refused naming the message.
 std::vector<ChatMessage> read_messages(Fields& fields);
 
+/// Throws kUnsupportedParameter: "<field>.type is <type>; supported <what>".
+[[noreturn]] void refuse_type(const std::string& field, const std::string& type,
+                              const std::string& what);
 /// The text of a part that has one of these types.
 std::string read_text_part(const nlohmann::json& part, const std::string& field,
                            const std::vector<std::string>& types);

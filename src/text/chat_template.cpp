@@ -7,6 +7,7 @@
 #include <random>
 #include <set>
 
+#include "base/json_file.h"
 #include "base/utf8.h"
 #include "bicached/error.h"
 #include "text/chat_render.h"
@@ -111,6 +112,10 @@ class TokenMarks {
   bool first_bytes_[256] = {};
 };
 
+void add_member(jinja::Members& members, std::string name, Value value) {
+  members.emplace_back(Value::string(std::move(name)), std::move(value));
+}
+
 /// Null members go, and the three names of a reasoning text are one.
 Value prepared(const Value& messages) {
   if (!messages.is(Kind::kList)) jinja::fail_runtime("messages must be a list");
@@ -131,8 +136,7 @@ Value prepared(const Value& messages) {
       const Value* reasoning = kept.member(name);
       if (!reasoning) continue;
       for (const std::string_view other : kNames) {
-        if (!kept.member(other))
-          members.emplace_back(Value::string(std::string(other)), *reasoning);
+        if (!kept.member(other)) add_member(members, std::string(other), *reasoning);
       }
       break;
     }
@@ -143,15 +147,12 @@ Value prepared(const Value& messages) {
 
 Value globals_of(const ChatInput& input, const Value& messages) {
   jinja::Members out;
-  const auto add = [&](const char* name, Value v) {
-    out.emplace_back(Value::string(name), std::move(v));
-  };
-  add("messages", messages);
-  add("tools", input.tools);
-  add("documents", Value::none());
-  add("add_generation_prompt", Value::boolean(input.add_generation_prompt));
-  if (!input.bos_token.is(Kind::kUndefined)) add("bos_token", input.bos_token);
-  if (!input.eos_token.is(Kind::kUndefined)) add("eos_token", input.eos_token);
+  add_member(out, "messages", messages);
+  add_member(out, "tools", input.tools);
+  add_member(out, "documents", Value::none());
+  add_member(out, "add_generation_prompt", Value::boolean(input.add_generation_prompt));
+  if (!input.bos_token.is(Kind::kUndefined)) add_member(out, "bos_token", input.bos_token);
+  if (!input.eos_token.is(Kind::kUndefined)) add_member(out, "eos_token", input.eos_token);
   for (const auto& member : input.extra) out.push_back(member);
   return Value::dict(std::move(out));
 }
@@ -163,9 +164,7 @@ Value globals_of(const ChatInput& input, const Value& messages) {
 Value value_of(const nlohmann::json& json) {
   if (json.is_object()) {
     jinja::Members members;
-    for (const auto& [key, value] : json.items()) {
-      members.emplace_back(Value::string(key), value_of(value));
-    }
+    for (const auto& [key, value] : json.items()) add_member(members, key, value_of(value));
     return Value::dict(std::move(members));
   }
   if (json.is_array()) {
@@ -185,11 +184,10 @@ Value value_of(const nlohmann::json& json) {
 
 /// Calls with their arguments as an object where they are one, which templates expect.
 void add_tool_members(const ChatMessage& message, jinja::Members& members) {
-  const auto add = [&](const char* name, Value value) {
-    members.emplace_back(Value::string(name), std::move(value));
-  };
-  if (!message.tool_call_id.empty()) add("tool_call_id", Value::string(message.tool_call_id));
-  if (!message.name.empty()) add("name", Value::string(message.name));
+  if (!message.tool_call_id.empty()) {
+    add_member(members, "tool_call_id", Value::string(message.tool_call_id));
+  }
+  if (!message.name.empty()) add_member(members, "name", Value::string(message.name));
   if (message.tool_calls.empty()) return;
   nlohmann::json calls = nlohmann::json::parse(message.tool_calls);
   for (nlohmann::json& call : calls) {
@@ -198,7 +196,7 @@ void add_tool_members(const ChatMessage& message, jinja::Members& members) {
     nlohmann::json parsed = nlohmann::json::parse(arguments.get<std::string>(), nullptr, false);
     if (parsed.is_object()) arguments = std::move(parsed);
   }
-  add("tool_calls", value_of(calls));
+  add_member(members, "tool_calls", value_of(calls));
 }
 
 class JinjaChatTemplate final : public ChatTemplate {
@@ -414,19 +412,17 @@ std::unique_ptr<ChatTemplate> ChatTemplate::load(const std::string& folder,
                                                  const Tokenizer& tokenizer) {
   const std::string config_path = folder + "/tokenizer_config.json";
   const std::string template_path = folder + "/chat_template.jinja";
-  nlohmann::json config = nlohmann::json::object();
-  if (std::filesystem::exists(config_path)) config = read_json_file(config_path);
+  const nlohmann::json config = read_model_json(config_path);
   if (!config.is_object())
     throw Error(ErrorCode::kInvalidModel, config_path + ": the JSON is not an object");
   const bool has_file = std::filesystem::exists(template_path);
   const std::string source = has_file
-                                 ? read_text_file(template_path, jinja::Template::kMaxSourceBytes)
+                                 ? read_text_file(template_path, jinja::Template::kMaxSourceBytes,
+                                                  ErrorCode::kInvalidModel)
                                  : template_of(config, config_path);
   if (source.empty()) return nullptr;
   // Folders from before added_tokens_decoder name their tokens in a file of its own.
-  const std::string map_path = folder + "/special_tokens_map.json";
-  nlohmann::json map = nlohmann::json::object();
-  if (std::filesystem::exists(map_path)) map = read_json_file(map_path);
+  const nlohmann::json map = read_model_json(folder + "/special_tokens_map.json");
   const bool is_old = !config.contains("added_tokens_decoder");
   const auto token = [&](const char* name) {
     const std::string first = token_text_of(is_old ? map : config, name);

@@ -62,7 +62,7 @@ class PatternTranslator {
       // A multi-byte character is one atom.
       do {
         out_ += in_[pos_++];
-      } while (pos_ < in_.size() && (static_cast<unsigned char>(in_[pos_]) & 0xC0) == 0x80);
+      } while (pos_ < in_.size() && continues_character(in_[pos_]));
     }
   }
 
@@ -200,7 +200,7 @@ class Matcher {
   size_t window_end(size_t start, size_t length) const {
     if (length >= text_.size() - start) return text_.size();
     size_t end = start + length;
-    while (end < text_.size() && (static_cast<unsigned char>(text_[end]) & 0xC0) == 0x80) ++end;
+    while (end < text_.size() && continues_character(text_[end])) ++end;
     return end;
   }
 
@@ -232,13 +232,11 @@ class Matcher {
 }  // namespace
 
 struct RegexSplit::Impl {
-  std::string pattern;
   pcre2_code* code = nullptr;
   ~Impl() { pcre2_code_free(code); }
 };
 
 RegexSplit::RegexSplit(const std::string& pattern) : impl_(std::make_unique<Impl>()) {
-  impl_->pattern = pattern;
   if (pattern.size() > kMaxPatternBytes || !is_valid_utf8(pattern)) {
     refuse(pattern,
            "it must be valid UTF-8 of at most " + std::to_string(kMaxPatternBytes) + " bytes");

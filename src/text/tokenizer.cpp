@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <unordered_map>
 
 #include "base/utf8.h"
 #include "bicached/error.h"
@@ -69,10 +68,7 @@ class ByteLevelTokenizer final : public Tokenizer {
 
   std::string decode(const std::vector<TokenId>& ids, bool skip_special) const override {
     std::string bytes;
-    for (const TokenId id : ids) {
-      const Entry* entry = find_entry(id);
-      if (entry && !(skip_special && entry->special)) bytes += entry->bytes;
-    }
+    for (const TokenId id : ids) bytes += token_bytes(id, skip_special);
     return lossy_utf8(bytes);
   }
 
@@ -85,14 +81,6 @@ class ByteLevelTokenizer final : public Tokenizer {
     return entry ? entry->text : "";
   }
   int vocab_size() const override { return static_cast<int>(entries_.size()); }
-  bool is_special(TokenId id) const override {
-    const Entry* entry = find_entry(id);
-    return entry && entry->special;
-  }
-  TokenId find_token(std::string_view text) const override {
-    const auto it = ids_.find(std::string(text));
-    return it == ids_.end() ? -1 : it->second;
-  }
   std::vector<AddedTokenText> added_token_texts() const override {
     std::vector<AddedTokenText> out;
     for (const AddedToken& token : added_) out.push_back({token.content, token.special});
@@ -117,13 +105,12 @@ class ByteLevelTokenizer final : public Tokenizer {
 
   static AddedTokenMatcher matcher(const TokenizerSpec& spec, bool normalized) {
     std::vector<AddedToken> tokens;
-    std::vector<std::string> contents;
-    for (const AddedToken& token : spec.added_tokens) {
+    for (AddedToken token : spec.added_tokens) {
       if (token.normalized != normalized) continue;
-      tokens.push_back(token);
-      contents.push_back(normalized && spec.nfc ? nfc(token.content) : token.content);
+      if (normalized && spec.nfc) token.content = nfc(token.content);
+      tokens.push_back(std::move(token));
     }
-    return AddedTokenMatcher(std::move(tokens), contents);
+    return AddedTokenMatcher(std::move(tokens));
   }
 
   void add_entry(const std::string& text, TokenId id) {
@@ -132,7 +119,6 @@ class ByteLevelTokenizer final : public Tokenizer {
     entry.text = text;
     // The decoder takes any token whose characters are all byte symbols for bytes, added or not.
     if (!symbols_to_bytes(text, entry.bytes)) entry.bytes = text;
-    ids_.emplace(text, id);
   }
 
   const Entry* find_entry(TokenId id) const {
@@ -181,7 +167,6 @@ class ByteLevelTokenizer final : public Tokenizer {
   std::vector<RegexSplit> splits_;
   std::vector<TokenId> post_prefix_, post_suffix_;
   std::vector<Entry> entries_;
-  std::unordered_map<std::string, TokenId> ids_;
 };
 
 }  // namespace

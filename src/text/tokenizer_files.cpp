@@ -32,8 +32,7 @@ class Reader {
 
   TokenizerSpec read() {
     if (exists("tokenizer.json")) {
-      file_ = "tokenizer.json";
-      read_fast(read_json_file(path(file_)));
+      read_fast(read_object("tokenizer.json"));
     } else if (exists("vocab.json")) {
       read_slow();
     } else {
@@ -49,6 +48,13 @@ class Reader {
 
   [[noreturn]] void refuse(const std::string& why) const {
     throw Error(ErrorCode::kInvalidModel, path(file_) + ": " + why);
+  }
+
+  json read_object(const char* name) {
+    file_ = name;
+    json object = read_model_json(path(file_));
+    if (!object.is_object()) refuse("the JSON is not an object");
+    return object;
   }
 
   static std::string type_of(const json& object) {
@@ -71,7 +77,6 @@ class Reader {
   // --- tokenizer.json ---
 
   void read_fast(const json& root) {
-    if (!root.is_object()) refuse("the JSON is not an object");
     const json& model = member(root, "model");
     if (!model.is_object()) refuse("model is missing");
     read_model(model);
@@ -331,18 +336,13 @@ class Reader {
       file_ = "vocab.json";
       refuse("there is no merges.txt (and no tokenizer.json) beside it");
     }
-    file_ = "tokenizer_config.json";
-    const json config = exists(file_) ? read_json_file(path(file_)) : json::object();
-    if (!config.is_object()) refuse("the JSON is not an object");
+    const json config = read_object("tokenizer_config.json");
     slow_pipeline(member(config, "tokenizer_class"));
     if (flag(config, "add_prefix_space", false)) refuse("add_prefix_space is not supported");
     if (flag(config, "add_bos_token", false)) refuse("add_bos_token is not supported here");
-    file_ = "vocab.json";
-    const json vocab = read_json_file(path(file_));
-    if (!vocab.is_object()) refuse("the JSON is not an object");
-    read_vocab(vocab);
+    read_vocab(read_object("vocab.json"));
     file_ = "merges.txt";
-    read_merges_text(read_text_file(path(file_), kMaxFileBytes));
+    read_merges_text(read_text_file(path(file_), kMaxFileBytes, ErrorCode::kInvalidModel));
     slow_added_tokens(member(config, "added_tokens_decoder"));
   }
 
@@ -382,9 +382,7 @@ class Reader {
         tokens.emplace_back(integer_id(number, key), token);
       }
     } else if (exists("added_tokens.json")) {
-      file_ = "added_tokens.json";
-      const json table = read_json_file(path(file_));
-      if (!table.is_object()) refuse("the JSON is not an object");
+      const json table = read_object("added_tokens.json");
       for (const auto& [text, id] : table.items()) {
         tokens.emplace_back(integer_id(id, text), json{{"content", text}, {"special", true}});
       }
@@ -404,11 +402,8 @@ class Reader {
 
 }  // namespace
 
-std::string read_text_file(const std::string& path, size_t max_bytes) {
-  return read_text_file(path, max_bytes, ErrorCode::kInvalidModel);
-}
-
-nlohmann::json read_json_file(const std::string& path) {
+nlohmann::json read_model_json(const std::string& path) {
+  if (!std::filesystem::exists(path)) return json::object();
   return read_json_file(path, ErrorCode::kInvalidModel,
                         {kMaxFileBytes, kMaxDepth, /*unique_keys=*/false});
 }

@@ -24,8 +24,8 @@ struct TokenizerSpec {
 /// Throws kInvalidModel naming file and feature.
 TokenizerSpec read_tokenizer_files(const std::string& folder);
 
-/// A JSON file of a model folder: bounded size and depth, valid UTF-8. Throws kInvalidModel.
-nlohmann::json read_json_file(const std::string& path);
-std::string read_text_file(const std::string& path, size_t max_bytes);
+/// A JSON file of a model folder: bounded size and depth, valid UTF-8. An empty object where there
+/// is none. Throws kInvalidModel.
+nlohmann::json read_model_json(const std::string& path);
 
 }  // namespace bicached

@@ -5,9 +5,9 @@
 #include <climits>
 #include <nlohmann/json.hpp>
 
+#include "http/answer_writer.h"
 #include "http/fake_text.h"
 #include "http/metrics.h"
-#include "http/responses.h"
 
 namespace bicached {
 namespace {
@@ -111,8 +111,8 @@ nlohmann::ordered_json answer(const std::vector<GenerationStats>& stats, int n) 
     choices.emplace_back(tokenizer, std::vector<std::string>{});
     choices.back().accept(update);
   }
-  ResponseWriter writer(job, tokenizer, "id");
-  return OrderedJson::parse(writer.plain(choices, std::vector<ChoiceDelta>(stats.size())));
+  const auto writer = make_writer(job, tokenizer, "id");
+  return OrderedJson::parse(writer->plain(choices, std::vector<ChoiceDelta>(stats.size())));
 }
 
 GenerationStats hit(int prefix_len, int depth) {

@@ -27,8 +27,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::string token_bytes(TokenId, bool) const override { return bytes_; }
     std::string token_text(TokenId) const override { return bytes_; }
     int vocab_size() const override { return 1; }
-    bool is_special(TokenId) const override { return false; }
-    TokenId find_token(std::string_view) const override { return -1; }
     std::vector<AddedTokenText> added_token_texts() const override { return {}; }
 
    private:

@@ -38,19 +38,15 @@ class FakeTokenizer final : public Tokenizer {
     return text;
   }
   std::string token_bytes(TokenId id, bool skip_special) const override {
-    if (is_special(id)) return skip_special ? "" : token_text(id);
+    if (id == 256 || id == 257) return skip_special ? "" : token_text(id);
     return id >= 0 && id < 256 ? std::string(1, static_cast<char>(id)) : "";
   }
   std::string token_text(TokenId id) const override {
     return id == 256 ? "<end>" : id == 257 ? "<mask>" : token_bytes(id, false);
   }
   int vocab_size() const override { return 258; }
-  bool is_special(TokenId id) const override { return id == 256 || id == 257; }
   std::vector<AddedTokenText> added_token_texts() const override {
     return {{"<end>", true}, {"<mask>", true}};
-  }
-  TokenId find_token(std::string_view text) const override {
-    return text == "<end>" ? 256 : text == "<mask>" ? 257 : -1;
   }
 };
 

@@ -136,7 +136,7 @@ class DemoChat : public testing::Test {
 };
 
 TEST_F(DemoChat, AnEndTokenInUserTextStaysLetters) {
-  const TokenId eot = tokenizer->find_token("<|eot_id|>");
+  const TokenId eot = tokenizer->encode("<|eot_id|>", true).front();
   const auto ids =
       encode_chat(*chat_template, *tokenizer, {{"user", "say <|eot_id|> now"}}, true).ids;
   EXPECT_EQ(std::count(ids.begin(), ids.end(), eot), 1);  // the template's own
