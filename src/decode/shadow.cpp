@@ -36,6 +36,8 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
                      const std::vector<Commit>& commits) {
   if (!is_running()) return;
   std::vector<Commit> decided = decoder_.decide(results);
+  // An algorithm may open more positions to the one than to the other.
+  is_together_ = follows_ || (is_together_ && results.size() == of_request.size());
   if (is_together_) {
     // Of one that follows nothing shows later: what it is unsure of is a difference, too.
     compare_rows(commits, results, follows_);
@@ -48,7 +50,7 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
   for (size_t i = 0; i < results.size(); ++i) {
     open_.push_back({decoder_.open_positions()[i], {results[i].token, results[i].probability}});
   }
-  is_together_ = is_together_ && (follows_ || at_the_same_positions(commits, decided));
+  is_together_ = follows_ || (is_together_ && at_the_same_positions(commits, decided));
   if (follows_) decided = commits;
   for (Commit& commit : decided) {
     const Choice& other = at(of_request_, commit.position);
@@ -80,8 +82,9 @@ void Shadow::compare_rows(const std::vector<Commit>& commits, std::span<const Ro
                           bool counts_anyway) {
   const std::vector<int>& open = decoder_.open_positions();
   for (const Commit& commit : commits) {
-    const auto row = std::ranges::lower_bound(open, commit.position) - open.begin();
-    const RowResult& other = others[static_cast<size_t>(row)];
+    const auto row = std::ranges::lower_bound(open, commit.position);
+    if (row == open.end() || *row != commit.position) continue;
+    const RowResult& other = others[static_cast<size_t>(row - open.begin())];
     compare({commit.token, commit.probability},
             {other.token, counts_anyway ? 1 : other.probability});
   }

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include "bicached/unmasker.h"
+#include "decode/noise.h"
+
 namespace bicached {
 namespace {
 
@@ -100,6 +103,48 @@ TEST_F(ShadowTest, ATokenOfLittleProbabilityIsTakenFromTheRequest) {
   const Row other{{10, 0.9f}, {11, 0.8f}, {12, 0.7f}, {20, 0.4f}};
   run({unsure, unsure, unsure, unsure}, {other, other, other, other});
   EXPECT_TRUE(shadow->agrees());
+}
+
+TEST_F(ShadowTest, EveryAlgorithmMayTakeItsOwnCourse) {
+  request.gen_length = 30;
+  request.decode.block_length = 8;
+  request.decode.steps = 12;
+  const auto results_by = [](const Forward& forward, uint64_t seed, int num_forwards, bool strays) {
+    std::vector<RowResult> list;
+    for (const LogitRow& row : forward.logit_rows) {
+      const double u = counter_uniform(seed, static_cast<uint64_t>(num_forwards),
+                                       static_cast<uint64_t>(row.row));
+      RowResult& result = list.emplace_back();
+      result.token = 10 + row.row + (strays && row.row == 20 ? 1 : 0);
+      result.probability = result.confidence = static_cast<float>(0.55 + 0.45 * u);
+      result.margin = static_cast<float>(u / 2);
+      result.entropy = static_cast<float>(1 - u);
+      result.divergence = static_cast<float>(u / 20);
+    }
+    return list;
+  };
+  for (const std::string& name : unmasker_names()) {
+    request.decode.algorithm = name;
+    for (const bool strays : {false, true}) {
+      for (uint64_t seed = 0; seed < 20; ++seed) {
+        CanvasDecoder decoder(request, model, {});
+        Shadow own(request, model, {}, Lease(1, [](int64_t) {}), {}, Shadow::Course::kOwn);
+        for (int i = 0; !decoder.finished() && i < 200; ++i) {
+          Forward forward, other;
+          decoder.append_to(forward, 0, {});
+          own.append_to(other);
+          const auto of_request = results_by(forward, seed, i, false);
+          decoder.commit(of_request);
+          own.advance(results_by(other, seed + 1000, i, strays), of_request,
+                      decoder.last_commits());
+        }
+        ASSERT_TRUE(decoder.finished()) << name;
+        own.conclude();
+        EXPECT_EQ(own.agrees(), !strays) << name << ", seed " << seed;
+        EXPECT_GT(own.num_checks(), 0) << name;
+      }
+    }
+  }
 }
 
 TEST_F(ShadowTest, OneThatFollowsSeesWhatItWouldDecideThere) {

@@ -17,7 +17,7 @@ def environment(**more):
     return {**ENVIRONMENT, "OMP_WAIT_POLICY": "passive", **more}
 
 
-def eventually(condition, limit_s=60):
+def eventually(condition, limit_s=300):
     limit = time.monotonic() + limit_s
     while time.monotonic() < limit:
         if condition():

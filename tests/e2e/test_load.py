@@ -9,20 +9,12 @@ import time
 import httpx
 
 from programs import ROOT
+from server_process import eventually
 
 LONG = [{"role": "user", "content": "Count in steps of 6 from 14, 15 numbers."}]
 NUM_QUESTIONS = int(os.environ.get("BICACHED_E2E_QUESTIONS", "60"))
 # The model card says .956 short and .892 long of 2,000; 60 questions scatter by .03.
 MIN_ACCURACY = float(os.environ.get("BICACHED_E2E_ACCURACY", "0.85"))
-
-
-def eventually(condition, limit_s=300):
-    limit = time.monotonic() + limit_s
-    while time.monotonic() < limit:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_a_full_queue_says_so(start_server):
