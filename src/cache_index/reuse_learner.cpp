@@ -139,7 +139,11 @@ std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject
   for (int step = outcomes.num_steps() - 1; step > now && has_uses(ladder); --step) {
     const double tried = is_shared ? work_of(inside, step) : work_of(step, shared);
     if (tried >= usual || !outcomes.is_open(step)) continue;
-    Trial trial{subject, is_shared, true, step, tried + lost};
+    Trial trial{.subject = subject,
+                .is_shared = is_shared,
+                .is_proof = true,
+                .step = step,
+                .cost = tried + lost};
     if (is_shared && subject.stored_depth < depth_step(step)) {
       trial.entry_cost = static_cast<double>(subject.prefix_len) * depth_step(step);
     }
@@ -153,7 +157,7 @@ std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject
   const Ladder& watched = is_start ? all->inside : ladder;
   const double alone = is_shared ? usual : work_of(inside, -1);
   const double brings = settings_.probe_budget * alone + kShareOfSaved * (careful - alone);
-  const Trial watch{subject, is_shared, false, now, alone + lost};
+  const Trial watch{.subject = subject, .is_shared = is_shared, .step = now, .cost = alone + lost};
   const bool is_due = watched.uses_since_probe * brings * kWatchShare >= watch.cost;
   const bool reuses = is_shared ? now >= 0 : now > 0;
   return reuses && is_due && has_uses(watched) ? std::optional(watch) : std::nullopt;
@@ -183,7 +187,8 @@ ReuseLearner::Trial ReuseLearner::survey(const Subject& subject) {
   const size_t num_shared = subject.prefix_len > 0 ? depths_.size() : 0;
   const size_t turn = num_surveyed_++ % (num_inside + num_shared);
   const bool is_shared = turn >= num_inside;
-  return {subject, is_shared, false, static_cast<int>(is_shared ? turn - num_inside : turn + 1)};
+  const size_t step = is_shared ? turn - num_inside : turn + 1;
+  return {.subject = subject, .is_shared = is_shared, .step = static_cast<int>(step)};
 }
 
 // --- What happens ------------------------------------------------------------------------------

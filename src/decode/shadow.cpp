@@ -46,10 +46,6 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
   for (const Commit& commit : commits) {
     at(of_request_, commit.position) = {commit.token, commit.probability};
   }
-  open_.clear();
-  for (size_t i = 0; i < results.size(); ++i) {
-    open_.push_back({decoder_.open_positions()[i], {results[i].token, results[i].probability}});
-  }
   is_together_ = follows_ || (is_together_ && at_the_same_positions(commits, decided));
   if (follows_) decided = commits;
   for (Commit& commit : decided) {
@@ -62,6 +58,10 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
   if (!is_together_) {
     compare_choices(commits);
     compare_choices(decided);
+    open_.clear();
+    for (size_t i = 0; i < results.size(); ++i) {
+      open_.push_back({decoder_.open_positions()[i], {results[i].token, results[i].probability}});
+    }
   }
   decoder_.follow(std::move(decided));
   // Who is unsure of a whole block is unsure of the next ones, too.

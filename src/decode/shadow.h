@@ -75,9 +75,10 @@ class Shadow {
   const PrefixStates states_;
   const bool request_draws_;  // its tokens are drawn, not the most probable ones
   const bool follows_;
-  std::vector<Choice> of_request_, own_;      // by position
-  std::vector<std::pair<int, Choice>> open_;  // positions, as they stood in the last forward
-  bool is_together_ = true;                   // both have decided the same until now
+  std::vector<Choice> of_request_, own_;  // by position
+  /// Once they have parted: positions, as they stood in the last forward.
+  std::vector<std::pair<int, Choice>> open_;
+  bool is_together_ = true;  // both have decided the same until now
   bool agrees_ = true;
   int num_checks_ = 0;
 };

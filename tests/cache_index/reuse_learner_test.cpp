@@ -182,7 +182,7 @@ TEST_F(ReuseLearnerTest, APlanInsideIsBolderThanTheStartOnlyForThePrefixThatProv
   ReuseLearner learner(settings, 12, depths);
   const std::string kind = "threshold/32/64";
   for (int i = 0; i < 20; ++i) {
-    const ReuseLearner::Trial trial{subject_of(1), false, true, 2};
+    const ReuseLearner::Trial trial{.subject = subject_of(1), .is_proof = true, .step = 2};
     learner.begin(trial);
     learner.end(trial, true, 0);
   }
@@ -199,7 +199,7 @@ TEST_F(ReuseLearnerTest, APublishedStartIsTheLeastThatIsReused) {
     ReuseLearner learner(settings, 12, depths);
     EXPECT_EQ(learner.inside({7, 7}, kind), dual);
     for (int i = 0; i < 20; ++i) {
-      const ReuseLearner::Trial trial{subject_of(1), false, true, 4};
+      const ReuseLearner::Trial trial{.subject = subject_of(1), .is_proof = true, .step = 4};
       learner.begin(trial);
       learner.end(trial, false, 0);
     }
