@@ -200,7 +200,7 @@ struct CacheSettings {
   int refresh_interval = kPlansOwn, refresh_commits = kPlansOwn, refresh_depth = kPlansOwn;
   std::vector<std::string> pinned_prefixes;
   std::string state_dir;
-  double max_disagreement = 0.03;  // 16 probes without a difference prove a plan
+  double max_disagreement = 0.02;  // 24 probes without a difference prove a plan
   double probe_budget = 0.03;      // what nobody notices in a server's load
   bool deterministic = false;      // reuse is worth more to most than the same answer twice
   // Not settings:

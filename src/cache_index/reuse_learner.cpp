@@ -20,8 +20,8 @@ constexpr double kRecentRequests = 128;
 /// hundred.
 constexpr double kStartProbes = 100;
 /// Of what a plan in use brings into the allowance, so much goes into probing it again, since a
-/// question in ten that goes wrong passes sixteen probes one time in five. The rest is for others.
-constexpr double kWatchShare = 1.0 / 8;
+/// question in twenty that goes wrong passes a proof one time in three. The rest is for others.
+constexpr double kWatchShare = 1.0 / 4;
 /// A proof has to save so many times its cost, if its prefix is used again as often as it was: half
 /// of all prefixes are not.
 constexpr double kPayback = 2;
@@ -88,9 +88,13 @@ const InsidePlan& ReuseLearner::inside(const Hash128& prefix, const std::string&
   return inside_step(inside_now({prefix, kind}));
 }
 
+int ReuseLearner::shared_now(const Key& key) const {
+  const Record* own = records_.find(key);
+  return own ? own->shared.outcomes.safe_step(settings_.max_disagreement) : -1;
+}
+
 int ReuseLearner::depth(const Hash128& prefix, const std::string& kind) const {
-  const Record* own = records_.find({prefix, kind});
-  const int step = own ? own->shared.outcomes.safe_step(settings_.max_disagreement) : -1;
+  const int step = shared_now({prefix, kind});
   return step < 0 ? 0 : depth_step(step);
 }
 
@@ -114,62 +118,89 @@ double ReuseLearner::work(const Subject& subject, const Course& course, const In
   return first + (num_full - 1) * full + (course.forwards - num_full) * block;
 }
 
-/// The trial that helps this ladder most.
-std::optional<ReuseLearner::Trial> ReuseLearner::consider(const Subject& subject,
-                                                          bool is_shared) const {
+double ReuseLearner::work(const Subject& subject, const Course& course, const Steps& steps) const {
+  const int depth = steps.shared < 0 ? 0 : depth_step(steps.shared);
+  return work(subject, course, inside_step(steps.inside), depth);
+}
+
+/// Whether that part is learned of such a request, and one has been seen to its end.
+bool ReuseLearner::can_probe(const Subject& subject, bool is_shared) const {
   const Record* own = records_.find({subject.prefix, subject.kind});
-  const Record* all = records_.find({kEveryPrefix, subject.kind});
-  if (!own || !all || own->course.num == 0) return std::nullopt;
-  if (is_shared ? subject.prefix_len == 0 : subject.inside_is_given) return std::nullopt;
-  const Ladder& ladder = is_shared ? own->shared : own->inside;
+  const bool is_learned = is_shared ? subject.prefix_len > 0 : !subject.inside_is_given;
+  return is_learned && own && own->course.num > 0;
+}
+
+/// Whether a proof would not be the most of what happens to it.
+bool ReuseLearner::is_used_enough(const Ladder& ladder) const {
+  return ladder.uses >= Outcomes(1).missing(0, settings_.max_disagreement) * ladder.patience;
+}
+
+/// Of the step in use, if it is time.
+std::optional<ReuseLearner::Trial> ReuseLearner::find_watch(const Subject& subject,
+                                                            bool is_shared) const {
+  if (!can_probe(subject, is_shared)) return std::nullopt;
+  const Key key{subject.prefix, subject.kind};
+  const Record& own = *records_.find(key);
+  Steps in_use{inside_now(key), shared_now(key)}, careful = in_use, start = in_use;
+  careful.of(is_shared) = is_shared ? -1 : 0;
+  start.of(is_shared) = is_shared ? -1 : start_now(subject.kind);
+  const int now = in_use.of(is_shared);
+  if (now == careful.of(is_shared)) return std::nullopt;
+  // A start is watched over all prefixes, what a prefix has proven by its own uses.
+  const bool is_start = now == start.of(is_shared);
+  const Record& watched = is_start ? *records_.find({kEveryPrefix, subject.kind}) : own;
+  const Ladder& ladder = is_shared ? watched.shared : watched.inside;
+  const double usual = work(subject, own.course, in_use);
+  // The request itself runs the careful plan, and its shadow what it would have run.
+  const double cost = work(subject, own.course, careful);
+  const bool is_counted = is_shared || subject.counts_steps;
+  const double saved = is_counted ? work(subject, own.course, start) - usual : 0;
+  const double brings = settings_.probe_budget * usual + kShareOfSaved * std::max(0.0, saved);
+  const bool is_due = ladder.uses_since_probe * brings * kWatchShare >= cost;
+  if (!is_due || !is_used_enough(ladder)) return std::nullopt;
+  return Trial{.subject = subject, .is_shared = is_shared, .step = now, .cost = cost};
+}
+
+/// Of the boldest step that pays.
+std::optional<ReuseLearner::Trial> ReuseLearner::find_proof(const Subject& subject,
+                                                            bool is_shared) const {
+  if (!can_probe(subject, is_shared)) return std::nullopt;
+  const Key key{subject.prefix, subject.kind};
+  const Record& own = *records_.find(key);
+  const Ladder& ladder = is_shared ? own.shared : own.inside;
+  if (!is_used_enough(ladder)) return std::nullopt;
   const Outcomes& outcomes = ladder.outcomes;
-  const int inside = inside_now({subject.prefix, subject.kind});
-  const int shared = own->shared.outcomes.safe_step(settings_.max_disagreement);
-  const int now = is_shared ? shared : inside;
-  const auto work_of = [&](int inside_part, int shared_part) {
-    const int depth = shared_part < 0 ? 0 : depth_step(shared_part);
-    return work(subject, own->course, inside_step(inside_part), depth);
-  };
-  const double usual = work_of(inside, shared);
-  // A request that is probed runs the careful plan itself, beside the one that is tried.
-  const double careful = work_of(is_shared ? inside : 0, -1);
-  const double lost = careful - usual;
-  const double proof = Outcomes(1).missing(0, settings_.max_disagreement);
-  const auto has_uses = [&](const Ladder& l) { return l.uses >= proof * l.patience; };
-  for (int step = outcomes.num_steps() - 1; step > now && has_uses(ladder); --step) {
-    const double tried = is_shared ? work_of(inside, step) : work_of(step, shared);
-    if (tried >= usual || !outcomes.is_open(step)) continue;
-    Trial trial{.subject = subject,
-                .is_shared = is_shared,
-                .is_proof = true,
-                .step = step,
-                .cost = tried + lost};
+  Steps in_use{inside_now(key), shared_now(key)};
+  const double usual = work(subject, own.course, in_use);
+  for (int step = outcomes.num_steps() - 1; step > in_use.of(is_shared); --step) {
+    Steps tried = in_use;
+    tried.of(is_shared) = step;
+    const double cost = work(subject, own.course, tried);
+    if (cost >= usual || !outcomes.is_open(step)) continue;
+    Trial trial{
+        .subject = subject, .is_shared = is_shared, .is_proof = true, .step = step, .cost = cost};
     if (is_shared && subject.stored_depth < depth_step(step)) {
       trial.entry_cost = static_cast<double>(subject.prefix_len) * depth_step(step);
     }
     trial.total_cost =
         trial.entry_cost + trial.cost * outcomes.missing(step, settings_.max_disagreement);
-    trial.score = ladder.uses * (usual - tried) / trial.total_cost;
+    trial.score = ladder.uses * (usual - cost) / trial.total_cost;
     if (trial.score >= kPayback) return trial;
   }
-  // A start is watched over all prefixes, what a prefix has proven by its own uses.
-  const bool is_start = !is_shared && now == start_now(subject.kind);
-  const Ladder& watched = is_start ? all->inside : ladder;
-  const double alone = is_shared ? usual : work_of(inside, -1);
-  const double brings = settings_.probe_budget * alone + kShareOfSaved * (careful - alone);
-  const Trial watch{.subject = subject, .is_shared = is_shared, .step = now, .cost = alone + lost};
-  const bool is_due = watched.uses_since_probe * brings * kWatchShare >= watch.cost;
-  const bool reuses = is_shared ? now >= 0 : now > 0;
-  return reuses && is_due && has_uses(watched) ? std::optional(watch) : std::nullopt;
+  return std::nullopt;
 }
 
 std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subject) {
   if (settings_.surveys) return survey(subject);
-  std::optional<Trial> best = consider(subject, true);
-  const std::optional<Trial> inside = consider(subject, false);
-  if (inside && (!best || inside->score > best->score)) best = inside;
   claim_.score *= 1 - 1 / kRecentRequests;
   claim_.total_cost *= 1 - 1 / kRecentRequests;
+  for (const bool is_shared : {true, false}) {
+    const std::optional<Trial> watch = find_watch(subject, is_shared);
+    if (watch && allowance_ >= watch->cost) return watch;
+  }
+  std::optional<Trial> best = find_proof(subject, true);
+  const std::optional<Trial> inside = find_proof(subject, false);
+  if (inside && (!best || inside->score > best->score)) best = inside;
   if (!best) return std::nullopt;
   // One proof after the other: what the best one still takes is not spent on others.
   const bool goes_on = claim_.is_shared == best->is_shared &&
@@ -232,19 +263,27 @@ void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t s
   if (!*agrees) own.outcomes.doubt();
 }
 
-void ReuseLearner::finish(const Subject& subject, const GenerationStats& stats, int64_t saved) {
+void ReuseLearner::finish(const Subject& subject, const GenerationStats& stats,
+                          const InsidePlan& inside, int depth, int64_t saved) {
   ++version_;
+  const Course now{1, static_cast<double>(stats.num_forwards),
+                   static_cast<double>(stats.num_blocks),
+                   static_cast<double>(stats.num_text_forwards)};
   for (Record* record : records_of(subject)) {
     Course& course = record->course;
     const double weight = std::max(1 / ++course.num, 1 / kRecentRequests);
-    const auto move = [weight](double& mean, int value) { mean += weight * (value - mean); };
-    move(course.forwards, stats.num_forwards);
-    move(course.blocks, stats.num_blocks);
-    move(course.text_forwards, stats.num_text_forwards);
+    course.forwards += weight * (now.forwards - course.forwards);
+    course.blocks += weight * (now.blocks - course.blocks);
+    course.text_forwards += weight * (now.text_forwards - course.text_forwards);
+  }
+  double saved_inside = 0;
+  if (subject.counts_steps && !subject.inside_is_given) {
+    const InsidePlan& start = inside_step(start_now(subject.kind));
+    saved_inside = work(subject, now, start, depth) - work(subject, now, inside, depth);
   }
   allowance_ *= 1 - 1 / kAllowanceRequests;
   allowance_ += settings_.probe_budget * static_cast<double>(stats.row_layers) +
-                kShareOfSaved * static_cast<double>(saved);
+                kShareOfSaved * (static_cast<double>(saved) + std::max(0.0, saved_inside));
 }
 
 void ReuseLearner::forget() {

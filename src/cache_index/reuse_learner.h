@@ -33,10 +33,11 @@ std::vector<InsidePlan> inside_plans(int num_layers, const InsidePlan& start);
 /// and kind of request: nothing that others found makes a plan safe. It can make the model's start
 /// more careful: that one is watched over all requests of a kind.
 ///
-/// **The budget** is an allowance in row-layers. Work done adds the share `probe_budget` to it,
-/// work that reuse of prefixes saved adds a third; probes and the entries made for them take from
-/// it, and what is not used fades. A probe begins only where the allowance covers it, so that
-/// probes never cost more than this, whatever the traffic.
+/// **The budget** is an allowance in row-layers. Work done adds the share `probe_budget` to it, and
+/// what reuse saved adds a third: reuse of prefixes, and plans inside a request that are bolder
+/// than the model's start, where it is known what the start would have cost. Probes and the entries
+/// made for them take from it, and what is not used fades. A probe begins only where the allowance
+/// covers it, so that probes never cost more than this, whatever the traffic.
 class ReuseLearner {
  public:
   /// A request with the prefix it could share.
@@ -47,19 +48,21 @@ class ReuseLearner {
     int prefix_len = 0;  // P; 0: nothing is shared
     int block_length = 0;
     int stored_depth = 0;          // layers of the prefix that are stored
+    bool counts_steps = false;     // its algorithm: any plan takes as many forwards
     bool inside_is_given = false;  // that part is the client's or the operator's: not learned
   };
-  /// A probe: of a step of the one ladder or the other.
+  /// A probe compares two plans that differ in one part, this ladder's: the one that is tried has
+  /// this `step` of it. The other part is what is in use.
   struct Trial {
     Subject subject;
     bool is_shared = false;
-    /// Not of what is in use already: it is tried with what is in use of the other ladder.
+    /// A bolder step is compared with the one in use. Else what is in use is, with nothing reused.
     bool is_proof = false;
     int step = 0;
-    double cost = 0;        // row-layers expected
+    double cost = 0;        // row-layers expected, beyond those of a request that is not probed
     double entry_cost = 0;  // of the entry that has to be made first
     double total_cost = 0;  // of all probes that a proof still takes
-    double score = 0;       // how often it would pay for them; 0: a plan in use is watched
+    double score = 0;       // how often it would pay for them
   };
 
   /// `depths`: of the shared ladder, ascending, > 0. `settings` outlives it.
@@ -73,14 +76,17 @@ class ReuseLearner {
 
   /// A request arrives that could share this prefix.
   void count_use(const Subject& subject);
-  /// What this request is to be probed for now, if anything: where most is to be gained first, and
-  /// nothing that does not pay for itself if the prefix goes on as it did.
+  /// What this request is to be probed for now, if anything. What is in use comes first, then what
+  /// most is to be gained from, and nothing that does not pay for itself if the prefix goes on as
+  /// it did.
   std::optional<Trial> next_trial(const Subject& subject);
   void begin(const Trial& trial);
   /// Nothing: it found nothing out. `spent`: row-layers it cost.
   void end(const Trial& trial, std::optional<bool> agrees, int64_t spent);
-  /// A request has ended; `saved`: row-layers it did not run thanks to the shared prefix.
-  void finish(const Subject& subject, const GenerationStats& stats, int64_t saved);
+  /// A request has ended that ran this plan; `saved`: row-layers it did not run thanks to the
+  /// shared prefix.
+  void finish(const Subject& subject, const GenerationStats& stats, const InsidePlan& inside,
+              int depth, int64_t saved);
   /// An entry was made for a probe.
   void spend(int64_t row_layers) { allowance_ -= static_cast<double>(row_layers); }
 
@@ -117,15 +123,25 @@ class ReuseLearner {
     Ladder inside, shared;
   };
   using Key = std::pair<Hash128, std::string>;
+  /// A plan: a step of each ladder.
+  struct Steps {
+    int& of(bool is_shared) { return is_shared ? shared : inside; }
+    int inside = 0, shared = -1;
+  };
 
   int start_now(const std::string& kind) const;
   int inside_now(const Key& key) const;
+  int shared_now(const Key& key) const;
   Record& touch(const Key& key);
   /// What an event about this prefix counts in.
   std::array<Record*, 2> records_of(const Subject& subject);
   double work(const Subject& subject, const Course& course, const InsidePlan& plan,
               int depth) const;
-  std::optional<Trial> consider(const Subject& subject, bool is_shared) const;
+  double work(const Subject& subject, const Course& course, const Steps& steps) const;
+  std::optional<Trial> find_watch(const Subject& subject, bool is_shared) const;
+  std::optional<Trial> find_proof(const Subject& subject, bool is_shared) const;
+  bool can_probe(const Subject& subject, bool is_shared) const;
+  bool is_used_enough(const Ladder& ladder) const;
   Trial survey(const Subject& subject);
   PlanReport describe(const std::string& kind, const Record& record) const;
   std::vector<std::string> describe_ladders() const;

@@ -15,8 +15,9 @@ GenerateRequest without_noise(GenerateRequest request) {
   return request;
 }
 
-bool at_the_same_positions(const std::vector<Commit>& some, const std::vector<Commit>& others) {
-  return std::ranges::is_permutation(some, others, {}, &Commit::position, &Commit::position);
+bool are_the_same(const std::vector<Commit>& some, const std::vector<Commit>& others) {
+  const auto what = [](const Commit& commit) { return std::pair(commit.position, commit.token); };
+  return std::ranges::is_permutation(some, others, {}, what, what);
 }
 
 }  // namespace
@@ -46,18 +47,17 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
   for (const Commit& commit : commits) {
     at(of_request_, commit.position) = {commit.token, commit.probability};
   }
-  is_together_ = follows_ || (is_together_ && at_the_same_positions(commits, decided));
-  if (follows_) decided = commits;
-  for (Commit& commit : decided) {
-    const Choice& other = at(of_request_, commit.position);
-    // Where another token is about as good, the two need not part.
-    const bool is_close = std::min(commit.probability, other.probability) <= kMajority;
-    if (other.token != kNoToken && is_close) commit.token = other.token;
-    at(own_, commit.position) = {commit.token, commit.probability};
+  if (follows_) {
+    decided = commits;
+  } else {
+    is_together_ = is_together_ && are_the_same(commits, decided);
+    for (const Commit& commit : decided) {
+      at(own_, commit.position) = {commit.token, commit.probability};
+    }
+    compare_decided(commits);
+    compare_decided(decided);
   }
   if (!is_together_) {
-    compare_choices(commits);
-    compare_choices(decided);
     open_.clear();
     for (size_t i = 0; i < results.size(); ++i) {
       open_.push_back({decoder_.open_positions()[i], {results[i].token, results[i].probability}});
@@ -72,7 +72,7 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
 void Shadow::conclude() {
   if (!is_running() || is_together_) return;
   for (const auto& [position, choice] : open_) {
-    if (at(own_, position).token == kNoToken) compare(choice, at(of_request_, position));
+    if (at(own_, position).token == kNoToken) compare_sure(choice, at(of_request_, position));
   }
 }
 
@@ -85,18 +85,23 @@ void Shadow::compare_rows(const std::vector<Commit>& commits, std::span<const Ro
     const auto row = std::ranges::lower_bound(open, commit.position);
     if (row == open.end() || *row != commit.position) continue;
     const RowResult& other = others[static_cast<size_t>(row - open.begin())];
-    compare({commit.token, commit.probability},
-            {other.token, counts_anyway ? 1 : other.probability});
+    compare_sure({commit.token, commit.probability},
+                 {other.token, counts_anyway ? 1 : other.probability});
   }
 }
 
-void Shadow::compare_choices(const std::vector<Commit>& commits) {
+/// Where both have decided.
+void Shadow::compare_decided(const std::vector<Commit>& commits) {
   for (const Commit& commit : commits) {
-    compare(at(own_, commit.position), at(of_request_, commit.position));
+    const Choice &own = at(own_, commit.position), &other = at(of_request_, commit.position);
+    if (own.token == kNoToken || other.token == kNoToken) continue;
+    ++num_checks_;
+    agrees_ = agrees_ && own.token == other.token;
   }
 }
 
-void Shadow::compare(const Choice& one, const Choice& other) {
+/// Where one has not decided yet, and may be unsure.
+void Shadow::compare_sure(const Choice& one, const Choice& other) {
   if (one.probability <= kMajority || other.probability <= kMajority) return;
   ++num_checks_;
   agrees_ = agrees_ && one.token == other.token;

@@ -12,19 +12,21 @@
 namespace bicached {
 
 /// A probe: a second canvas of a request, under the plan that is tried. It runs in the same
-/// forwards as the request, whose own plan is the careful one. The request's answer is not touched.
-/// Engine thread only.
+/// forwards as the request, which runs the plan that it is compared with. The request's answer is
+/// not touched. Engine thread only.
 ///
-/// The plan **agrees** as long as no position gets another token, each of a probability over 0.5:
-/// below it another token is about as good.
+/// The plan **agrees** as long as no position gets another token.
 class Shadow {
  public:
   enum class Course {
     /// It takes over the request's decisions, and shows at each forward what it would have decided
-    /// there. Enough where forwards are computed anew: what is wrong shows at once.
+    /// there. Enough where forwards are computed anew and only sure tokens are decided: what is
+    /// wrong shows at once. Tokens of a probability up to 0.5 don't count: another one is about as
+    /// good.
     kOfRequest,
-    /// It decides by itself. A plan that keeps states from forward to forward may choose the same
-    /// tokens in another order, and only its own course shows what comes of that.
+    /// It decides by itself. A plan that keeps states from forward to forward, or an algorithm that
+    /// has to decide what it is unsure of, may choose in another order, and only its own course
+    /// shows what comes of that.
     kOwn,
   };
   /// `slab` holds as many tokens as the request's canvas, with what the plan takes from `states`
@@ -63,8 +65,8 @@ class Shadow {
 
   void compare_rows(const std::vector<Commit>& commits, std::span<const RowResult> others,
                     bool counts_anyway);
-  void compare_choices(const std::vector<Commit>& commits);
-  void compare(const Choice& one, const Choice& other);
+  void compare_decided(const std::vector<Commit>& commits);
+  void compare_sure(const Choice& one, const Choice& other);
   Choice& at(std::vector<Choice>& choices, int position) {
     return choices[static_cast<size_t>(position)];
   }

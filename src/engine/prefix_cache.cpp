@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "bicached/error.h"
+#include "bicached/unmasker.h"
 #include "config/reuse_start.h"
 
 namespace bicached {
@@ -33,6 +34,14 @@ int64_t saved_row_layers(const Reuse& reuse, int num_refreshes) {
   if (num_refreshes == 0) return 0;
   const int in_refresh = std::max(0, reuse.depth - reuse.refresh_depth);
   return reuse.prefix_len * (reuse.depth + int64_t{num_refreshes - 1} * in_refresh);
+}
+
+/// How the shadow goes on. An algorithm that counts its steps decides so many positions in each,
+/// sure or not: what comes of another order shows only in a course of its own, as with plans inside
+/// a request.
+Shadow::Course course_of(const ReuseLearner::Trial& trial) {
+  const bool may_follow = trial.is_shared && !trial.subject.counts_steps;
+  return may_follow ? Shadow::Course::kOfRequest : Shadow::Course::kOwn;
 }
 
 std::optional<DepthTable> load_table(const CacheSettings& settings, int num_layers) {
@@ -205,6 +214,7 @@ void PrefixCache::describe(const GenerateRequest& request, const CacheUse::Candi
   subject.stored_depth = entry ? entry->spec.max_depth : 0;
   subject.length = total_len(request);
   subject.block_length = request.decode.block_length;
+  subject.counts_steps = make_unmasker(request.decode)->counts_steps();
   subject.inside_is_given = inside_is_given(request);
 }
 
@@ -268,8 +278,7 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
   if (use.policy->learns && !is_guided(request)) use.trial = learner_.next_trial(use.subject);
   // Also where nothing is shared yet, the beginning may be reused from one forward to the next.
   if (!use.candidates.empty()) use.reuse.prefix_len = use.candidates.back().length;
-  const bool is_inside_alone = use.trial && !use.trial->is_shared && !use.trial->is_proof;
-  if (!prefix || is_inside_alone) return Readiness::kReady;
+  if (!prefix) return Readiness::kReady;
 
   use.reuse.prefix_len = prefix->length;
   const int wanted = choose_depth(request, use, *prefix);
@@ -320,19 +329,18 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
   }
 }
 
-/// The request is decoded under the careful plan, and the one that is tried beside it. False: there
-/// is no room, and nothing has changed.
+/// The request is decoded under the plan that the tried one is compared with, its shadow under the
+/// tried one. False: there is no room, and nothing has changed.
 bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   const ReuseLearner::Trial& trial = *use.trial;
   const int length = request.longest_canvas();
-  // What is tried is the whole plan that would be in use.
-  Reuse careful = use.reuse, tried = use.reuse;
-  careful.depth = 0;
+  Reuse known = use.reuse, tried = use.reuse;
   if (trial.is_shared) {
     tried.depth = learner_.depth_step(trial.step);
+    if (!trial.is_proof) known.depth = 0;
   } else {
     static_cast<InsidePlan&>(tried) = learner_.inside_step(trial.step);
-    careful = {};
+    if (!trial.is_proof) static_cast<InsidePlan&>(known) = {};
   }
   try {
     Lease slab = lease_slab(denoiser_, length);
@@ -343,14 +351,14 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
     }
     if (tried.depth > 0) denoiser_.load_entry(use.held.id(), slab.id(), tried.depth);
     const PrefixStates states{tried.depth > 0 ? use.held.id() : kNoId, use.shadow_own.id()};
-    const auto course = trial.is_shared ? Shadow::Course::kOfRequest : Shadow::Course::kOwn;
-    use.shadow = std::make_unique<Shadow>(request, info_, tried, std::move(slab), states, course);
+    use.shadow =
+        std::make_unique<Shadow>(request, info_, tried, std::move(slab), states, course_of(trial));
   } catch (const std::exception& error) {
     log_warn(std::string("a probe could not be begun: ") + error.what());
     use.shadow_own.reset();
     return false;
   }
-  use.reuse = careful;
+  use.reuse = known;
   learner_.begin(trial);
   ++probes_running_;
   return true;
@@ -368,24 +376,25 @@ void PrefixCache::end_probe(CacheUse& use, const GenerationStats& stats, bool is
   if (is_complete) shadow->conclude();
   use.shadow_own.reset();
   --probes_running_;
-  // A difference is one, however the request ended. A plan inside a request that left nothing out
-  // agrees with nothing.
+  // A difference is one, however the request ended. A plan inside a request that left out no more
+  // than the other, in a request of one forward for example, agrees with nothing.
   const GenerationStats& of_plan = shadow->stats();
-  const int64_t by_depth = saved_row_layers(shadow->plan(), of_plan.num_refreshes);
-  const bool has_reused = trial.is_shared || (of_plan.row_layers + by_depth) * stats.num_forwards <
-                                                 stats.row_layers * of_plan.num_forwards;
+  const auto without_depth = [](const Reuse& reuse, const GenerationStats& of) {
+    return of.row_layers + saved_row_layers(reuse, of.num_refreshes);
+  };
+  const bool leaves_out_more = without_depth(shadow->plan(), of_plan) * stats.num_forwards <
+                               without_depth(use.reuse, stats) * of_plan.num_forwards;
+  const bool has_reused = trial.is_shared || leaves_out_more;
   const bool is_known = is_complete && has_reused && shadow->num_checks() > 0;
   std::optional<bool> agrees;
   if (is_known || !shadow->agrees()) agrees = shadow->agrees();
-  int64_t spent = of_plan.row_layers;
   stats_.probe_checks += shadow->num_checks();
-  stats_.probe_row_layers += spent;
+  stats_.probe_row_layers += of_plan.row_layers;
   stats_.probes += agrees ? 1 : 0;
   stats_.probe_disagreements += agrees && !*agrees ? 1 : 0;
-  // Had it not been probed, the request would have run less.
-  const bool was_careful =
-      learner_.inside(trial.subject.prefix, trial.subject.kind) == InsidePlan{};
-  if (!trial.is_shared && !was_careful) spent += stats.row_layers;
+  // Had what is in use not been watched, the request would have run as its shadow did.
+  const int64_t spent =
+      trial.is_proof ? of_plan.row_layers : std::max(stats.row_layers, of_plan.row_layers);
   learner_.end(trial, agrees, spent);
 }
 
@@ -394,7 +403,9 @@ void PrefixCache::finish(CacheUse& use, const GenerationStats& stats, bool is_co
   const int64_t saved = use.held ? saved_row_layers(use.reuse, stats.num_refreshes) : 0;
   if (use.held) entries_.count_saved(*use.entry, saved);
   stats_.saved_row_layers += saved;
-  if (use.policy->learns && is_complete) learner_.finish(use.subject, stats, saved);
+  if (use.policy->learns && is_complete) {
+    learner_.finish(use.subject, stats, use.reuse, use.reuse.depth, saved);
+  }
   if (use.shadow) end_probe(use, stats, is_complete);
 }
 

@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <climits>
+#include <map>
 #include <random>
 
 #include "bicached/error.h"
 #include "cache_index/outcomes.h"
+#include "config/reuse_start.h"
 
 namespace bicached {
 namespace {
@@ -70,7 +72,7 @@ class ReuseLearnerTest : public testing::Test {
   }
 
   static ReuseLearner::Subject subject_of(uint64_t prefix) {
-    return {{prefix, prefix}, "threshold/32/64", 300, 200, 32, 12, false};
+    return {{prefix, prefix}, "threshold/32/64", 300, 200, 32, 12};
   }
 
   /// A request of this prefix, which stands reuse down to `safe_depth` and every plan inside.
@@ -90,14 +92,15 @@ class ReuseLearnerTest : public testing::Test {
       const auto cost = static_cast<int64_t>(trial->cost);
       probes += cost;
       num_shared_probes += trial->is_shared ? 1 : 0;
+      watched[prefix] += trial->is_proof ? 0 : 1;
       learner.end(*trial, tried <= safe_depth, cost);
-      depth = 0;
+      if (trial->is_shared && !trial->is_proof) depth = 0;
     }
     const int64_t saved = 2 * 200 * depth;
     stats.row_layers = whole - saved;
     work += stats.row_layers;
     all_saved += saved;
-    learner.finish(subject, stats, saved);
+    learner.finish(subject, stats, {}, depth, saved);
     return depth;
   }
 
@@ -105,6 +108,7 @@ class ReuseLearnerTest : public testing::Test {
   const std::vector<int> depths = {1, 3, 4, 6, 9, 12};
   int64_t probes = 0, work = 0, all_saved = 0;
   int num_shared_probes = 0;
+  std::map<uint64_t, int> watched;  // by prefix
 };
 
 TEST_F(ReuseLearnerTest, FindsTheDepthOfEachPrefixByItsOwnOutcomes) {
@@ -162,7 +166,7 @@ TEST_F(ReuseLearnerTest, ProbesThatFindNothingOutBecomeRare) {
     GenerationStats stats;
     stats.num_forwards = stats.num_text_forwards = 2;
     stats.row_layers = 7200;
-    learner.finish(subject, stats, 0);
+    learner.finish(subject, stats, {}, 0, 0);
   }
   EXPECT_GT(num_probed, 2);
   EXPECT_LT(num_probed, 20);
@@ -176,6 +180,47 @@ TEST_F(ReuseLearnerTest, WatchesWhatIsInUse) {
   for (int i = 0; i < 400; ++i) num_wrong += ask(learner, 1, 0) > 0 ? 1 : 0;
   EXPECT_EQ(learner.depth({1, 1}, "threshold/32/64"), 0);
   EXPECT_LE(num_wrong, 250);
+}
+
+TEST_F(ReuseLearnerTest, WatchesWhatIsInUseWhileOthersAreProven) {
+  ReuseLearner learner(settings, 12, depths);
+  for (int i = 0; i < 2000; ++i) ask(learner, 1, 12);
+  watched.clear();
+  for (uint64_t i = 0; i < 2000; ++i) {
+    ask(learner, 1, 12);
+    // There is always a prefix whose proof would take all there is.
+    for (int k = 0; k < 3; ++k) ask(learner, 2 + i / 100, 12);
+  }
+  EXPECT_GT(watched[1], 10);
+}
+
+TEST_F(ReuseLearnerTest, WhatABolderPlanInsideSavesPaysForProbesIfItIsKnown) {
+  for (const bool counts_steps : {false, true}) {
+    ReuseLearner learner(settings, 12, depths);
+    ReuseLearner::Subject subject = subject_of(1);
+    subject.counts_steps = counts_steps;
+    GenerationStats stats;
+    stats.num_forwards = stats.num_text_forwards = 32;
+    stats.num_blocks = 1;
+    const int64_t whole = int64_t{32} * 300 * 12;
+    const InsidePlan dual = default_plan(IntraCache::kDual);
+    int64_t spent = 0, saved = 0, work = 0;
+    for (int i = 0; i < 400; ++i) {
+      learner.count_use(subject);
+      if (const auto trial = learner.next_trial(subject)) {
+        spent += static_cast<int64_t>(trial->cost);
+        learner.begin(*trial);
+        learner.end(*trial, true, static_cast<int64_t>(trial->cost));
+      }
+      stats.row_layers = int64_t{12} * (300 + 31 * 32);
+      learner.finish(subject, stats, dual, 0, 0);
+      saved += whole - stats.row_layers;
+      work += stats.row_layers;
+    }
+    const double budget = settings.probe_budget * static_cast<double>(work);
+    EXPECT_EQ(static_cast<double>(spent) > budget, counts_steps);
+    EXPECT_LE(static_cast<double>(spent), budget + static_cast<double>(saved) / 3);
+  }
 }
 
 TEST_F(ReuseLearnerTest, APlanInsideIsBolderThanTheStartOnlyForThePrefixThatProvedIt) {

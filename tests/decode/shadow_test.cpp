@@ -98,11 +98,16 @@ TEST_F(ShadowTest, WhatThePlanHasNotDecidedCountsAsItStands) {
   }
 }
 
-TEST_F(ShadowTest, ATokenOfLittleProbabilityIsTakenFromTheRequest) {
+TEST_F(ShadowTest, ATokenOfLittleProbabilityCountsOnceBothHaveDecided) {
   const Row unsure{{10, 0.9f}, {11, 0.8f}, {12, 0.7f}, {13, 0.4f}};
   const Row other{{10, 0.9f}, {11, 0.8f}, {12, 0.7f}, {20, 0.4f}};
+  run({unsure, unsure, unsure, unsure}, {other, other, other, unsure});
+  EXPECT_TRUE(shadow->agrees()) << "what it would have put there before";
   run({unsure, unsure, unsure, unsure}, {other, other, other, other});
-  EXPECT_TRUE(shadow->agrees());
+  EXPECT_FALSE(shadow->agrees());
+  course = Shadow::Course::kOfRequest;
+  run({unsure, unsure, unsure, unsure}, {other, other, other, other});
+  EXPECT_TRUE(shadow->agrees()) << "one that follows is about tokens of which both are sure";
 }
 
 TEST_F(ShadowTest, EveryAlgorithmMayTakeItsOwnCourse) {

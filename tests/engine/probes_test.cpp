@@ -7,12 +7,14 @@
 namespace bicached {
 namespace {
 
-/// With a budget that lets every request be probed, so that what is learned is seen soon.
+/// With a budget that lets every request be probed, and short proofs (16 probes), so that what is
+/// learned is seen soon.
 class MeasuredTest : public PrefixCacheTest {
  protected:
   MeasuredTest() {
     cache.policy = "measured";
     cache.probe_budget = 1;
+    cache.max_disagreement = 0.03;
   }
   /// Depth of the last of `count` requests of a prefix, or of the one before if that is deeper: one
   /// of them may have been probed.
@@ -95,6 +97,24 @@ TEST_F(MeasuredTest, WhatIsSafeAloneHasToBeSafeTogether) {
   EXPECT_EQ(depth, 4);
 }
 
+TEST_F(MeasuredTest, ABolderPlanIsComparedWithTheOneInUse) {
+  start();
+  int depth = 0, num_deep = 0;
+  for (int i = 0; i < 120; ++i) {
+    GenerateRequest request = request_of(prefix_of(1), "question " + std::to_string(i));
+    request.decode.intra_cache = IntraCache::kNone;
+    depth = std::max(depth, ask(request).stats.depth);
+  }
+  ASSERT_EQ(depth, 4);
+  // Nothing is known of plans inside a request yet.
+  for (int i = 0; i < 16; ++i) {
+    const int64_t before = engine->cache_stats().probes;
+    depth = ask(request_of(prefix_of(1), "another " + std::to_string(i))).stats.depth;
+    num_deep += engine->cache_stats().probes > before && depth == 4 ? 1 : 0;
+  }
+  EXPECT_GT(num_deep, 8) << "what is probed goes on reusing what is proven";
+}
+
 TEST_F(MeasuredTest, ADifferenceLowersTheDepthAtOnce) {
   start();
   ASSERT_EQ(depth_after(120), 4);
@@ -129,8 +149,10 @@ TEST_F(MeasuredTest, AProbeEndsWhereAWholeBlockSaysNothing) {
   start();
   GenerateRequest request = request_of(prefix_of(1), "a long one");
   request.gen_length = request.decode.steps = 64;
+  request.decode.algorithm = "threshold";
+  request.decode.intra_cache = IntraCache::kNone;  // the depth alone is probed
   GenerationStats whole;
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 300; ++i) {
     const int64_t before = engine->cache_stats().probe_row_layers;
     whole = ask(request).stats;
     ASSERT_LT(engine->cache_stats().probe_row_layers - before, whole.row_layers / 3)
@@ -141,15 +163,19 @@ TEST_F(MeasuredTest, AProbeEndsWhereAWholeBlockSaysNothing) {
   EXPECT_EQ(whole.depth, 0);
 }
 
-TEST_F(MeasuredTest, ProbesStayWithinTheBudget) {
+TEST_F(MeasuredTest, NeverCostsMoreThanTheBudgetBeyondOff) {
   cache.probe_budget = 0.05;
-  control->safe_depth = 0;  // nothing is ever saved
+  control->safe_depth = 0;  // of the prefix nothing is ever saved
   start();
+  int64_t off = 0;
   for (int i = 0; i < 400; ++i) {
-    depth_after(1);
-    const auto probes = static_cast<double>(engine->cache_stats().probe_row_layers);
-    const auto all = static_cast<double>(engine->stats().row_layers);
-    ASSERT_LE(probes, cache.probe_budget * (all - probes)) << i;
+    GenerateRequest request = request_of(prefix_of(1), "question " + std::to_string(i));
+    ask(request);
+    request.cache.policy = "off";
+    off += ask(request).stats.row_layers;
+    const int64_t measured = engine->stats().row_layers - off;
+    ASSERT_LE(static_cast<double>(measured), (1 + cache.probe_budget) * static_cast<double>(off))
+        << i;
   }
   EXPECT_GT(engine->cache_stats().probes, 0);
 }
