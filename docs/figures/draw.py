@@ -148,10 +148,9 @@ def draw_algorithms():
 
 def draw_orders():
     """Row-layers of `measured` against the better of two other ways, by order of traffic."""
-    header, *rows = read_table("Six orders of traffic, other models")
+    header, *rows = read_table("Six orders of traffic, other questions")
     orders = [row[0] for row in rows]
-    demo = {row[0]: float(row[4]) for row in read_table("Six orders of traffic, demonstration model")[1:]}
-    series = {"demo, threshold": [demo[order] for order in orders]}
+    series = {}
     for column, name in enumerate(header[1:], 1):
         series[name] = [float(row[column].split(",")[1]) for row in rows]
     figure, axes = plt.subplots(figsize=(7.6, 3.4))

@@ -20,8 +20,8 @@ constexpr double kRecentRequests = 128;
 /// hundred.
 constexpr double kStartProbes = 100;
 /// Of what a plan in use brings into the allowance, so much goes into probing it again, since a
-/// question in twenty that goes wrong passes a proof one time in three. The rest is for others.
-constexpr double kWatchShare = 1.0 / 4;
+/// question in twenty that goes wrong passes 24 probes three times in ten. The rest is for others.
+constexpr double kWatchShare = 1.0 / 8;
 /// A proof has to save so many times its cost, if its prefix is used again as often as it was: half
 /// of all prefixes are not.
 constexpr double kPayback = 2;
@@ -123,11 +123,17 @@ double ReuseLearner::work(const Subject& subject, const Course& course, const St
   return work(subject, course, inside_step(steps.inside), depth);
 }
 
-/// Whether that part is learned of such a request, and one has been seen to its end.
-bool ReuseLearner::can_probe(const Subject& subject, bool is_shared) const {
+/// Null where that part is not learned, or no such request has been seen to its end.
+const ReuseLearner::Record* ReuseLearner::find_learned(const Subject& subject,
+                                                       bool is_shared) const {
   const Record* own = records_.find({subject.prefix, subject.kind});
   const bool is_learned = is_shared ? subject.prefix_len > 0 : !subject.inside_is_given;
-  return is_learned && own && own->course.num > 0;
+  return is_learned && own && own->course.num > 0 ? own : nullptr;
+}
+
+ReuseLearner::Steps ReuseLearner::in_use(const Subject& subject) const {
+  const Key key{subject.prefix, subject.kind};
+  return {inside_now(key), shared_now(key)};
 }
 
 /// Whether a proof would not be the most of what happens to it.
@@ -138,53 +144,44 @@ bool ReuseLearner::is_used_enough(const Ladder& ladder) const {
 /// Of the step in use, if it is time.
 std::optional<ReuseLearner::Trial> ReuseLearner::find_watch(const Subject& subject,
                                                             bool is_shared) const {
-  if (!can_probe(subject, is_shared)) return std::nullopt;
-  const Key key{subject.prefix, subject.kind};
-  const Record& own = *records_.find(key);
-  Steps in_use{inside_now(key), shared_now(key)}, careful = in_use, start = in_use;
-  careful.of(is_shared) = is_shared ? -1 : 0;
-  start.of(is_shared) = is_shared ? -1 : start_now(subject.kind);
-  const int now = in_use.of(is_shared);
-  if (now == careful.of(is_shared)) return std::nullopt;
+  const Record* own = find_learned(subject, is_shared);
+  if (!own) return std::nullopt;
+  const Steps now = in_use(subject);
+  const Steps careful = now.with(is_shared, is_shared ? -1 : 0);
+  const Steps start = now.with(is_shared, is_shared ? -1 : start_now(subject.kind));
+  if (now == careful) return std::nullopt;
   // A start is watched over all prefixes, what a prefix has proven by its own uses.
-  const bool is_start = now == start.of(is_shared);
-  const Record& watched = is_start ? *records_.find({kEveryPrefix, subject.kind}) : own;
-  const Ladder& ladder = is_shared ? watched.shared : watched.inside;
-  const double usual = work(subject, own.course, in_use);
+  const Record& watched = now == start ? *records_.find({kEveryPrefix, subject.kind}) : *own;
+  const Ladder& ladder = watched.of(is_shared);
   // The request itself runs the careful plan, and its shadow what it would have run.
-  const double cost = work(subject, own.course, careful);
+  const double cost = work(subject, own->course, careful);
+  const double usual = work(subject, own->course, now);
   const bool is_counted = is_shared || subject.counts_steps;
-  const double saved = is_counted ? work(subject, own.course, start) - usual : 0;
+  const double saved = is_counted ? work(subject, own->course, start) - usual : 0;
   const double brings = settings_.probe_budget * usual + kShareOfSaved * std::max(0.0, saved);
   const bool is_due = ladder.uses_since_probe * brings * kWatchShare >= cost;
   if (!is_due || !is_used_enough(ladder)) return std::nullopt;
-  return Trial{.subject = subject, .is_shared = is_shared, .step = now, .cost = cost};
+  return Trial{.subject = subject, .is_shared = is_shared, .step = now.of(is_shared), .cost = cost};
 }
 
 /// Of the boldest step that pays.
 std::optional<ReuseLearner::Trial> ReuseLearner::find_proof(const Subject& subject,
                                                             bool is_shared) const {
-  if (!can_probe(subject, is_shared)) return std::nullopt;
-  const Key key{subject.prefix, subject.kind};
-  const Record& own = *records_.find(key);
-  const Ladder& ladder = is_shared ? own.shared : own.inside;
-  if (!is_used_enough(ladder)) return std::nullopt;
-  const Outcomes& outcomes = ladder.outcomes;
-  Steps in_use{inside_now(key), shared_now(key)};
-  const double usual = work(subject, own.course, in_use);
-  for (int step = outcomes.num_steps() - 1; step > in_use.of(is_shared); --step) {
-    Steps tried = in_use;
-    tried.of(is_shared) = step;
-    const double cost = work(subject, own.course, tried);
-    if (cost >= usual || !outcomes.is_open(step)) continue;
-    Trial trial{
-        .subject = subject, .is_shared = is_shared, .is_proof = true, .step = step, .cost = cost};
+  const Record* own = find_learned(subject, is_shared);
+  if (!own || !is_used_enough(own->of(is_shared))) return std::nullopt;
+  const Ladder& ladder = own->of(is_shared);
+  const Steps now = in_use(subject);
+  const double usual = work(subject, own->course, now);
+  for (int step = ladder.outcomes.num_steps() - 1; step > now.of(is_shared); --step) {
+    Trial trial{.subject = subject, .is_shared = is_shared, .is_proof = true, .step = step};
+    trial.cost = work(subject, own->course, now.with(is_shared, step));
+    if (trial.cost >= usual || !ladder.outcomes.is_open(step)) continue;
     if (is_shared && subject.stored_depth < depth_step(step)) {
       trial.entry_cost = static_cast<double>(subject.prefix_len) * depth_step(step);
     }
-    trial.total_cost =
-        trial.entry_cost + trial.cost * outcomes.missing(step, settings_.max_disagreement);
-    trial.score = ladder.uses * (usual - cost) / trial.total_cost;
+    const double num_missing = ladder.outcomes.missing(step, settings_.max_disagreement);
+    trial.total_cost = trial.entry_cost + trial.cost * num_missing;
+    trial.score = ladder.uses * (usual - trial.cost) / trial.total_cost;
     if (trial.score >= kPayback) return trial;
   }
   return std::nullopt;

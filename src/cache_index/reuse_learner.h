@@ -119,13 +119,18 @@ class ReuseLearner {
   /// What is known of a kind of request with one prefix, or with every prefix.
   struct Record {
     Ladder& of(bool is_shared) { return is_shared ? shared : inside; }
+    const Ladder& of(bool is_shared) const { return is_shared ? shared : inside; }
     Course course;
     Ladder inside, shared;
   };
   using Key = std::pair<Hash128, std::string>;
   /// A plan: a step of each ladder.
   struct Steps {
-    int& of(bool is_shared) { return is_shared ? shared : inside; }
+    int of(bool is_shared) const { return is_shared ? shared : inside; }
+    Steps with(bool is_shared, int step) const {
+      return is_shared ? Steps{inside, step} : Steps{step, shared};
+    }
+    bool operator==(const Steps&) const = default;
     int inside = 0, shared = -1;
   };
 
@@ -140,7 +145,8 @@ class ReuseLearner {
   double work(const Subject& subject, const Course& course, const Steps& steps) const;
   std::optional<Trial> find_watch(const Subject& subject, bool is_shared) const;
   std::optional<Trial> find_proof(const Subject& subject, bool is_shared) const;
-  bool can_probe(const Subject& subject, bool is_shared) const;
+  const Record* find_learned(const Subject& subject, bool is_shared) const;
+  Steps in_use(const Subject& subject) const;
   bool is_used_enough(const Ladder& ladder) const;
   Trial survey(const Subject& subject);
   PlanReport describe(const std::string& kind, const Record& record) const;
