@@ -59,7 +59,7 @@ struct InsidePlan {
 /// The plan that a model starts from before anything is known of its traffic.
 struct ReuseStart {
   InsidePlan plan;            // as without reuse, unless something better is known
-  bool is_published = false;  // of a known checkpoint: probes watch it and go on from there
+  bool is_published = false;  // of a known checkpoint: what probes prove is added to it
   std::string reason = "nothing is known of this model";
 };
 

@@ -149,18 +149,18 @@ std::optional<ReuseLearner::Trial> ReuseLearner::find_watch(const Subject& subje
   const Steps now = in_use(subject);
   const Steps careful = now.with(is_shared, is_shared ? -1 : 0);
   const Steps start = now.with(is_shared, is_shared ? -1 : start_now(subject.kind));
-  if (now == careful) return std::nullopt;
-  // A start is watched over all prefixes, what a prefix has proven by its own uses.
-  const Record& watched = now == start ? *records_.find({kEveryPrefix, subject.kind}) : *own;
-  const Ladder& ladder = watched.of(is_shared);
+  // A start is watched over all prefixes, what a prefix has proven by its own uses. Of a published
+  // one nothing would follow.
+  const bool is_start = now == start;
+  const Record* watched = is_start ? records_.find({kEveryPrefix, subject.kind}) : own;
+  if (now == careful || !watched || (is_start && settings_.start.is_published)) return std::nullopt;
   // The request itself runs the careful plan, and its shadow what it would have run.
   const double cost = work(subject, own->course, careful);
   const double usual = work(subject, own->course, now);
   const bool is_counted = is_shared || subject.counts_steps;
   const double saved = is_counted ? work(subject, own->course, start) - usual : 0;
   const double brings = settings_.probe_budget * usual + kShareOfSaved * std::max(0.0, saved);
-  const bool is_due = ladder.uses_since_probe * brings * kWatchShare >= cost;
-  if (!is_due || !is_used_enough(ladder)) return std::nullopt;
+  if (watched->of(is_shared).uses_since_watch * brings * kWatchShare < cost) return std::nullopt;
   return Trial{.subject = subject, .is_shared = is_shared, .step = now.of(is_shared), .cost = cost};
 }
 
@@ -189,23 +189,23 @@ std::optional<ReuseLearner::Trial> ReuseLearner::find_proof(const Subject& subje
 
 std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subject) {
   if (settings_.surveys) return survey(subject);
-  claim_.score *= 1 - 1 / kRecentRequests;
-  claim_.total_cost *= 1 - 1 / kRecentRequests;
   for (const bool is_shared : {true, false}) {
     const std::optional<Trial> watch = find_watch(subject, is_shared);
     if (watch && allowance_ >= watch->cost) return watch;
+    if (watch) owed_ = std::max(owed_, watch->cost);
   }
   std::optional<Trial> best = find_proof(subject, true);
   const std::optional<Trial> inside = find_proof(subject, false);
   if (inside && (!best || inside->score > best->score)) best = inside;
-  if (!best) return std::nullopt;
   // One proof after the other: what the best one still takes is not spent on others.
-  const bool goes_on = claim_.is_shared == best->is_shared &&
-                       claim_.subject.kind == best->subject.kind &&
-                       claim_.subject.prefix == best->subject.prefix;
+  const bool is_claimed =
+      claim_.subject.kind == subject.kind && claim_.subject.prefix == subject.prefix;
+  const bool goes_on = best && is_claimed && claim_.is_shared == best->is_shared;
+  if (is_claimed && !goes_on) claim_ = {};  // it has ended
+  if (!best) return std::nullopt;
   const bool is_first = goes_on || best->score > claim_.score;
   if (is_first) claim_ = *best;
-  const double needed = best->entry_cost + best->cost + (is_first ? 0 : claim_.total_cost);
+  const double needed = owed_ + best->entry_cost + best->cost + (is_first ? 0 : claim_.total_cost);
   return allowance_ >= needed ? best : std::nullopt;
 }
 
@@ -213,7 +213,7 @@ std::optional<ReuseLearner::Trial> ReuseLearner::next_trial(const Subject& subje
 ReuseLearner::Trial ReuseLearner::survey(const Subject& subject) {
   const size_t num_inside = plans_.size() - 1;
   const size_t num_shared = subject.prefix_len > 0 ? depths_.size() : 0;
-  const size_t turn = num_surveyed_++ % (num_inside + num_shared);
+  const size_t turn = num_surveyed_ % (num_inside + num_shared);
   const bool is_shared = turn >= num_inside;
   const size_t step = is_shared ? turn - num_inside : turn + 1;
   return {.subject = subject, .is_shared = is_shared, .step = static_cast<int>(step)};
@@ -232,21 +232,31 @@ std::array<ReuseLearner::Record*, 2> ReuseLearner::records_of(const Subject& sub
 }
 
 void ReuseLearner::count_use(const Subject& subject) {
+  owed_ *= 1 - 1 / kRecentRequests;
+  claim_.score *= 1 - 1 / kRecentRequests;
+  claim_.total_cost *= 1 - 1 / kRecentRequests;
   for (Record* record : records_of(subject)) {
     for (Ladder* ladder : {&record->inside, &record->shared}) {
       ++ladder->uses;
-      ++ladder->uses_since_probe;
+      ++ladder->uses_since_watch;
     }
   }
 }
 
 void ReuseLearner::begin(const Trial& trial) {
   allowance_ -= trial.cost;
-  for (Record* record : records_of(trial.subject)) record->of(trial.is_shared).uses_since_probe = 0;
+  ++num_surveyed_;
+  if (trial.is_proof) return;
+  owed_ = 0;
+  for (Record* record : records_of(trial.subject)) record->of(trial.is_shared).uses_since_watch = 0;
+}
+
+void ReuseLearner::drop(const Trial& trial, int64_t spent) {
+  allowance_ += trial.cost - static_cast<double>(spent);
 }
 
 void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t spent) {
-  allowance_ += trial.cost - static_cast<double>(spent);
+  drop(trial, spent);
   const auto records = records_of(trial.subject);
   Ladder& own = records.back()->of(trial.is_shared);
   if (!agrees) {
@@ -255,8 +265,11 @@ void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t s
     return;
   }
   own.patience = 1;
-  for (Record* record : records) record->of(trial.is_shared).outcomes.record(trial.step, *agrees);
-  // Questions about a prefix may have become others.
+  own.outcomes.record(trial.step, *agrees);
+  // That a bolder step agrees with the one in use says nothing of a start.
+  if (!trial.is_proof) records.front()->of(trial.is_shared).outcomes.record(trial.step, *agrees);
+  // Questions about a prefix may have become others, and of many steps that are tried one passes
+  // by chance.
   if (!*agrees) own.outcomes.doubt();
 }
 
@@ -278,7 +291,7 @@ void ReuseLearner::finish(const Subject& subject, const GenerationStats& stats,
     const InsidePlan& start = inside_step(start_now(subject.kind));
     saved_inside = work(subject, now, start, depth) - work(subject, now, inside, depth);
   }
-  allowance_ *= 1 - 1 / kAllowanceRequests;
+  allowance_ -= std::max(0.0, allowance_ - owed_) / kAllowanceRequests;
   allowance_ += settings_.probe_budget * static_cast<double>(stats.row_layers) +
                 kShareOfSaved * (static_cast<double>(saved) + std::max(0.0, saved_inside));
 }
@@ -286,6 +299,7 @@ void ReuseLearner::finish(const Subject& subject, const GenerationStats& stats,
 void ReuseLearner::forget() {
   records_.clear();
   allowance_ = 0;
+  owed_ = 0;
   claim_ = {};
 }
 

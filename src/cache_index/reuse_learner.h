@@ -25,8 +25,8 @@ std::string request_kind(const GenerateRequest& request);
 /// Step 0 reuses nothing.
 std::vector<InsidePlan> inside_plans(int num_layers, const InsidePlan& start);
 
-/// Learns which plan decides the same tokens as recomputing everything, from probes, within a
-/// budget. Numbers only; engine thread only.
+/// Learns from probes, within a budget, which plan decides the same tokens as more careful ones do.
+/// Numbers only; engine thread only.
 ///
 /// A plan has two parts, each a ladder of its own: what is reused *inside* the request, and the
 /// depth at which a *shared* prefix is reused. Both are learned for a prefix (salts are part of it)
@@ -56,7 +56,8 @@ class ReuseLearner {
   struct Trial {
     Subject subject;
     bool is_shared = false;
-    /// A bolder step is compared with the one in use. Else what is in use is, with nothing reused.
+    /// The step is compared with the one in use, which is more careful. Else with nothing of this
+    /// part: what is in use is watched (or, in a survey, any step).
     bool is_proof = false;
     int step = 0;
     double cost = 0;        // row-layers expected, beyond those of a request that is not probed
@@ -83,6 +84,8 @@ class ReuseLearner {
   void begin(const Trial& trial);
   /// Nothing: it found nothing out. `spent`: row-layers it cost.
   void end(const Trial& trial, std::optional<bool> agrees, int64_t spent);
+  /// It was given up on the way, and says nothing of its plan.
+  void drop(const Trial& trial, int64_t spent);
   /// A request has ended that ran this plan; `saved`: row-layers it did not run thanks to the
   /// shared prefix.
   void finish(const Subject& subject, const GenerationStats& stats, const InsidePlan& inside,
@@ -96,8 +99,10 @@ class ReuseLearner {
   void report(std::map<Hash128, std::vector<PlanReport>>& prefixes) const;
   void forget();
 
-  /// What outlives a restart, JSON. `from_json` leaves out what does not fit this model's ladders
-  /// and throws kInvalidSettings for a text that is none of ours.
+  /// What its steps mean: outcomes of other ladders are of no use.
+  std::string ladders() const;
+  /// What outlives a restart, JSON. `from_json` leaves out records that can't be, and throws
+  /// kInvalidSettings for a text that is none of ours or of other ladders.
   std::string to_json() const;
   void from_json(const std::string& text, const std::string& path);
   /// Grows with every request that ends.
@@ -113,7 +118,7 @@ class ReuseLearner {
     explicit Ladder(size_t num_steps) : outcomes(static_cast<int>(num_steps)) {}
     Outcomes outcomes;
     double uses = 0;
-    double uses_since_probe = 0;
+    double uses_since_watch = 0;
     double patience = 1;  // times the uses that are needed; grows while probes find nothing out
   };
   /// What is known of a kind of request with one prefix, or with every prefix.
@@ -150,7 +155,6 @@ class ReuseLearner {
   bool is_used_enough(const Ladder& ladder) const;
   Trial survey(const Subject& subject);
   PlanReport describe(const std::string& kind, const Record& record) const;
-  std::vector<std::string> describe_ladders() const;
 
   const CacheSettings& settings_;
   const int num_layers_;
@@ -159,7 +163,8 @@ class ReuseLearner {
   const int start_step_;
   LruMap<Key, Record> records_;
   double allowance_ = 0;
-  Trial claim_;  // the proof that is paid for first
+  double owed_ = 0;  // to the watch that is due
+  Trial claim_;      // the proof that is paid for first
   int64_t version_ = 0;
   size_t num_surveyed_ = 0;
 };

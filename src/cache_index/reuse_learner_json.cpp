@@ -90,11 +90,10 @@ void ReuseLearner::report(std::map<Hash128, std::vector<PlanReport>>& prefixes) 
   }
 }
 
-/// What steps mean: numbers of other ladders are of no use.
-std::vector<std::string> ReuseLearner::describe_ladders() const {
-  std::vector<std::string> names;
-  for (const InsidePlan& plan : plans_) names.push_back(describe_plan(plan));
-  for (const int depth : depths_) names.push_back("depth " + std::to_string(depth));
+std::string ReuseLearner::ladders() const {
+  std::string names;
+  for (const InsidePlan& plan : plans_) names += describe_plan(plan) + "; ";
+  for (const int depth : depths_) names += "depth " + std::to_string(depth) + "; ";
   return names;
 }
 
@@ -110,7 +109,7 @@ std::string ReuseLearner::to_json() const {
          {"inside", write_outcomes(record.inside.outcomes)},
          {"shared", write_outcomes(record.shared.outcomes)}});
   }
-  return Json{{"format", kFormat}, {"ladders", describe_ladders()}, {"records", records}}.dump();
+  return Json{{"format", kFormat}, {"ladders", ladders()}, {"records", records}}.dump();
 }
 
 void ReuseLearner::from_json(const std::string& text, const std::string& path) {
@@ -120,8 +119,13 @@ void ReuseLearner::from_json(const std::string& text, const std::string& path) {
                 path + ": no file of probe outcomes (\"format\": \"" + kFormat + "\")",
                 "state_dir");
   }
+  if (read_text(file, "ladders") != ladders()) {
+    throw Error(ErrorCode::kInvalidSettings,
+                path + ": its plans are not those of this server (\"" + ladders() + "\")",
+                "state_dir");
+  }
   const Json records = file.value("records", Json());
-  if (file.value("ladders", Json()) != Json(describe_ladders()) || !records.is_array()) return;
+  if (!records.is_array()) return;
   // The one used last stands first.
   for (auto it = records.rbegin(); it != records.rend(); ++it) {
     Hash128 prefix;
@@ -129,7 +133,7 @@ void ReuseLearner::from_json(const std::string& text, const std::string& path) {
     Record& record = touch({prefix, read_text(*it, "kind")});
     const std::vector<double> course = read_numbers(*it, "course", 4);
     const std::vector<double> uses = read_numbers(*it, "uses", 2);
-    record.course = {course[0], course[1], course[2], course[3]};
+    record.course = {course[0], std::max(course[1], 1.0), course[2], course[3]};
     record.inside.uses = uses[0];
     record.shared.uses = uses[1];
     read_outcomes(*it, "inside", record.inside.outcomes);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -29,6 +31,13 @@ struct Reuse : InsidePlan {
   int own_states(int length, int num_layers) const {
     if (refresh_depth < 1 || refresh_depth >= num_layers) return 0;
     return is_adaptive() ? length : refresh_depth > depth ? prefix_len : 0;
+  }
+  /// Row-layers that a request does not run thanks to the shared entry. The first of its forwards
+  /// counts as a refresh; the others save what the entry's depth spares beyond that of refreshes.
+  int64_t saved_row_layers(int num_refreshes) const {
+    if (num_refreshes == 0) return 0;
+    const int in_refresh = std::max(0, depth - refresh_depth);
+    return prefix_len * (depth + int64_t{num_refreshes - 1} * in_refresh);
   }
 };
 

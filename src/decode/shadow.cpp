@@ -72,7 +72,13 @@ void Shadow::advance(std::span<const RowResult> results, std::span<const RowResu
 void Shadow::conclude() {
   if (!is_running() || is_together_) return;
   for (const auto& [position, choice] : open_) {
-    if (at(own_, position).token == kNoToken) compare_sure(choice, at(of_request_, position));
+    Choice& own = at(own_, position);
+    if (own.token != kNoToken) continue;
+    compare_sure(choice, at(of_request_, position));
+    own = choice;
+  }
+  for (size_t i = 0; i < own_.size(); ++i) {
+    lags_ = lags_ || (of_request_[i].token != kNoToken && own_[i].token == kNoToken);
   }
 }
 

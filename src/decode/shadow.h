@@ -41,6 +41,7 @@ class Shadow {
   /// block had no decision that counts.
   bool is_running() const { return static_cast<bool>(slab_); }
   int num_rows() const { return is_running() ? decoder_.next().num_rows : 0; }
+  bool in_block() const { return !is_running() || decoder_.next().in_block; }
   int num_logit_rows() const { return is_running() ? decoder_.num_logit_rows() : 0; }
   void append_to(Forward& forward) const {
     if (is_running()) decoder_.append_to(forward, slab_.id(), states_);
@@ -52,8 +53,9 @@ class Shadow {
   /// The request has ended: what the plan has left open counts as it stands.
   void conclude();
   bool agrees() const { return agrees_; }
-  /// Decisions compared so far. While there are none nothing is known.
-  int num_checks() const { return num_checks_; }
+  /// Decisions compared so far. While there are none nothing is known, and neither is of a plan
+  /// that had not come to all that the request has decided.
+  int num_checks() const { return lags_ ? 0 : num_checks_; }
   const GenerationStats& stats() const { return decoder_.stats(); }
   const Reuse& plan() const { return decoder_.reuse(); }
 
@@ -82,6 +84,7 @@ class Shadow {
   std::vector<std::pair<int, Choice>> open_;
   bool is_together_ = true;  // both have decided the same until now
   bool agrees_ = true;
+  bool lags_ = false;
   int num_checks_ = 0;
 };
 

@@ -294,8 +294,8 @@ void Engine::Impl::take_results(Sequence& sequence, std::span<const RowResult> r
   const auto num_own = static_cast<size_t>(decoder.num_logit_rows());
   const auto own = results.first(num_own);
   decoder.commit(own);
-  if (Shadow* shadow = sequence.cache.shadow.get()) {
-    shadow->advance(results.subspan(num_own), own, decoder.last_commits());
+  if (sequence.cache.shadow) {
+    cache.advance_probe(sequence.cache, results.subspan(num_own), own, decoder.last_commits());
   }
   stats.tokens_committed += before - decoder.canvas().num_masked();
   stats.refreshes += decoder.stats().num_refreshes - refreshes;

@@ -2,16 +2,28 @@
 
 #include <filesystem>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "bicached/error.h"
 
 namespace bicached {
+namespace {
+
+/// A server with other plans has a file of its own, and leaves this one as it is.
+std::string name_of(const std::string& fingerprint, const std::string& ladders) {
+  Hasher hasher;
+  hasher.add(fingerprint);
+  hasher.add(ladders);
+  return "probes-" + hasher.digest().hex().substr(0, 16) + ".json";
+}
+
+}  // namespace
 
 OutcomesFile::OutcomesFile(const CacheSettings& settings, const std::string& fingerprint,
                            ReuseLearner& learner)
     : settings_(settings),
       learner_(learner),
-      file_(settings.state_dir + "/probes-" + fingerprint.substr(0, 16) + ".json") {
+      file_(settings.state_dir + "/" + name_of(fingerprint, learner.ladders())) {
   load();
 }
 

@@ -28,22 +28,6 @@ std::span<const TokenId> prefix_of(const GenerateRequest& request, int length) {
   return std::span<const TokenId>(request.prompt_ids).first(static_cast<size_t>(length));
 }
 
-/// What a request did not run thanks to the shared entry. The first of its forwards counts as a
-/// refresh; the others save what the entry's depth spares beyond that of refreshes.
-int64_t saved_row_layers(const Reuse& reuse, int num_refreshes) {
-  if (num_refreshes == 0) return 0;
-  const int in_refresh = std::max(0, reuse.depth - reuse.refresh_depth);
-  return reuse.prefix_len * (reuse.depth + int64_t{num_refreshes - 1} * in_refresh);
-}
-
-/// How the shadow goes on. An algorithm that counts its steps decides so many positions in each,
-/// sure or not: what comes of another order shows only in a course of its own, as with plans inside
-/// a request.
-Shadow::Course course_of(const ReuseLearner::Trial& trial) {
-  const bool may_follow = trial.is_shared && !trial.subject.counts_steps;
-  return may_follow ? Shadow::Course::kOfRequest : Shadow::Course::kOwn;
-}
-
 std::optional<DepthTable> load_table(const CacheSettings& settings, int num_layers) {
   if (settings.depth_table.empty()) return std::nullopt;
   return name_errors("depth_table",
@@ -312,6 +296,7 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
     if (use.entry) use.held = entries_.hold(*use.entry);
     if (use.trial && !start_probe(request, use)) use.trial.reset();
     if (use.reuse.depth > 0 && !entries_.load(*use.entry, slab, use.reuse.depth)) {
+      if (use.shadow) end_probe(use, {}, false);  // its shadow has loaded it
       use.held.reset();
       use.entry = nullptr;
       use.reuse.depth = 0;
@@ -325,88 +310,22 @@ void PrefixCache::take_up(const GenerateRequest& request, CacheUse& use, SlabId 
   // Of its own forwards a request may reuse something under any policy, if it says so.
   if (use.reuse.own_states(request.longest_canvas(), info_.num_layers) > 0) {
     use.own = entries_.own_states(use.reuse, request.longest_canvas());
+    if (!use.own && drop_probe(use)) {
+      use.own = entries_.own_states(use.reuse, request.longest_canvas());
+    }
     if (!use.own) use.reuse.refresh_depth = 0;
   }
 }
 
-/// The request is decoded under the plan that the tried one is compared with, its shadow under the
-/// tried one. False: there is no room, and nothing has changed.
-bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
-  const ReuseLearner::Trial& trial = *use.trial;
-  const int length = request.longest_canvas();
-  Reuse known = use.reuse, tried = use.reuse;
-  if (trial.is_shared) {
-    tried.depth = learner_.depth_step(trial.step);
-    if (!trial.is_proof) known.depth = 0;
-  } else {
-    static_cast<InsidePlan&>(tried) = learner_.inside_step(trial.step);
-    if (!trial.is_proof) static_cast<InsidePlan&>(known) = {};
-  }
-  try {
-    Lease slab = lease_slab(denoiser_, length);
-    if (!slab) return false;
-    if (tried.own_states(length, info_.num_layers) > 0) {
-      use.shadow_own = entries_.own_states(tried, length);
-      if (!use.shadow_own) return false;
-    }
-    if (tried.depth > 0) denoiser_.load_entry(use.held.id(), slab.id(), tried.depth);
-    const PrefixStates states{tried.depth > 0 ? use.held.id() : kNoId, use.shadow_own.id()};
-    use.shadow =
-        std::make_unique<Shadow>(request, info_, tried, std::move(slab), states, course_of(trial));
-  } catch (const std::exception& error) {
-    log_warn(std::string("a probe could not be begun: ") + error.what());
-    use.shadow_own.reset();
-    return false;
-  }
-  use.reuse = known;
-  learner_.begin(trial);
-  ++probes_running_;
-  return true;
-}
-
-bool PrefixCache::drop_probe(CacheUse& use) {
-  if (!use.shadow) return false;
-  end_probe(use, {}, false);
-  return true;
-}
-
-void PrefixCache::end_probe(CacheUse& use, const GenerationStats& stats, bool is_complete) {
-  const ReuseLearner::Trial trial = *std::exchange(use.trial, std::nullopt);
-  const auto shadow = std::exchange(use.shadow, nullptr);
-  if (is_complete) shadow->conclude();
-  use.shadow_own.reset();
-  --probes_running_;
-  // A difference is one, however the request ended. A plan inside a request that left out no more
-  // than the other, in a request of one forward for example, agrees with nothing.
-  const GenerationStats& of_plan = shadow->stats();
-  const auto without_depth = [](const Reuse& reuse, const GenerationStats& of) {
-    return of.row_layers + saved_row_layers(reuse, of.num_refreshes);
-  };
-  const bool leaves_out_more = without_depth(shadow->plan(), of_plan) * stats.num_forwards <
-                               without_depth(use.reuse, stats) * of_plan.num_forwards;
-  const bool has_reused = trial.is_shared || leaves_out_more;
-  const bool is_known = is_complete && has_reused && shadow->num_checks() > 0;
-  std::optional<bool> agrees;
-  if (is_known || !shadow->agrees()) agrees = shadow->agrees();
-  stats_.probe_checks += shadow->num_checks();
-  stats_.probe_row_layers += of_plan.row_layers;
-  stats_.probes += agrees ? 1 : 0;
-  stats_.probe_disagreements += agrees && !*agrees ? 1 : 0;
-  // Had what is in use not been watched, the request would have run as its shadow did.
-  const int64_t spent =
-      trial.is_proof ? of_plan.row_layers : std::max(stats.row_layers, of_plan.row_layers);
-  learner_.end(trial, agrees, spent);
-}
-
 void PrefixCache::finish(CacheUse& use, const GenerationStats& stats, bool is_complete) {
   if (!use.policy || !use.policy->reuses) return;
-  const int64_t saved = use.held ? saved_row_layers(use.reuse, stats.num_refreshes) : 0;
+  const int64_t saved = use.held ? use.reuse.saved_row_layers(stats.num_refreshes) : 0;
   if (use.held) entries_.count_saved(*use.entry, saved);
   stats_.saved_row_layers += saved;
+  if (use.shadow) end_probe(use, stats, is_complete);
   if (use.policy->learns && is_complete) {
     learner_.finish(use.subject, stats, use.reuse, use.reuse.depth, saved);
   }
-  if (use.shadow) end_probe(use, stats, is_complete);
 }
 
 // --- What operators do with it, and see --------------------------------------------------------

@@ -34,7 +34,7 @@ void check_cache_settings(const CacheSettings& settings, int num_layers);
 /// up as much, so a request that would use it at b > 0 has it made, as deep as it wants it, and
 /// waits for it: making it beside the request's own first forward would cost the same twice. That
 /// is done once `min_uses` prompts had the prefix. Nobody waits for an entry that is made for a
-/// probe: a later request is probed.
+/// probe, a later request is probed; unless it takes the place of one that is reused already.
 class PrefixCache {
  public:
   PrefixCache(Denoiser& denoiser, const CacheSettings& settings);
@@ -50,7 +50,11 @@ class PrefixCache {
   Readiness prepare(const GenerateRequest& request, CacheUse& use);
   /// The request starts on this slab, right after `prepare`.
   void take_up(const GenerateRequest& request, CacheUse& use, SlabId slab);
-  /// Gives up the request's probe to make room; false: there is none.
+  /// The results of the probe's rows, those of the request's rows, and what the request decided by
+  /// them. A difference counts at once, whatever becomes of the request.
+  void advance_probe(CacheUse& use, std::span<const RowResult> results,
+                     std::span<const RowResult> of_request, const std::vector<Commit>& commits);
+  /// Gives up the request's probe to make room; false: there is none that takes any.
   bool drop_probe(CacheUse& use);
   /// The request has ended, or (not `is_complete`) was dropped on the way.
   void finish(CacheUse& use, const GenerationStats& stats, bool is_complete);

@@ -99,8 +99,10 @@ struct Sequence {
   int num_rows() const {
     return decoder->next().num_rows + (cache.shadow ? cache.shadow->num_rows() : 0);
   }
-  /// Whether its next forward runs nothing but rows of the block.
-  bool in_block() const { return decoder->next().in_block; }
+  /// Whether its next forward runs nothing but rows of blocks.
+  bool in_block() const {
+    return decoder->next().in_block && (!cache.shadow || cache.shadow->in_block());
+  }
   bool is_cancelled() const { return stream->cancelled[static_cast<size_t>(index)]; }
 };
 

@@ -102,6 +102,9 @@ class FakeDenoiser final : public Denoiser {
       num_rows += group.num_rows();
       num_blocks += group.num_rows() <= control_->block_rows ? 1 : 0;
       std::vector<TokenId>& canvas = slabs_.at(group.slab);
+      if (group.enter_from != kNoId && !entries_.contains(group.enter_from)) {
+        throw std::runtime_error("an entry that is gone");
+      }
       for (size_t i = 0; i < group.tokens.size(); ++i) {
         canvas.at(static_cast<size_t>(group.row_at(static_cast<int>(i)))) = group.tokens[i];
         if (group.tokens[i] == control_->poison) throw std::runtime_error("a poisoned canvas");

@@ -16,8 +16,8 @@ class MeasuredTest : public PrefixCacheTest {
     cache.probe_budget = 1;
     cache.max_disagreement = 0.03;
   }
-  /// Depth of the last of `count` requests of a prefix, or of the one before if that is deeper: one
-  /// of them may have been probed.
+  /// Depth of the last of `count` requests of a prefix, or of the one before if that is deeper: for
+  /// one of them it may have been watched.
   int depth_after(int count, int prefix = 1, const std::string& salt = "") {
     int before = 0, depth = 0;
     for (int i = 0; i < count; ++i) {
@@ -271,13 +271,41 @@ TEST_F(MeasuredTest, OutcomesSurviveARestart) {
   std::filesystem::remove_all(folder);
 }
 
+TEST_F(MeasuredTest, AServerWithOtherPlansLeavesWhatWasLearnedAlone) {
+  const auto folder = std::filesystem::temp_directory_path() / "bicached_other_plans_test";
+  std::filesystem::remove_all(folder);
+  cache.state_dir = folder.string();
+  start();
+  ASSERT_EQ(depth_after(120), 4);
+  engine->stop(std::chrono::milliseconds(1000));
+  cache.policy = "fixed";
+  cache.depth = 2;
+  start();
+  GenerateRequest request = request_of(prefix_of(2), "a question");
+  request.cache.policy = "measured";
+  ask(request);
+  engine->stop(std::chrono::milliseconds(1000));
+  cache.policy = "measured";
+  start();
+  EXPECT_EQ(depth_after(2), 4);
+  engine.reset();
+  std::filesystem::remove_all(folder);
+}
+
 TEST_F(MeasuredTest, ABrokenStateFileIsKeptAsideAndCostsOnlyWhatItHeld) {
   const auto folder = std::filesystem::temp_directory_path() / "bicached_broken_state_test";
   for (const char* text : {"", "{", "[]", R"({"format": "bicached probes 1"})", "\x00\xff"}) {
     std::filesystem::remove_all(folder);
     std::filesystem::create_directories(folder);
     cache.state_dir = folder.string();
-    const auto file = folder / "probes-fake.json";
+    start();
+    depth_after(1);
+    engine.reset();
+    std::filesystem::path file;
+    for (const auto& item : std::filesystem::directory_iterator(folder)) {
+      if (item.path().extension() == ".json") file = item.path();
+    }
+    ASSERT_FALSE(file.empty());
     std::ofstream(file) << text;
     start();
     EXPECT_FALSE(std::filesystem::exists(file)) << text;
