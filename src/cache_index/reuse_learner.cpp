@@ -120,7 +120,8 @@ double ReuseLearner::work(const Subject& subject, const Course& course, const In
 
 double ReuseLearner::work(const Subject& subject, const Course& course, const Steps& steps) const {
   const int depth = steps.shared < 0 ? 0 : depth_step(steps.shared);
-  return work(subject, course, inside_step(steps.inside), depth);
+  const InsidePlan& plan = subject.inside_is_given ? subject.inside : inside_step(steps.inside);
+  return work(subject, course, plan, depth);
 }
 
 /// Null where that part is not learned, or no such request has been seen to its end.
@@ -260,6 +261,7 @@ void ReuseLearner::end(const Trial& trial, std::optional<bool> agrees, int64_t s
   const auto records = records_of(trial.subject);
   Ladder& own = records.back()->of(trial.is_shared);
   if (!agrees) {
+    if (!trial.is_proof) return;
     own.patience *= 2;
     own.uses = 0;
     return;

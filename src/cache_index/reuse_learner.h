@@ -50,6 +50,7 @@ class ReuseLearner {
     int stored_depth = 0;          // layers of the prefix that are stored
     bool counts_steps = false;     // its algorithm: any plan takes as many forwards
     bool inside_is_given = false;  // that part is the client's or the operator's: not learned
+    InsidePlan inside = {};        // of such a request
   };
   /// A probe compares two plans that differ in one part, this ladder's: the one that is tried has
   /// this `step` of it. The other part is what is in use.
