@@ -67,6 +67,8 @@ class Unmasker {
   virtual int min_choices(const BlockProgress&) const { return 1; }
   /// Whether a block always takes `num_steps` steps (quota) or ends when nothing is masked.
   virtual bool counts_steps() const { return false; }
+  /// Whether a step may have to decide more positions than one, sure or not.
+  virtual bool has_quota() const { return counts_steps(); }
   /// Whether it looks at Candidate::divergence, which costs memory.
   virtual bool wants_divergence() const { return false; }
 };

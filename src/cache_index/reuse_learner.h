@@ -49,6 +49,7 @@ class ReuseLearner {
     int block_length = 0;
     int stored_depth = 0;          // layers of the prefix that are stored
     bool counts_steps = false;     // its algorithm: any plan takes as many forwards
+    bool has_quota = false;        // its algorithm: decides what it is unsure of
     bool inside_is_given = false;  // that part is the client's or the operator's: not learned
     InsidePlan inside = {};        // of such a request
   };

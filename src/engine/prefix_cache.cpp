@@ -198,7 +198,9 @@ void PrefixCache::describe(const GenerateRequest& request, const CacheUse::Candi
   subject.stored_depth = entry ? entry->spec.max_depth : 0;
   subject.length = total_len(request);
   subject.block_length = request.decode.block_length;
-  subject.counts_steps = make_unmasker(request.decode)->counts_steps();
+  const auto unmasker = make_unmasker(request.decode);
+  subject.counts_steps = unmasker->counts_steps();
+  subject.has_quota = unmasker->has_quota();
   subject.inside_is_given = inside_is_given(request);
 }
 

@@ -7,11 +7,10 @@
 namespace bicached {
 namespace {
 
-/// How the shadow goes on. An algorithm that counts its steps decides so many positions in each,
-/// sure or not: what comes of another order shows only in a course of its own, as with plans inside
-/// a request.
+/// How the shadow goes on. Where positions are decided sure or not, what comes of another order
+/// shows only in a course of its own, as with plans inside a request.
 Shadow::Course course_of(const ReuseLearner::Trial& trial) {
-  const bool may_follow = trial.is_shared && !trial.subject.counts_steps;
+  const bool may_follow = trial.is_shared && !trial.subject.has_quota;
   return may_follow ? Shadow::Course::kOfRequest : Shadow::Course::kOwn;
 }
 

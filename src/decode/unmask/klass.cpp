@@ -30,6 +30,7 @@ class Klass final : public Unmasker {
     return best_of(probabilities(candidates), std::max(1, step_quota(progress, eps_)));
   }
 
+  bool has_quota() const override { return true; }
   bool wants_divergence() const override { return true; }
 
  private:

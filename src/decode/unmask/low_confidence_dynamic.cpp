@@ -18,6 +18,8 @@ class LowConfidenceDynamic final : public Unmasker {
     return above_or_best(candidates, threshold_, std::max(1, step_quota(progress, eps_)));
   }
 
+  bool has_quota() const override { return true; }
+
  private:
   float threshold_;
   double eps_;
