@@ -233,9 +233,9 @@ std::array<ReuseLearner::Record*, 2> ReuseLearner::records_of(const Subject& sub
 }
 
 void ReuseLearner::count_use(const Subject& subject) {
-  owed_ *= 1 - 1 / kRecentRequests;
-  claim_.score *= 1 - 1 / kRecentRequests;
-  claim_.total_cost *= 1 - 1 / kRecentRequests;
+  for (double* fading : {&owed_, &claim_.score, &claim_.total_cost}) {
+    *fading *= 1 - 1 / kRecentRequests;
+  }
   for (Record* record : records_of(subject)) {
     for (Ladder* ladder : {&record->inside, &record->shared}) {
       ++ladder->uses;

@@ -118,6 +118,12 @@ void PrefixCache::arrive(const GenerateRequest& request, CacheUse& use) {
   if (!use.policy->reuses) return;
   find_candidates(request, use);
   if (!use.policy->learns) return;
+  const auto unmasker = make_unmasker(request.decode);
+  use.subject.length = total_len(request);
+  use.subject.block_length = request.decode.block_length;
+  use.subject.counts_steps = unmasker->counts_steps();
+  use.subject.has_quota = unmasker->has_quota();
+  use.subject.inside_is_given = inside_is_given(request);
   describe(request, choose_prefix(request, use), use);
   learner_.count_use(use.subject);
 }
@@ -188,7 +194,7 @@ const CacheUse::Candidate* PrefixCache::choose_prefix(const GenerateRequest& req
   return best;
 }
 
-/// What the learner looks at.
+/// The prefix, as the learner looks at it.
 void PrefixCache::describe(const GenerateRequest& request, const CacheUse::Candidate* prefix,
                            CacheUse& use) {
   ReuseLearner::Subject& subject = use.subject;
@@ -196,12 +202,6 @@ void PrefixCache::describe(const GenerateRequest& request, const CacheUse::Candi
   subject.prefix = prefix ? prefix->key : Hash128{};
   subject.prefix_len = prefix ? prefix->length : 0;
   subject.stored_depth = entry ? entry->spec.max_depth : 0;
-  subject.length = total_len(request);
-  subject.block_length = request.decode.block_length;
-  const auto unmasker = make_unmasker(request.decode);
-  subject.counts_steps = unmasker->counts_steps();
-  subject.has_quota = unmasker->has_quota();
-  subject.inside_is_given = inside_is_given(request);
 }
 
 // --- How it is reused --------------------------------------------------------------------------

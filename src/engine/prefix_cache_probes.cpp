@@ -32,22 +32,18 @@ bool PrefixCache::start_probe(const GenerateRequest& request, CacheUse& use) {
   try {
     Lease slab = lease_slab(denoiser_, length);
     if (!slab) return false;
-    if (tried.own_states(length, info_.num_layers) > 0) {
-      use.shadow_own = entries_.own_states(tried, length);
-      if (!use.shadow_own) return false;
-    }
-    if (tried.depth > 0 && !entries_.load(*use.entry, slab.id(), tried.depth)) {
-      use.shadow_own.reset();
-      return false;
-    }
-    const PrefixStates states{tried.depth > 0 ? use.held.id() : kNoId, use.shadow_own.id()};
-    use.shadow =
+    const bool keeps_states = tried.own_states(length, info_.num_layers) > 0;
+    Lease own = keeps_states ? entries_.own_states(tried, length) : Lease();
+    if (keeps_states && !own) return false;
+    if (tried.depth > 0 && !entries_.load(*use.entry, slab.id(), tried.depth)) return false;
+    const PrefixStates states{tried.depth > 0 ? use.held.id() : kNoId, own.id()};
+    auto shadow =
         std::make_unique<Shadow>(request, info_, tried, std::move(slab), states, course_of(trial));
     learner_.begin(trial);
+    use.shadow_own = std::move(own);
+    use.shadow = std::move(shadow);
   } catch (const std::exception& error) {
     log_warn(std::string("a probe could not be begun: ") + error.what());
-    use.shadow.reset();
-    use.shadow_own.reset();
     return false;
   }
   use.reuse = compared_with;

@@ -28,6 +28,13 @@ class MeasuredTest : public PrefixCacheTest {
     }
     return std::max(before, depth);
   }
+  /// The server's, and not there yet.
+  std::filesystem::path new_state_dir(const char* name) {
+    const auto folder = std::filesystem::temp_directory_path() / name;
+    std::filesystem::remove_all(folder);
+    cache.state_dir = folder.string();
+    return folder;
+  }
   int num_asked_ = 0;
 };
 
@@ -252,9 +259,7 @@ TEST_F(MeasuredTest, ProbesGiveWayToRequests) {
 }
 
 TEST_F(MeasuredTest, OutcomesSurviveARestart) {
-  const auto folder = std::filesystem::temp_directory_path() / "bicached_state_test";
-  std::filesystem::remove_all(folder);
-  cache.state_dir = folder.string();
+  const auto folder = new_state_dir("bicached_state_test");
   start();
   ASSERT_EQ(depth_after(120), 4);
   engine->stop(std::chrono::milliseconds(1000));
@@ -272,9 +277,7 @@ TEST_F(MeasuredTest, OutcomesSurviveARestart) {
 }
 
 TEST_F(MeasuredTest, AServerWithOtherPlansLeavesWhatWasLearnedAlone) {
-  const auto folder = std::filesystem::temp_directory_path() / "bicached_other_plans_test";
-  std::filesystem::remove_all(folder);
-  cache.state_dir = folder.string();
+  const auto folder = new_state_dir("bicached_other_plans_test");
   start();
   ASSERT_EQ(depth_after(120), 4);
   engine->stop(std::chrono::milliseconds(1000));
@@ -293,11 +296,8 @@ TEST_F(MeasuredTest, AServerWithOtherPlansLeavesWhatWasLearnedAlone) {
 }
 
 TEST_F(MeasuredTest, ABrokenStateFileIsKeptAsideAndCostsOnlyWhatItHeld) {
-  const auto folder = std::filesystem::temp_directory_path() / "bicached_broken_state_test";
   for (const char* text : {"", "{", "[]", R"({"format": "bicached probes 1"})", "\x00\xff"}) {
-    std::filesystem::remove_all(folder);
-    std::filesystem::create_directories(folder);
-    cache.state_dir = folder.string();
+    const auto folder = new_state_dir("bicached_broken_state_test");
     start();
     depth_after(1);
     engine.reset();
@@ -312,8 +312,8 @@ TEST_F(MeasuredTest, ABrokenStateFileIsKeptAsideAndCostsOnlyWhatItHeld) {
     EXPECT_TRUE(std::filesystem::exists(file.string() + ".broken")) << text;
     EXPECT_EQ(depth_after(1), 0);
     engine.reset();
+    std::filesystem::remove_all(folder);
   }
-  std::filesystem::remove_all(folder);
 }
 
 TEST_F(MeasuredTest, TheStartOfTheModelIsTakenUnlessARequestNamesItsOwn) {
