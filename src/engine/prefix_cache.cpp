@@ -259,8 +259,8 @@ Readiness PrefixCache::prepare(const GenerateRequest& request, CacheUse& use) {
   }
   const CacheUse::Candidate* prefix = choose_prefix(request, use);
   describe(request, prefix, use);
-  use.reuse = {choose_inside(request, use)};
-  use.subject.inside = use.reuse;
+  use.subject.inside = choose_inside(request, use);
+  use.reuse = {use.subject.inside};
   // A probe of a guided request would need a guide as well.
   if (use.policy->learns && !is_guided(request)) use.trial = learner_.next_trial(use.subject);
   // Also where nothing is shared yet, the beginning may be reused from one forward to the next.
