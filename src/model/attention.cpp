@@ -3,9 +3,11 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/bmm.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 namespace bicached {
@@ -25,17 +27,31 @@ void attend_flash(const at::Tensor& queries, const at::Tensor& keys, const at::T
 /// Scores at a time: as many as stay in a processor's cache, and on a card less than 256 MB.
 constexpr int64_t kCpuScores = int64_t{1} << 20, kCardScores = int64_t{1} << 26;
 
+/// Rows of products are filled up to a multiple of this. For each shape oneDNN compiles a kernel,
+/// which takes longer than a small product.
+constexpr int64_t kRowStep = 16;
+
+/// x [n, Hkv, S, D] head by head: [Hkv, at least S n, D], zeros behind. A batched product would
+/// copy matrices that lie between those of other heads, and transpose them an element at a time.
+at::Tensor by_heads(const at::Tensor& x) {
+  const int64_t n = x.size(0), kv_heads = x.size(1), share = x.size(2), size = x.size(3);
+  const int64_t filled = (share * n + kRowStep - 1) / kRowStep * kRowStep;
+  const at::Tensor rows = at::empty({kv_heads, filled, size}, x.options());
+  rows.narrow(1, 0, share * n).unflatten(1, {share, n}).copy_(x.permute({1, 2, 0, 3}));
+  rows.narrow(1, share * n, filled - share * n).zero_();
+  return rows;
+}
+
 /// Queries of a sequence with its keys and values by plain products. The query heads of one KV head
 /// are further rows of it, so keys are never repeated. q, out: [n, Hkv, H / Hkv, D]; k, v: [T, Hkv,
 /// D].
 void attend_by_products(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const at::Tensor& out) {
-  const int64_t n = q.size(0), kv_heads = q.size(1), share = q.size(2), size = q.size(3);
-  const at::Tensor rows = q.permute({1, 2, 0, 3}).reshape({kv_heads, share * n, size});
-  at::Tensor scores = at::bmm(rows, k.permute({1, 2, 0}));
-  softmax_rows(scores, 1.0 / std::sqrt(static_cast<double>(size)));
-  const at::Tensor sums = at::bmm(scores, v.transpose(0, 1));
-  out.copy_(sums.view({kv_heads, share, n, size}).permute({2, 0, 1, 3}));
+  const int64_t n = q.size(0), share = q.size(2), size = q.size(3);
+  at::Tensor scores = at::bmm(by_heads(q), by_heads(k.unsqueeze(2)).transpose(1, 2));
+  softmax_rows(scores, k.size(0), 1.0 / std::sqrt(static_cast<double>(size)));
+  const at::Tensor sums = at::bmm(scores, by_heads(v.unsqueeze(2)));
+  out.copy_(sums.narrow(1, 0, share * n).unflatten(1, {share, n}).permute({2, 0, 1, 3}));
 }
 
 /// The sequences in parts of so many scores a head. How one is parted depends on nothing but
@@ -91,9 +107,10 @@ void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor&
   }
   // A thread for each part rather than all for one: threads are woken once, not at every
   // operation.
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+  std::atomic<size_t> next = 0;
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
     const c10::InferenceMode mode;  // of this thread
-    for (int64_t i = begin; i < end; ++i) attend_one(parts[static_cast<size_t>(i)]);
+    for (size_t i = next++; i < parts.size(); i = next++) attend_one(parts[i]);
   });
 }
 

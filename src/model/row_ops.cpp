@@ -9,6 +9,7 @@
 #include <ATen/ops/softmax.h>
 #include <c10/util/BFloat16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -255,13 +256,17 @@ void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& 
   }
 }
 
-void softmax_rows(at::Tensor& scores, double scale) {
+void softmax_rows(at::Tensor& scores, int64_t num_keys, double scale) {
+  const int64_t rest = scores.size(-1) - num_keys;
   if (!scores.is_cpu()) {
-    scores.copy_(at::softmax(scores.mul_(scale), -1, at::kFloat));
+    at::Tensor real = scores.narrow(-1, 0, num_keys);
+    real.copy_(at::softmax(real.mul_(scale), -1, at::kFloat));
+    scores.narrow(-1, num_keys, rest).zero_();
     return;
   }
-  for_each_row(scores, scores, [&, width = scores.size(-1)](const float*, float* row) {
-    softmax_row(row, width, static_cast<float>(scale));
+  for_each_row(scores, scores, [&](const float*, float* row) {
+    softmax_row(row, num_keys, static_cast<float>(scale));
+    std::fill_n(row + num_keys, rest, 0.0f);
   });
 }
 

@@ -47,8 +47,9 @@ void norm_heads(const at::Tensor& heads, const at::Tensor& weight, double eps);
 void rotate_and_store(at::Tensor& qkv, const HeadShape& heads, const RopeTable& rope,
                       const RowIndex& index, std::pair<at::Tensor, at::Tensor> pool);
 
-/// scores [.., T], contiguous = softmax(scale * scores) over T; in float32, rounded once.
-void softmax_rows(at::Tensor& scores, double scale);
+/// scores [.., at least T], contiguous = softmax(scale * scores) over the first T of each row, and
+/// 0 behind; in float32, rounded once.
+void softmax_rows(at::Tensor& scores, int64_t num_keys, double scale);
 
 /// out [N, M] = silu(gate) * up, gate_up [N, 2 M]; both contiguous.
 void silu_times_up(const at::Tensor& gate_up, at::Tensor& out);

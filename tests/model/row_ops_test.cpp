@@ -26,18 +26,27 @@ TEST_P(RowOps, SoftmaxOfRowsOfAnyWidthIsTheDefinition) {
   for (const int64_t width : {1, 15, 16, 17, 333}) {
     at::Tensor scores = at::randn({2, 5, width}).mul(30).to(GetParam());
     const at::Tensor expected = at::softmax(scores.to(at::kDouble).mul(0.25), -1);
-    softmax_rows(scores, 0.25);
+    softmax_rows(scores, width, 0.25);
     EXPECT_TRUE(at::allclose(scores.to(at::kDouble), expected, tolerance(), 1e-7)) << width;
   }
 }
 
+TEST_P(RowOps, SoftmaxTakesNoShareOfWhatOnlyFillsARow) {
+  at::Tensor scores = at::randn({2, 5, 32}).mul(30).to(GetParam());
+  scores.narrow(-1, 21, 11).fill_(1000);
+  const at::Tensor expected = at::softmax(scores.narrow(-1, 0, 21).to(at::kDouble).mul(0.25), -1);
+  softmax_rows(scores, 21, 0.25);
+  EXPECT_TRUE(at::allclose(scores.narrow(-1, 0, 21).to(at::kDouble), expected, tolerance(), 1e-7));
+  EXPECT_TRUE(scores.narrow(-1, 21, 11).eq(0).all().item<bool>());
+}
+
 TEST_P(RowOps, SoftmaxOfExtremesIsANumberAndOfNoNumberNone) {
   at::Tensor scores = at::tensor({1e30f, -1e30f, 1e30f, -kInfinity}).to(GetParam()).view({1, 4});
-  softmax_rows(scores, 1.0);
+  softmax_rows(scores, 4, 1.0);
   EXPECT_TRUE(
       at::allclose(scores.to(at::kFloat), at::tensor({0.5f, 0.0f, 0.5f, 0.0f}).view({1, 4})));
   at::Tensor broken = at::tensor({1.0f, kNan, 2.0f}).to(GetParam()).view({1, 3});
-  softmax_rows(broken, 1.0);
+  softmax_rows(broken, 3, 1.0);
   EXPECT_TRUE(broken.isnan().all().item<bool>());
 }
 
