@@ -27,24 +27,32 @@ namespace {
 /// start once more for them; what is set already stays, and keeps that from happening twice.
 ///
 /// libgomp's waiting threads spin, and where another process wants the cores too a forward then
-/// takes a hundred times as long. oneDNN compiles kernels for each number of rows of each matrix,
-/// some 100 KB in bfloat16, and keeps 1,024 of them; torch in front of it keeps 1,024 more. A
-/// forward uses the same few in every layer, and the next one seldom has as many rows: under mixed
-/// requests these caches grow for ten minutes, by hundreds of MB, and save next to nothing
-/// (docs/measurements).
+/// takes a hundred times as long. Where they sleep at once, waking them is a tenth of a small
+/// forward. So they spin for some microseconds, which is more than lies between two operations.
+///
+/// oneDNN compiles kernels for each number of rows of each matrix, some 100 KB in bfloat16, and
+/// keeps 1,024 of them; torch in front of it keeps 1,024 more. A forward uses the same few in every
+/// layer, and the next one seldom has as many rows: under mixed requests these caches grow for ten
+/// minutes, by hundreds of MB, and save next to nothing (docs/measurements).
 void restart_with_libraries_set(const Program& program, int argc, char** argv) {
-  constexpr std::pair<const char*, const char*> kVariables[] = {
-      {"OMP_WAIT_POLICY", "passive"},
-      {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32"},
-      {"LRU_CACHE_CAPACITY", "64"}};
+  struct Variable {
+    const char* name;
+    const char* value;
+    const char* other;  // who set this one has said it, and the value would overrule that
+  };
+  constexpr Variable kVariables[] = {{"GOMP_SPINCOUNT", "1000", "OMP_WAIT_POLICY"},
+                                     {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32", nullptr},
+                                     {"LRU_CACHE_CAPACITY", "64", nullptr}};
   const std::string_view name = argc > 1 ? argv[1] : "";
   const bool computes = std::ranges::any_of(program.commands, [&](const Command& command) {
     return command.name == name && command.computes;
   });
   bool changed = false;
-  for (const auto& [variable, value] : kVariables) {
-    if (!computes || std::getenv(variable)) continue;
-    setenv(variable, value, 0);
+  for (const Variable& variable : kVariables) {
+    const bool is_said =
+        std::getenv(variable.name) || (variable.other && std::getenv(variable.other));
+    if (!computes || is_said) continue;
+    setenv(variable.name, variable.value, 0);
     changed = true;
   }
   if (changed) execv("/proc/self/exe", argv);  // where there is no /proc it only runs slower

@@ -14,7 +14,7 @@ SHORT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 
 
 def environment(**more):
-    return {**ENVIRONMENT, "OMP_WAIT_POLICY": "passive", **more}
+    return {**ENVIRONMENT, **more}
 
 
 def eventually(condition, limit_s=300):
