@@ -31,9 +31,9 @@ namespace {
 /// forward. So they spin for some microseconds, which is more than lies between two operations.
 ///
 /// oneDNN compiles kernels for each number of rows of each matrix, some 100 KB in bfloat16, and
-/// keeps 1,024 of them; torch in front of it keeps 1,024 more. A forward uses the same few in every
-/// layer, and the next one seldom has as many rows: under mixed requests these caches grow for ten
-/// minutes, by hundreds of MB, and save next to nothing (docs/measurements).
+/// keeps 1,024 of them; torch in front of it keeps 1,024 more, and under mixed requests these
+/// caches grow for ten minutes, by hundreds of MB. Forwards fill their rows up to few different
+/// numbers, so that a tenth of that serves as well (docs/measurements).
 void restart_with_libraries_set(const Program& program, int argc, char** argv) {
   struct Variable {
     const char* name;
@@ -41,8 +41,8 @@ void restart_with_libraries_set(const Program& program, int argc, char** argv) {
     const char* other;  // who set this one has said it, and the value would overrule that
   };
   constexpr Variable kVariables[] = {{"GOMP_SPINCOUNT", "1000", "OMP_WAIT_POLICY"},
-                                     {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32", nullptr},
-                                     {"LRU_CACHE_CAPACITY", "64", nullptr}};
+                                     {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", nullptr},
+                                     {"LRU_CACHE_CAPACITY", "128", nullptr}};
   const std::string_view name = argc > 1 ? argv[1] : "";
   const bool computes = std::ranges::any_of(program.commands, [&](const Command& command) {
     return command.name == name && command.computes;

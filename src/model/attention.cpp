@@ -27,15 +27,15 @@ void attend_flash(const at::Tensor& queries, const at::Tensor& keys, const at::T
 /// Scores at a time: as many as stay in a processor's cache, and on a card less than 256 MB.
 constexpr int64_t kCpuScores = int64_t{1} << 20, kCardScores = int64_t{1} << 26;
 
-/// Rows of products are filled up to a multiple of this. For each shape oneDNN compiles a kernel,
+/// Queries and keys are filled up in such steps at least. For each shape oneDNN compiles a kernel,
 /// which takes longer than a small product.
-constexpr int64_t kRowStep = 16;
+constexpr int64_t kStep = 16;
 
 /// x [n, Hkv, S, D] head by head: [Hkv, at least S n, D], zeros behind. A batched product would
 /// copy matrices that lie between those of other heads, and transpose them an element at a time.
 at::Tensor by_heads(const at::Tensor& x) {
   const int64_t n = x.size(0), kv_heads = x.size(1), share = x.size(2), size = x.size(3);
-  const int64_t filled = (share * n + kRowStep - 1) / kRowStep * kRowStep;
+  const int64_t filled = filled_size(share * n, kStep);
   const at::Tensor rows = at::empty({kv_heads, filled, size}, x.options());
   rows.narrow(1, 0, share * n).unflatten(1, {share, n}).copy_(x.permute({1, 2, 0, 3}));
   rows.narrow(1, share * n, filled - share * n).zero_();

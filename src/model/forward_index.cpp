@@ -25,18 +25,13 @@ struct Place {
 class Packer {
  public:
   template <class T>
-  Place add(const std::vector<T>& values, int64_t count, T filling) {
-    bytes_.resize((bytes_.size() + kAlignment - 1) / kAlignment * kAlignment);
-    const Place place{bytes_.size(), count, sizeof(T) == 8 ? at::kLong : at::kInt};
-    bytes_.resize(bytes_.size() + static_cast<size_t>(count) * sizeof(T));
-    T* to = reinterpret_cast<T*>(bytes_.data() + place.offset);
-    std::copy(values.begin(), values.end(), to);
-    std::fill(to + values.size(), to + count, filling);
-    return place;
-  }
-  template <class T>
   Place add(const std::vector<T>& values) {
-    return add(values, static_cast<int64_t>(values.size()), T{});
+    bytes_.resize((bytes_.size() + kAlignment - 1) / kAlignment * kAlignment);
+    const Place place{bytes_.size(), static_cast<int64_t>(values.size()),
+                      sizeof(T) == 8 ? at::kLong : at::kInt};
+    bytes_.resize(bytes_.size() + values.size() * sizeof(T));
+    std::ranges::copy(values, reinterpret_cast<T*>(bytes_.data() + place.offset));
+    return place;
   }
   const std::vector<std::byte>& bytes() const { return bytes_; }
 
@@ -62,9 +57,9 @@ AttentionPlaces add_attention(const std::vector<AttentionSequence>& sequences, i
   key_starts.push_back(0);
   AttentionPlaces places;
   if (kernels && kernels->suits(sequences)) {
-    const std::vector<int32_t> tiles = attention_tiles(sequences);
-    const auto count = std::max<int64_t>(4 * num_tiles, static_cast<int64_t>(tiles.size()));
-    places.tiles = packer.add(tiles, count, 0);
+    std::vector<int32_t> tiles = attention_tiles(sequences);
+    tiles.resize(std::max(static_cast<size_t>(4 * num_tiles), tiles.size()), 0);
+    places.tiles = packer.add(tiles);
   }
   places.query_starts = packer.add(query_starts);
   places.key_starts = packer.add(key_starts);
@@ -74,20 +69,16 @@ AttentionPlaces add_attention(const std::vector<AttentionSequence>& sequences, i
 
 }  // namespace
 
-ForwardIndex IndexUploader::upload(const ForwardPlan& plan, const Padding& padding,
-                                   bool only_wanted) {
+ForwardIndex IndexUploader::upload(const ForwardPlan& plan, int64_t num_tiles, bool only_wanted) {
   Packer packer;
-  const auto padded = [&](const auto& values) {
-    return std::max(padding.num_rows, static_cast<int64_t>(values.size()));
-  };
   const std::vector<int64_t> ids(plan.tokens.begin(), plan.tokens.end());
-  const Place tokens = packer.add(ids, padded(ids), int64_t{0});
+  const Place tokens = packer.add(ids);
   std::vector<std::pair<Place, Place>> rows;
   std::vector<AttentionPlaces> attention;
   for (const LayerSegment& segment : plan.segments) {
-    const Place positions = packer.add(segment.positions, padded(segment.positions), int64_t{0});
-    rows.emplace_back(positions, packer.add(segment.slots, padded(segment.slots), int64_t{-1}));
-    attention.push_back(add_attention(segment.sequences, padding.num_tiles, kernels_, packer));
+    const Place positions = packer.add(segment.positions);
+    rows.emplace_back(positions, packer.add(segment.slots));
+    attention.push_back(add_attention(segment.sequences, num_tiles, kernels_, packer));
   }
   const Place wanted = packer.add(plan.wanted_rows);
   const AttentionPlaces of_wanted = add_attention(plan.wanted, 0, kernels_, packer);

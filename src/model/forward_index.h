@@ -28,13 +28,6 @@ struct ForwardIndex {
                           // of the last segment
 };
 
-/// Rows and tiles of segment 0 when it is made as long as a captured forward. Rows added have token
-/// 0 and slot -1, tiles no rows.
-struct Padding {
-  int64_t num_rows = 0;  // 0: nothing is added
-  int64_t num_tiles = 0;
-};
-
 /// Puts the numbers of forwards on a device: one buffer, one copy. On the CPU there is no copy.
 class IndexUploader {
  public:
@@ -42,10 +35,10 @@ class IndexUploader {
   IndexUploader(at::Device device, const ModelKernels* kernels)
       : device_(device), kernels_(kernels) {}
 
-  /// What it returns is valid until the next call. With the same padding, segment 0 is at the same
-  /// addresses as long as `version` is the same. `only_wanted`: the last layer leaves nothing but
-  /// the wanted rows.
-  ForwardIndex upload(const ForwardPlan& plan, const Padding& padding, bool only_wanted);
+  /// What it returns is valid until the next call. With as many rows and tiles, segment 0 is at the
+  /// same addresses as long as `version` is the same. `num_tiles`: of a segment at least, the last
+  /// ones of no rows. `only_wanted`: the last layer leaves nothing but the wanted rows.
+  ForwardIndex upload(const ForwardPlan& plan, int64_t num_tiles, bool only_wanted);
   /// Changes when the buffer moves.
   int version() const { return version_; }
 

@@ -1,6 +1,7 @@
 #include "model/forward_plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <set>
 #include <string>
 
@@ -133,6 +134,28 @@ ForwardPlan plan_forward(const Forward& forward, const ModelConfig& model,
   }
   plan_wanted(forward, plan);
   return plan;
+}
+
+int64_t filled_size(int64_t size, int64_t step) {
+  const uint64_t below = std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(size, 2) - 1));
+  step = std::max(step, static_cast<int64_t>(below / 16));
+  return (size + step - 1) / step * step;
+}
+
+void fill_segment(ForwardPlan& plan, size_t segment, int64_t num_rows) {
+  LayerSegment& filled = plan.segments[segment];
+  filled.num_rows = num_rows;
+  filled.positions.resize(static_cast<size_t>(num_rows), 0);
+  filled.slots.resize(static_cast<size_t>(num_rows), -1);
+  if (segment == 0) plan.tokens.resize(static_cast<size_t>(num_rows), 0);
+}
+
+void fill_plan(ForwardPlan& plan, int64_t step) {
+  for (size_t i = 0; i < plan.segments.size(); ++i) {
+    fill_segment(plan, i, filled_size(plan.segments[i].num_rows, step));
+  }
+  const auto num_wanted = static_cast<int64_t>(plan.wanted_rows.size());
+  plan.wanted_rows.resize(static_cast<size_t>(filled_size(num_wanted, step)), 0);
 }
 
 }  // namespace bicached

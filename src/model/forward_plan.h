@@ -25,13 +25,14 @@ struct AttentionSequence {
   int64_t num_keys = 0;
 };
 
-/// Layers that run with the same rows, in the order of Forward::groups.
+/// Layers that run with the same rows, in the order of Forward::groups. Behind these may stand rows
+/// that only fill the tensor up: token 0, position 0, slot -1, of no group and no sequence.
 struct LayerSegment {
   int first_layer = 0;
   int end_layer = 0;
   std::vector<PlannedGroup> groups;
   std::vector<AttentionSequence> sequences;
-  int64_t num_rows = 0;
+  int64_t num_rows = 0;            // N, with those
   std::vector<int64_t> positions;  // [N] in the canvas: the rotary angle
   std::vector<int64_t> slots;      // [N] token of the pool that takes the row's K and V
 };
@@ -47,7 +48,7 @@ struct LayerSegment {
 struct ForwardPlan {
   std::vector<LayerSegment> segments;
   std::vector<TokenId> tokens;            // of the rows of segment 0
-  std::vector<int64_t> wanted_rows;       // of the last segment, ascending, each once
+  std::vector<int64_t> wanted_rows;       // of the last segment, ascending, each once; then zeros
   std::vector<AttentionSequence> wanted;  // of those rows, packed among themselves
   std::vector<int64_t> logit_index;       // LogitRow i -> index into wanted_rows
 };
@@ -56,5 +57,12 @@ struct ForwardPlan {
 /// of the planner, and running it could read outside the pool.
 ForwardPlan plan_forward(const Forward& forward, const ModelConfig& model,
                          const SlabAllocator& slabs);
+
+/// At least so many, few different numbers, and no more than a sixteenth or `step` above.
+int64_t filled_size(int64_t size, int64_t step);
+/// Fills a segment up with rows of nothing.
+void fill_segment(ForwardPlan& plan, size_t segment, int64_t num_rows);
+/// All segments, and the wanted rows: products of a few sizes serve all forwards.
+void fill_plan(ForwardPlan& plan, int64_t step);
 
 }  // namespace bicached

@@ -31,6 +31,9 @@ at::Tensor to_device(const std::vector<int64_t>& values, const at::Device& devic
 /// Graphs hold forwards up to this size; a larger one keeps the card busy for longer than the host
 /// takes to launch it.
 constexpr int64_t kMaxGraphRows = 4096;
+/// Rows of a product on a processor are filled up in such steps at least: oneDNN compiles a kernel
+/// for each number of them.
+constexpr int64_t kCpuRowStep = 8;
 
 }  // namespace
 
@@ -68,8 +71,10 @@ at::Tensor PackedForward::enter_segment(const at::Tensor& x, const ForwardPlan& 
                                         const BoundaryStates& states) const {
   const LayerSegment& now = plan.segments[segment];
   std::vector<at::Tensor> pieces;
+  int64_t num_filling = now.num_rows;
   for (const PlannedGroup& planned : now.groups) {
     const RowGroup& group = forward.groups[static_cast<size_t>(planned.group)];
+    num_filling -= planned.num_rows;
     if (group.enter_layer < now.first_layer) {
       const auto& before = plan.segments[segment - 1].groups;
       const auto it = std::ranges::find(before, planned.group, &PlannedGroup::group);
@@ -90,7 +95,7 @@ at::Tensor PackedForward::enter_segment(const at::Tensor& x, const ForwardPlan& 
       pieces.push_back(hidden.index_select(0, to_device(rows, weights_.embedding.device())));
     }
   }
-  if (pieces.empty()) return at::empty({0, config_.hidden_size}, weights_.embedding.options());
+  pieces.push_back(at::zeros({num_filling, config_.hidden_size}, weights_.embedding.options()));
   return at::cat(pieces, 0);
 }
 
@@ -322,30 +327,34 @@ bool PackedForward::is_capturable(const Forward& forward, const ForwardPlan& pla
 }
 
 at::Tensor PackedForward::run(const Forward& forward, const BoundaryStates& states) {
-  const ForwardPlan plan = plan_forward(forward, config_, pool_.slabs());
+  ForwardPlan plan = plan_forward(forward, config_, pool_.slabs());
   pending_ = at::Tensor();  // of a forward that failed
-  Padding size;
+  PaddedSize size;
   const bool is_padded = is_capturable(forward, plan);
+  const bool all_wanted =
+      static_cast<int64_t>(plan.wanted_rows.size()) == plan.segments.back().num_rows;
+  const bool only_wanted = !is_padded && !all_wanted && !observer_;
   if (is_padded) {
     const LayerSegment& segment = plan.segments.front();
     size = padded_size(segment.num_rows,
                        static_cast<int64_t>(attention_tiles(segment.sequences).size()) / 4);
+    fill_segment(plan, 0, size.num_rows);
+  } else if (weights_.embedding.is_cpu() && config_.sparse_layers.empty() && !observer_) {
+    // Rows of nothing would choose experts of their own.
+    fill_plan(plan, kCpuRowStep);
   }
-  int64_t most_rows = size.num_rows;
+  int64_t most_rows = 0;
   for (const LayerSegment& segment : plan.segments) {
     most_rows = std::max(most_rows, segment.num_rows);
   }
   reserve(most_rows);
-  const bool all_wanted =
-      static_cast<int64_t>(plan.wanted_rows.size()) == plan.segments.back().num_rows;
-  const bool only_wanted = !is_padded && !all_wanted && !observer_;
-  const ForwardIndex index = uploader_.upload(plan, size, only_wanted);
+  const ForwardIndex index = uploader_.upload(plan, size.num_tiles, only_wanted);
   const at::Tensor x =
       is_padded ? run_padded(index, size) : run_segments(plan, index, only_wanted, forward, states);
   return finish(x, index.logit_rows);
 }
 
-at::Tensor PackedForward::run_padded(const ForwardIndex& index, const Padding& size) {
+at::Tensor PackedForward::run_padded(const ForwardIndex& index, const PaddedSize& size) {
   if (graphs_ && std::exchange(index_version_, uploader_.version()) != uploader_.version()) {
     graphs_->clear();
   }

@@ -96,7 +96,7 @@ class PackedForward {
   void add_product(const Linear& linear, const Activation& input, at::Tensor& x);
   void settle(at::Tensor& x);
   at::Tensor finish(const at::Tensor& x, const at::Tensor& rows) const;
-  at::Tensor run_padded(const ForwardIndex& index, const Padding& size);
+  at::Tensor run_padded(const ForwardIndex& index, const PaddedSize& size);
   at::Tensor run_segments(const ForwardPlan& plan, const ForwardIndex& index, bool only_wanted,
                           const Forward& forward, const BoundaryStates& states);
   /// K, V and attention of a layer; `only_wanted`: the rows whose logits nobody wants end there.

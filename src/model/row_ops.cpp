@@ -181,6 +181,7 @@ void rotate_and_store_cpu(at::Tensor& qkv, const HeadShape& heads, const RopeTab
                      half);
         narrow(wide.data(), rotated, row);
       }
+      if (slots[i] < 0) continue;
       const auto bytes = static_cast<size_t>(stored) * sizeof(T);
       std::memcpy(static_cast<void*>(keys + slots[i] * stored), row + query, bytes);
       std::memcpy(static_cast<void*>(values + slots[i] * stored), row + rotated, bytes);

@@ -24,7 +24,7 @@ struct HeadShape {
   int64_t qkv_size() const { return (num_heads + 2 * num_kv_heads) * head_size; }
 };
 
-/// Which row is where: int64 [N] on the device.
+/// Which row is where: int64 [N] on the device. Slot -1: nowhere.
 struct RowIndex {
   at::Tensor positions;
   at::Tensor slots;

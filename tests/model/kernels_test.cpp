@@ -427,7 +427,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(PaddedSize, IsNearAndSeldomAnother) {
   int64_t last = 0, different = 0;
   for (int64_t rows = 1; rows <= 4096; ++rows) {
-    const Padding size = padded_size(rows, (rows + 31) / 32);
+    const PaddedSize size = padded_size(rows, (rows + 31) / 32);
     EXPECT_GE(size.num_rows, rows);
     EXPECT_LE(size.num_rows, rows + std::max<int64_t>(31, rows / 16));
     different += size.num_rows == last ? 0 : 1;

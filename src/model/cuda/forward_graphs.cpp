@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "bicached/error.h"
+#include "model/forward_plan.h"
 
 namespace bicached {
 namespace {
@@ -28,7 +29,7 @@ void* capture(const CudaStream& stream, const std::function<void()>& work) {
 
 }  // namespace
 
-void ForwardGraphs::run(const Padding& size, const std::function<void()>& work) {
+void ForwardGraphs::run(const PaddedSize& size, const std::function<void()>& work) {
   Graph& graph = graphs_.touch({size.num_rows, size.num_tiles});
   const CudaRuntime& cuda = CudaRuntime::get();
   if (graph.was_run && !graph.executable && works_) {
@@ -49,13 +50,9 @@ void ForwardGraphs::run(const Padding& size, const std::function<void()>& work) 
   }
 }
 
-Padding padded_size(int64_t num_rows, int64_t num_tiles) {
-  // Steps of a sixteenth at most, and of 32 rows at least.
-  const auto below = std::bit_floor(static_cast<uint64_t>(num_rows - 1) | 1);
-  const auto step = std::max<int64_t>(32, static_cast<int64_t>(below / 16));
-  const int64_t rows = (num_rows + step - 1) / step * step;
+PaddedSize padded_size(int64_t num_rows, int64_t num_tiles) {
   const auto tiles = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(num_tiles)));
-  return {rows, tiles};
+  return {filled_size(num_rows, 32), tiles};
 }
 
 }  // namespace bicached

@@ -1,14 +1,20 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <utility>
 
 #include "base/lru_map.h"
 #include "model/cuda/cuda_runtime.h"
-#include "model/forward_index.h"
 
 namespace bicached {
+
+/// What one captured forward serves.
+struct PaddedSize {
+  int64_t num_rows = 0;
+  int64_t num_tiles = 0;
+};
 
 /// CUDA graphs of whole forwards, by their padded size: one launch in place of hundreds. A size
 /// runs step by step the first time, which lets libraries make what they keep; it is captured the
@@ -20,7 +26,7 @@ class ForwardGraphs {
   /// Runs `work`, which puts the same operations at the same addresses on the stream each time that
   /// it is called with this size. What can't be captured runs step by step for ever, and the log
   /// says so.
-  void run(const Padding& size, const std::function<void()>& work);
+  void run(const PaddedSize& size, const std::function<void()>& work);
   /// How many were captured so far.
   int num_captured() const { return num_captured_; }
   /// Addresses have changed.
@@ -42,6 +48,6 @@ class ForwardGraphs {
 
 /// The size that a forward of so many rows and tiles is padded to: few different ones, and little
 /// wasted.
-Padding padded_size(int64_t num_rows, int64_t num_tiles);
+PaddedSize padded_size(int64_t num_rows, int64_t num_tiles);
 
 }  // namespace bicached
