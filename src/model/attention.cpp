@@ -42,30 +42,42 @@ at::Tensor by_heads(const at::Tensor& x) {
   return rows;
 }
 
-/// Queries of a sequence with its keys and values by plain products. The query heads of one KV head
-/// are further rows of it, so keys are never repeated. q, out: [n, Hkv, H / Hkv, D]; k, v: [T, Hkv,
-/// D].
+/// Queries with their keys and values by plain products, so many scores at a time. The query heads
+/// of one KV head are further rows of it, so keys are never repeated. q, out: [n, Hkv, H / Hkv, D];
+/// k, v: [T, Hkv, D].
 void attend_by_products(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                        const at::Tensor& out) {
-  const int64_t n = q.size(0), share = q.size(2), size = q.size(3);
-  at::Tensor scores = at::bmm(by_heads(q), by_heads(k.unsqueeze(2)).transpose(1, 2));
-  softmax_rows(scores, k.size(0), 1.0 / std::sqrt(static_cast<double>(size)));
-  const at::Tensor sums = at::bmm(scores, by_heads(v.unsqueeze(2)));
-  out.copy_(sums.narrow(1, 0, share * n).unflatten(1, {share, n}).permute({2, 0, 1, 3}));
+                        int64_t most_scores, const at::Tensor& out) {
+  const int64_t n = q.size(0), share = q.size(2), num_keys = k.size(0);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(3)));
+  const at::Tensor keys = by_heads(k.unsqueeze(2)).transpose(1, 2);
+  const at::Tensor values = by_heads(v.unsqueeze(2));
+  const int64_t most = std::max<int64_t>(1, most_scores / (q.size(1) * share * num_keys));
+  for (int64_t begin = 0; begin < n; begin += most) {
+    const int64_t count = std::min(most, n - begin);
+    at::Tensor scores = at::bmm(by_heads(q.narrow(0, begin, count)), keys);
+    softmax_rows(scores, num_keys, scale);
+    const at::Tensor sums = at::bmm(scores, values).narrow(1, 0, share * count);
+    out.narrow(0, begin, count).copy_(sums.unflatten(1, {share, count}).permute({2, 0, 1, 3}));
+  }
 }
 
-/// The sequences in parts of so many scores a head. How one is parted depends on nothing but
-/// itself, so that it gives the same numbers alone and beside others.
-std::vector<AttentionSequence> part(const std::vector<AttentionSequence>& sequences,
-                                    int64_t most_scores) {
-  std::vector<AttentionSequence> parts;
-  for (AttentionSequence rest : sequences) {
-    const int64_t most_rows = std::max<int64_t>(1, most_scores / rest.num_keys);
-    while (rest.num_rows > 0) {
-      AttentionSequence& next = parts.emplace_back(rest);
-      next.num_rows = std::min(rest.num_rows, most_rows);
-      rest.first_row += next.num_rows;
-      rest.num_rows -= next.num_rows;
+/// Some KV heads of a sequence.
+struct AttentionPart {
+  AttentionSequence sequence;
+  int64_t first_head = 0;
+  int64_t num_heads = 0;
+};
+
+/// The sequences in parts of so many scores, if a head has no more. How one is parted depends on
+/// nothing but itself, so that it gives the same numbers alone and beside others.
+std::vector<AttentionPart> split(const std::vector<AttentionSequence>& sequences, int64_t kv_heads,
+                                 int64_t share, int64_t most_scores) {
+  std::vector<AttentionPart> parts;
+  for (const AttentionSequence& sequence : sequences) {
+    const int64_t of_head = sequence.num_rows * sequence.num_keys * share;
+    const int64_t most = std::max<int64_t>(1, most_scores / of_head);
+    for (int64_t head = 0; head < kv_heads; head += most) {
+      parts.push_back({sequence, head, std::min(most, kv_heads - head)});
     }
   }
   return parts;
@@ -89,20 +101,21 @@ void attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor&
   const int64_t kv_heads = keys.size(1), share = queries.size(1) / kv_heads;
   const at::Tensor grouped = queries.unflatten(1, {kv_heads, share});
   const at::Tensor results = out.view(grouped.sizes());
-  const auto attend_one = [&](const AttentionSequence& sequence) {
-    const auto of_rows = [&](const at::Tensor& t) {
-      return t.narrow(0, sequence.first_row, sequence.num_rows);
+  const int64_t most_scores = out.is_cpu() ? kCpuScores : kCardScores;
+  const auto attend_one = [&](const AttentionPart& part) {
+    const auto of_part = [&](const at::Tensor& t, int64_t first, int64_t count) {
+      return t.narrow(0, first, count).narrow(1, part.first_head, part.num_heads);
     };
-    const auto of_keys = [&](const at::Tensor& t) {
-      return t.narrow(0, sequence.key_begin, sequence.num_keys);
-    };
-    attend_by_products(of_rows(grouped), of_keys(keys), of_keys(values), of_rows(results));
+    const AttentionSequence& sequence = part.sequence;
+    const int64_t first = sequence.first_row, num_rows = sequence.num_rows;
+    const int64_t begin = sequence.key_begin, num_keys = sequence.num_keys;
+    attend_by_products(of_part(grouped, first, num_rows), of_part(keys, begin, num_keys),
+                       of_part(values, begin, num_keys), most_scores,
+                       of_part(results, first, num_rows));
   };
-  const std::vector<AttentionSequence> parts =
-      part(index.sequences, (out.is_cpu() ? kCpuScores : kCardScores) / queries.size(1));
-  const auto count = static_cast<int64_t>(parts.size());
-  if (!out.is_cpu() || count < at::get_num_threads()) {
-    for (const AttentionSequence& sequence : parts) attend_one(sequence);
+  const std::vector<AttentionPart> parts = split(index.sequences, kv_heads, share, most_scores);
+  if (!out.is_cpu() || static_cast<int>(parts.size()) < at::get_num_threads()) {
+    for (const AttentionPart& part : parts) attend_one(part);
     return;
   }
   // A thread for each part rather than all for one: threads are woken once, not at every
