@@ -28,12 +28,12 @@ namespace {
 ///
 /// libgomp's waiting threads spin, and where another process wants the cores too a forward then
 /// takes a hundred times as long. Where they sleep at once, waking them is a tenth of a small
-/// forward. So they spin for some microseconds, which is more than lies between two operations.
+/// forward. So they spin for some microseconds: the next operation mostly begins within them.
 ///
 /// oneDNN compiles kernels for each number of rows of each matrix, some 100 KB in bfloat16, and
 /// keeps 1,024 of them; torch in front of it keeps 1,024 more, and under mixed requests these
 /// caches grow for ten minutes, by hundreds of MB. Forwards fill their rows up to few different
-/// numbers, so that a tenth of that serves as well (docs/measurements).
+/// numbers, so that a sixteenth of that serves as well (docs/measurements); but for experts.
 void restart_with_libraries_set(const Program& program, int argc, char** argv) {
   struct Variable {
     const char* name;
@@ -42,7 +42,7 @@ void restart_with_libraries_set(const Program& program, int argc, char** argv) {
   };
   constexpr Variable kVariables[] = {{"GOMP_SPINCOUNT", "1000", "OMP_WAIT_POLICY"},
                                      {"ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", nullptr},
-                                     {"LRU_CACHE_CAPACITY", "128", nullptr}};
+                                     {"LRU_CACHE_CAPACITY", "64", nullptr}};
   const std::string_view name = argc > 1 ? argv[1] : "";
   const bool computes = std::ranges::any_of(program.commands, [&](const Command& command) {
     return command.name == name && command.computes;

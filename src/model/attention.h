@@ -25,7 +25,7 @@ struct AttentionIndex {
 /// How a layer's attention is computed.
 enum class AttentionKernel {
   kVariableLength,  // all sequences in one flash attention over the pool; CUDA, bfloat16
-  kProducts,        // product, softmax, product, a sequence at a time
+  kProducts,        // product, softmax, product, some heads of a sequence at a time
 };
 
 /// The fastest kernel that is exact enough for tensors of this device and dtype.

@@ -58,7 +58,8 @@ struct ForwardPlan {
 ForwardPlan plan_forward(const Forward& forward, const ModelConfig& model,
                          const SlabAllocator& slabs);
 
-/// At least so many, few different numbers, and no more than a sixteenth or `step` above.
+/// The least of few numbers that is at least `size`: a multiple of `step`, or up to a sixteenth
+/// more.
 int64_t filled_size(int64_t size, int64_t step);
 /// Fills a segment up with rows of nothing.
 void fill_segment(ForwardPlan& plan, size_t segment, int64_t num_rows);

@@ -32,7 +32,7 @@ at::Tensor to_device(const std::vector<int64_t>& values, const at::Device& devic
 /// takes to launch it.
 constexpr int64_t kMaxGraphRows = 4096;
 /// Rows of a product on a processor are filled up in such steps at least: oneDNN compiles a kernel
-/// for each number of them.
+/// for each number of them. As its matrices are read anyway, few rows cost as much as eight.
 constexpr int64_t kCpuRowStep = 8;
 
 }  // namespace
@@ -334,13 +334,14 @@ at::Tensor PackedForward::run(const Forward& forward, const BoundaryStates& stat
   const bool all_wanted =
       static_cast<int64_t>(plan.wanted_rows.size()) == plan.segments.back().num_rows;
   const bool only_wanted = !is_padded && !all_wanted && !observer_;
+  // An observer sees whole tensors, and rows of nothing would choose experts of their own.
+  const bool is_filled = weights_.embedding.is_cpu() && !observer_ && config_.sparse_layers.empty();
   if (is_padded) {
     const LayerSegment& segment = plan.segments.front();
     size = padded_size(segment.num_rows,
                        static_cast<int64_t>(attention_tiles(segment.sequences).size()) / 4);
     fill_segment(plan, 0, size.num_rows);
-  } else if (weights_.embedding.is_cpu() && config_.sparse_layers.empty() && !observer_) {
-    // Rows of nothing would choose experts of their own.
+  } else if (is_filled) {
     fill_plan(plan, kCpuRowStep);
   }
   int64_t most_rows = 0;
@@ -412,7 +413,11 @@ at::Tensor PackedForward::finish(const at::Tensor& x, const at::Tensor& rows) co
 }
 
 at::Tensor PackedForward::logits(const at::Tensor& hidden) const {
-  return at::mm(hidden, weights_.head.t());
+  if (!hidden.is_cpu()) return at::mm(hidden, weights_.head.t());
+  const int64_t rows = hidden.size(0), filled = filled_size(rows, kCpuRowStep);
+  const at::Tensor input = at::zeros({filled, hidden.size(1)}, hidden.options());
+  input.narrow(0, 0, rows).copy_(hidden);
+  return at::mm(input, weights_.head.t()).narrow(0, 0, rows);
 }
 
 void PackedForward::observe(const char* name, int layer, const at::Tensor& value) const {

@@ -28,7 +28,7 @@ class BoundaryStates {
 
 /// Sees inner tensors while a forward runs; for comparison with reference implementations. `name`
 /// as in the golden files: "embedding", "layers.0.q_pre_rope", ...; rows in packed order; valid
-/// only during the call. While one is set, all rows run through the last layer.
+/// only during the call. While one is set, all rows run through the last layer, and no others.
 using TensorObserver = std::function<void(const std::string& name, const at::Tensor& value)>;
 
 /// The transformer over packed rows of many canvases: the one forward of the engine (DESIGN 2).
@@ -36,7 +36,7 @@ using TensorObserver = std::function<void(const std::string& name, const at::Ten
 /// In three steps: *plan* lays the rows out (numbers only), *upload* puts those numbers on the
 /// device (one copy), *run* is only device work. On a CUDA card a forward of one segment and short
 /// sequences, as the steps inside a block are, is padded to one of few sizes and runs as a CUDA
-/// graph.
+/// graph. On a processor the rows of each segment are filled up to few different numbers.
 ///
 /// Engine thread only, in inference mode. Keeps scratch memory of the largest forward so far,
 /// until `drop_scratch`.
@@ -102,7 +102,7 @@ class PackedForward {
   /// K, V and attention of a layer; `only_wanted`: the rows whose logits nobody wants end there.
   void attend_layer(int layer, at::Tensor& x, const SegmentIndex& segment,
                     const ForwardIndex& index, bool only_wanted);
-  /// slots: of the rows of x; undefined where none is padding.
+  /// slots: of the rows of x, for experts; undefined where no row is padding.
   void mlp_layer(int layer, at::Tensor& x, const at::Tensor& slots);
   void add_mlp(const Mlp& mlp, const Activation& input, at::Tensor& x);
   void add_experts(const Experts& experts, const at::Tensor& input, const at::Tensor& slots,

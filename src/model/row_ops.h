@@ -24,7 +24,8 @@ struct HeadShape {
   int64_t qkv_size() const { return (num_heads + 2 * num_kv_heads) * head_size; }
 };
 
-/// Which row is where: int64 [N] on the device. Slot -1: nowhere.
+/// Which row is where: int64 [N] on the device. Slot -1, where kernels of our own or a processor do
+/// the work: nowhere.
 struct RowIndex {
   at::Tensor positions;
   at::Tensor slots;

@@ -13,10 +13,6 @@ LONG = {"messages": [{"role": "user", "content": "Count in steps of 6 from 14, 1
 SHORT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 
 
-def environment(**more):
-    return {**ENVIRONMENT, **more}
-
-
 def eventually(condition, limit_s=300):
     limit = time.monotonic() + limit_s
     while time.monotonic() < limit:
@@ -24,6 +20,11 @@ def eventually(condition, limit_s=300):
             return True
         time.sleep(0.05)
     return False
+
+
+def environment(**more):
+    """None takes a variable away."""
+    return {name: value for name, value in {**ENVIRONMENT, **more}.items() if value is not None}
 
 
 class Process:
@@ -68,5 +69,5 @@ class Process:
 
 def generate(model):
     done = subprocess.run([PROGRAM, "generate", model, "--chat", "hi"], capture_output=True, text=True,
-                          timeout=120, env=environment())
+                          timeout=120, env=ENVIRONMENT)
     return done.returncode, done.stdout + done.stderr

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import json
 import os
+import pathlib
 import resource
 import shutil
 import signal
@@ -14,8 +15,8 @@ import threading
 import httpx
 import pytest
 
-from programs import DEMO, PROGRAM
-from server_process import environment, eventually, LONG, SHORT
+from programs import DEMO, ENVIRONMENT, PROGRAM
+from server_process import eventually, LONG, SHORT
 
 
 def test_sighup_reads_keys_and_log_file_anew_and_streams_go_on(serve, tmp_path):
@@ -172,11 +173,23 @@ def test_what_can_not_be_bound_says_why(serve):
 
 def test_omp_num_threads_and_the_machine_are_told(serve):
     done = subprocess.run([PROGRAM, "info", DEMO, "--json"], capture_output=True, text=True, timeout=120,
-                          env=environment(OMP_NUM_THREADS="1"))
+                          env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"})
     about = json.loads(done.stdout)
     assert about["threads"] == 1
     assert "CPU" in about["machine"] and about["memory"]["prefix_bytes"] > 0
     assert "1 threads compute" in serve(env={"OMP_NUM_THREADS": "1"}).log.read_text()
+
+
+def test_how_computing_threads_wait_is_the_operators_to_say(serve):
+    def variables(**env):
+        unsaid = dict.fromkeys(("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"))
+        pid = serve(env={**unsaid, **env}).process.pid
+        lines = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return dict(line.decode().split("=", 1) for line in lines if line.startswith((b"GOMP_", b"OMP_")))
+
+    assert variables()["GOMP_SPINCOUNT"] == "1000"
+    assert variables(GOMP_SPINCOUNT="7")["GOMP_SPINCOUNT"] == "7"
+    assert "GOMP_SPINCOUNT" not in variables(OMP_WAIT_POLICY="active")
 
 
 def test_two_servers_with_one_state_folder(serve, tmp_path):
