@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ostream>
 
 #include "denoise/sampler.h"
 #include "model/attention.h"
@@ -34,6 +35,12 @@ namespace {
 struct Shape {
   int heads, kv_heads, head_size, rotary_size, num_logits;
 };
+
+// Names of the cases, in place of their bytes.
+void PrintTo(const Shape& shape, std::ostream* out) {
+  *out << shape.heads << " heads, " << shape.kv_heads << " KV heads of " << shape.head_size << ", "
+       << shape.rotary_size << " rotated, " << shape.num_logits << " logits";
+}
 
 class Kernels : public ::testing::TestWithParam<Shape> {
  protected:
@@ -319,6 +326,12 @@ struct ExpertKind {
   ExpertsConfig config;
   bool fp8 = false;
 };
+
+void PrintTo(const ExpertKind& kind, std::ostream* out) {
+  *out << kind.config.num_chosen << " of " << kind.config.num_experts << " experts of "
+       << kind.config.size << (kind.config.shared_size > 0 ? ", a shared one" : "")
+       << (kind.fp8 ? ", float8" : "");
+}
 
 /// Experts by our kernels against experts.h in float32.
 class ExpertKernels : public ::testing::TestWithParam<ExpertKind> {
