@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <climits>
 
-#include "base/log.h"
 #include "bicached/error.h"
 #include "bicached/unmasker.h"
 #include "config/reuse_start.h"
@@ -18,6 +17,7 @@ constexpr int kChunk = 16;
 /// A longer prefix than the stored one gets an entry of its own only from this factor on, so that a
 /// conversation that grows turn by turn makes few.
 constexpr int kGrowthNumerator = 5, kGrowthDenominator = 4;
+
 /// As the canvas begins: most don't grow.
 int total_len(const GenerateRequest& request) {
   return static_cast<int>(request.prompt_ids.size() + request.suffix_ids.size()) +

@@ -1,5 +1,6 @@
 // How probes begin, go on and end.
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "engine/prefix_cache.h"

@@ -29,7 +29,7 @@ void attend_flash(const at::Tensor& queries, const at::Tensor& keys, const at::T
 struct Limits {
   int64_t scores;  // as many as stay in a processor's cache, and on a card less than 256 MB
   int64_t rows;    // query rows of a KV head that share one copy of its keys and values
-  int64_t step;    // of filled_size, for rows and keys
+  int64_t step;    // of filled_size, for rows and keys; a card reads them as they are
 };
 /// For each shape of a product oneDNN compiles a kernel, which takes longer than a small product.
 constexpr Limits kCpu{int64_t{1} << 20, 512, 16};

@@ -3,6 +3,7 @@
 #include <ATen/ops/_scaled_mm.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/index_select.h>
@@ -415,8 +416,7 @@ at::Tensor PackedForward::finish(const at::Tensor& x, const at::Tensor& rows) co
 at::Tensor PackedForward::logits(const at::Tensor& hidden) const {
   if (!hidden.is_cpu()) return at::mm(hidden, weights_.head.t());
   const int64_t rows = hidden.size(0), filled = filled_size(rows, kCpuRowStep);
-  const at::Tensor input = at::zeros({filled, hidden.size(1)}, hidden.options());
-  input.narrow(0, 0, rows).copy_(hidden);
+  const at::Tensor input = at::constant_pad_nd(hidden, {0, 0, 0, filled - rows});
   return at::mm(input, weights_.head.t()).narrow(0, 0, rows);
 }
 

@@ -15,8 +15,8 @@ import threading
 import httpx
 import pytest
 
-from programs import DEMO, ENVIRONMENT, PROGRAM
-from server_process import eventually, LONG, SHORT
+from programs import DEMO, PROGRAM
+from server_process import environment, eventually, LONG, SHORT
 
 
 def test_sighup_reads_keys_and_log_file_anew_and_streams_go_on(serve, tmp_path):
@@ -173,7 +173,7 @@ def test_what_can_not_be_bound_says_why(serve):
 
 def test_omp_num_threads_and_the_machine_are_told(serve):
     done = subprocess.run([PROGRAM, "info", DEMO, "--json"], capture_output=True, text=True, timeout=120,
-                          env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"})
+                          env=environment(OMP_NUM_THREADS="1"))
     about = json.loads(done.stdout)
     assert about["threads"] == 1
     assert "CPU" in about["machine"] and about["memory"]["prefix_bytes"] > 0
